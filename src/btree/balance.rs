@@ -1,9 +1,9 @@
-//! What the branches above a changed leaf have to follow: new children after a split, and pages
-//! that vanish or merge.
+//! The changes to the branches above a changed leaf: new children after a split, and pages that
+//! vanish or merge.
 //!
 //! All pages of the path belong to this transaction. A separator is never replaced by another one,
-//! only inserted or removed, so that removing never makes a page overflow; the price is that a
-//! branch may be left with one child and no separator until a neighbour has room for it.
+//! only inserted or removed, so that a removal never makes a page overflow. The price is that a
+//! branch may keep one child and no separator until a neighbour has space for it.
 
 use crate::btree::edit::{Path, write_group};
 use crate::btree::node::{LEVEL_MAX, Node, Payload};
@@ -30,8 +30,8 @@ pub(crate) fn insert_children<W: PageWrite>(
     for step in path.branches.iter().rev() {
         let mut split: Vec<PendingSplit> = Vec::new();
         for child in pending {
-            // An insertion before this one may have split the branch: the last part that starts not
-            // after the child takes it.
+            // An insertion before this one may have split the branch. The child goes to the last
+            // part whose separator is not above the child's.
             let parts = split.iter().filter(|part| part.separator <= child.separator);
             let target = parts.max_by(|a, b| a.separator.cmp(&b.separator)).map_or(step.page, |part| part.page);
             split.extend(insert_child(pages, target, &child, path.is_last)?);
@@ -45,7 +45,7 @@ pub(crate) fn insert_children<W: PageWrite>(
     grow(pages, root, pending)
 }
 
-/// Inserts one child; if the branch has to be split for it, returns its new right part.
+/// Inserts one child. If the branch must be split for it, returns its new right part.
 fn insert_child<W: PageWrite>(
     pages: &mut W,
     branch: PageId,
@@ -85,7 +85,7 @@ fn insert_child<W: PageWrite>(
     Ok(Some(PendingSplit { separator: items.key(up).to_vec(), page: right }))
 }
 
-/// Puts a new root above the old one and what was split off from it.
+/// Puts a new root above the old one and the pages that were split off from it.
 fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<PendingSplit>) -> Result<()> {
     let old = Node::open(pages, *root)?;
     if old.level == LEVEL_MAX {
@@ -106,8 +106,8 @@ fn grow<W: PageWrite>(pages: &mut W, root: &mut PageId, pending: Vec<PendingSpli
     Ok(())
 }
 
-/// After a removal from the path's leaf: takes empty pages out, merges underfull ones, lowers the
-/// root.
+/// Removes empty pages, merges underfull ones, and lowers the root, after a removal from the path's
+/// leaf.
 pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path) -> Result<()> {
     let created_txn = pages.txn_id();
     let mut page = path.leaf;
@@ -133,8 +133,8 @@ pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path
     lower_root(pages, root)
 }
 
-/// After a range was removed, merges the underfull pages on the path to `key`. True if any were
-/// merged, so that others on the path, or beside it, may have room for each other now.
+/// Merges the underfull pages on the path to `key`, after a range was removed. Returns true if any
+/// were merged, so that other pages on the path, or next to it, may now fit together.
 pub(crate) fn mend<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8]) -> Result<bool> {
     let mut path = Path::find(pages, *root, key)?;
     let below_root = path.branches.iter().skip(1).map(|step| step.page).chain([path.leaf]);
@@ -142,7 +142,7 @@ pub(crate) fn mend<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8]) -
     for page in below_root.take(path.branches.len()) {
         is_underfull |= wants_merge(&Node::open(pages, page)?);
     }
-    // Else the path needs no copy.
+    // Otherwise the path needs no copy.
     if !is_underfull {
         return Ok(false);
     }
@@ -154,7 +154,7 @@ pub(crate) fn mend<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8]) -
     Ok(merged)
 }
 
-/// While the root has one child only, that child is the root.
+/// Makes the root's child the root, while the root has only one child.
 pub(crate) fn lower_root<W: PageWrite>(pages: &mut W, root: &mut PageId) -> Result<()> {
     loop {
         let node = Node::open(pages, *root)?;
@@ -168,19 +168,19 @@ pub(crate) fn lower_root<W: PageWrite>(pages: &mut W, root: &mut PageId) -> Resu
     }
 }
 
-/// Bytes in use in a page, of its body.
+/// Returns how many bytes of a page's body are in use.
 fn used(node: &Node<'_>) -> usize {
     node.arrays_end() + node.body.len() - node.heap_start() - node.garbage()
 }
 
-/// Whether a page is so empty that it is merged with a neighbour.
+/// Returns whether a page is so empty that it is merged with a neighbour.
 fn wants_merge(node: &Node<'_>) -> bool {
     used(node) <= node.body.len() / 3
 }
 
-/// Merges child `index` of a branch with a neighbour, if it is underfull and both fit one page with
-/// some room to spare, so that the next insertion doesn't split it again. The neighbour is only
-/// read, and freed. True if they were merged.
+/// Merges child `index` of a branch with a neighbour, if the child is underfull and both fit one
+/// page. Some space must be left, so that the next insertion does not split the page again. The
+/// neighbour is read and freed, not written. Returns true if they were merged.
 fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bool> {
     let created_txn = pages.txn_id();
     let parent = Node::open(pages, branch)?;
@@ -197,7 +197,8 @@ fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bo
         let neighbour = if left == index { index + 1 } else { left };
         let other = Node::open_child(pages, parent.child(neighbour), &parent)?;
         other.audit()?;
-        // Its bytes go into a page of this transaction, where damage would get a fresh checksum.
+        // Its bytes are copied into a page of this transaction, where damage would get a valid
+        // checksum.
         pages.check(other.id, other.created_txn())?;
         if used(&node) + used(&other) > size + size / 4 {
             continue;

@@ -1,8 +1,7 @@
-//! Every invariant of a tree, checked page by page; the first finding is an error that names the
-//! place.
+//! Checks every invariant of a tree, page by page. The first finding is an error with its place.
 //!
-//! The walk ends on any damage: levels strictly decrease, and no leaf can satisfy the fences of two
-//! places.
+//! The walk ends whatever the damage: levels strictly decrease, and no leaf can satisfy the fences
+//! of two places.
 
 use crate::btree::node::{HEAD_LEN, Node, RESERVED_AT, padded};
 use crate::files::page::PageRead;
@@ -11,36 +10,36 @@ use crate::ids::PageId;
 use crate::limits::key_len_max;
 use crate::{Result, TxnId};
 
-/// A page or extent that the check came to.
+/// A page or extent that the check has visited.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PageSeen {
     pub(crate) page: PageId,
-    /// 1, or the length of the extent.
+    /// 1 for a page; the length of an extent.
     pub(crate) pages: u32,
     pub(crate) created_txn: TxnId,
     pub(crate) kind: PageKind,
 }
 
-/// What a tree consists of.
+/// The size of a tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct TreeReport {
     pub(crate) entries: u64,
     /// Sum of the lengths of all keys and values, in bytes.
     pub(crate) bytes: u64,
-    /// All pages, those of extents included.
+    /// The number of pages, including those of extents.
     pub(crate) pages: u64,
     pub(crate) leaves: u64,
     pub(crate) branches: u64,
     pub(crate) extents: u64,
-    /// Levels; 0 if the tree is empty.
+    /// The number of levels; 0 if the tree is empty.
     pub(crate) depth: u32,
 }
 
-/// Checks the tree at `root`, telling `on_page` of each page and extent after its own bytes were
+/// Checks the tree at `root`. Calls `on_page` with each page and extent after its own bytes were
 /// checked, parents before children.
 ///
 /// # Errors
-/// `Corrupt` at the first finding, and what `on_page` returns.
+/// `Corrupt` at the first finding, and the errors of `on_page`.
 pub(crate) fn check_tree<P: PageRead>(
     pages: &P,
     root: PageId,
@@ -55,7 +54,7 @@ pub(crate) fn check_tree<P: PageRead>(
     Ok(walk.report)
 }
 
-/// What the parent says of a page's keys: not below the one, below the other.
+/// The bounds of a page's keys by its parent: not below the first, and below the second.
 #[derive(Clone, Copy)]
 struct Fences<'a> {
     lower: Option<&'a [u8]>,
@@ -127,13 +126,13 @@ impl<P: PageRead> TreeCheck<'_, P> {
 fn check_created_txn(node: &Node<'_>, created_txn: TxnId, limit: Option<TxnId>, whose: &str) -> Result<()> {
     match limit {
         Some(limit) if created_txn > limit => {
-            Err(node.damaged(format!("born in {created_txn}, after {whose} ({limit})")))
+            Err(node.damaged(format!("created in {created_txn}, after {whose} ({limit})")))
         }
         _ => Ok(()),
     }
 }
 
-/// Records lie in the heap without overlap, and reserved bytes are zero.
+/// Checks that records are in the heap without overlap, and that reserved bytes are zero.
 fn check_layout(node: &Node<'_>) -> Result<()> {
     node.audit()?;
     let mut records: Vec<(usize, usize)> = (0..node.count())
@@ -155,7 +154,7 @@ fn check_layout(node: &Node<'_>) -> Result<()> {
     Ok(())
 }
 
-/// All keys of a page, after their order, lengths and fences were checked.
+/// Returns all keys of a page, after checking their order, lengths and fences.
 fn check_keys(node: &Node<'_>, fences: Fences<'_>) -> Result<Vec<Vec<u8>>> {
     let limit = key_len_max(node.body.len() + CHECKSUM_LEN);
     let mut keys: Vec<Vec<u8>> = Vec::with_capacity(node.count());

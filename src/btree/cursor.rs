@@ -1,7 +1,7 @@
 //! A range of a tree, read from either end.
 //!
-//! The range is what lies between two positions, found once from the bounds. The ends meet when the
-//! positions do, however they got there.
+//! The range is between two positions, which are found once from the bounds. The iteration ends
+//! when the positions meet, from whichever ends it was read.
 
 use crate::Result;
 use crate::btree::position::{Direction, EntryAt, Position, SeekTarget, find_position, pass_next, pass_previous};
@@ -17,14 +17,14 @@ pub(crate) struct RangeCursor {
     upper: Bound<Vec<u8>>,
     /// The gap before the next entry from the front; found at the first use.
     front: Option<Position>,
-    /// The gap after the next entry from the back. While it is not needed, an unbounded end is not
-    /// looked up.
+    /// The gap after the next entry from the back. An unbounded end is looked up only when it is
+    /// needed.
     back: Option<Position>,
     done: bool,
 }
 
 impl RangeCursor {
-    /// A range of the tree at `root`. An inverted range is empty.
+    /// Returns a range of the tree at `root`. An inverted range is empty.
     pub(crate) fn new(root: PageId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> RangeCursor {
         RangeCursor {
             root,
@@ -36,7 +36,7 @@ impl RangeCursor {
         }
     }
 
-    /// The next entry from the front. After the end, or an error, there is no further one.
+    /// Returns the next entry from the front. After the end, or an error, there is none.
     ///
     /// # Errors
     /// `Corrupt` if a page on the way is damaged.
@@ -44,7 +44,7 @@ impl RangeCursor {
         self.step(pages, Direction::Forward)
     }
 
-    /// The next entry from the back. After the end, or an error, there is no further one.
+    /// Returns the next entry from the back. After the end, or an error, there is none.
     ///
     /// # Errors
     /// `Corrupt` if a page on the way is damaged.

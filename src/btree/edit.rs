@@ -1,8 +1,8 @@
-//! Changing a tree: put, delete, and giving all its pages back.
+//! Changes of a tree: put, delete, and freeing all its pages.
 //!
-//! A page of this transaction that no savepoint has is changed in place; any other on the path is
-//! copied first, and the old one freed. After an error the working tree is in an undefined state
-//! and the transaction is to be rolled back whole.
+//! A page of this transaction that no savepoint has is changed in place. Any other page on the path
+//! is copied first, and the old one is freed. After an error the working tree is in an undefined
+//! state, and the whole transaction must be rolled back.
 
 use crate::btree::balance::PendingSplit;
 use crate::btree::node::{EXTENT_BIT, Node, Payload, SearchResult, VERSION_LEN};
@@ -23,7 +23,7 @@ pub(crate) struct PathStep {
     pub(crate) index: usize,
 }
 
-/// The way from the root to a leaf.
+/// The path from the root to a leaf.
 pub(crate) struct Path {
     pub(crate) branches: Vec<PathStep>,
     pub(crate) leaf: PageId,
@@ -43,11 +43,11 @@ impl Path {
         Ok(Path { branches, leaf: leaf.id, is_last, result })
     }
 
-    /// Makes every page on the path one of this transaction.
+    /// Makes every page on the path writable in this transaction.
     pub(crate) fn own<W: PageWrite>(&mut self, pages: &mut W, root: &mut PageId) -> Result<()> {
         let mut parent: Option<PathStep> = None;
-        // No page is younger than its parent; one that says so is damaged, and its checksum not to
-        // be passed over.
+        // No page is younger than its parent. A page with a later created_txn is damaged, and its
+        // checksum must be checked.
         let mut youngest = pages.txn_id();
         for step in self.branches.iter_mut().map(|step| (&mut step.page, step.index)).chain([(&mut self.leaf, 0)]) {
             let (page, index) = step;
@@ -67,13 +67,15 @@ impl Path {
     }
 }
 
-/// Copy on write: returns a page of this transaction with the content of `id`, and its created_txn.
-/// `id` was created in `youngest` or before.
+/// Returns a page of this transaction with the content of `id` (copy on write), and its
+/// created_txn. `id` was created in `youngest` or before.
 pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
     let node = Node::open(pages, id)?;
     let created_txn = node.created_txn();
     if created_txn > youngest {
-        return Err(node.damaged(format!("born in {created_txn}, after its parent or this transaction ({youngest})")));
+        return Err(
+            node.damaged(format!("created in {created_txn}, after its parent or this transaction ({youngest})"))
+        );
     }
     if pages.is_own(id, created_txn) {
         return Ok((id, created_txn));
@@ -87,16 +89,17 @@ pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: T
     Ok((copy, created_txn))
 }
 
-/// Whether a value of this length has to stand in an extent of its own.
+/// Returns whether a value of this length needs an extent of its own.
 pub(crate) fn needs_extent(page_size: usize, key_len: usize, value_len: usize) -> bool {
     key_len + value_len > inline_len_max(page_size)
 }
 
-/// Sets the entry of a key; true if there was one before. The extent of a replaced value is freed.
+/// Sets the entry of a key. Returns true if there was one before. The extent of a replaced value is
+/// freed.
 ///
 /// # Errors
-/// `Limit` if the key is too long, or an inline value for which [`needs_extent`]; `Corrupt` if a
-/// page is damaged; those of allocation.
+/// `Limit` if the key is too long, or if an inline value [needs an extent](needs_extent); `Corrupt`
+/// if a page is damaged; the errors of allocation.
 pub(crate) fn put<W: PageWrite>(
     pages: &mut W,
     root: &mut PageId,
@@ -148,7 +151,7 @@ fn check_lengths(page_size: usize, key: &[u8], value: &StoredValue<'_>) -> Resul
     }
 }
 
-/// The first page of a tree.
+/// Makes the first page of a tree.
 fn create<W: PageWrite>(pages: &mut W, key: &[u8], payload: Payload<'_>) -> Result<PageId> {
     let mut items = EntryList::new(0);
     items.insert(0, key, payload);
@@ -159,8 +162,8 @@ fn create<W: PageWrite>(pages: &mut W, key: &[u8], payload: Payload<'_>) -> Resu
     Ok(id)
 }
 
-/// Inserts an entry that is not there into the path's leaf: in place, else by rebuilding the page,
-/// else by splitting it.
+/// Inserts a new entry into the path's leaf: in place, otherwise by rebuilding the page, otherwise
+/// by splitting it.
 fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8], payload: Payload<'_>) -> Result<()> {
     let (leaf, index) = (path.leaf, path.result.index);
     let created_txn = pages.txn_id();
@@ -177,14 +180,14 @@ fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8
         items.write(0..n, prefix_len, body, identity(leaf));
         return Ok(());
     }
-    // What is loaded in order fills its pages: the last one stays as it is and a new one begins.
+    // Ascending insertions fill their pages: the last page stays as it is and a new one begins.
     let cuts = if path.is_last && index + 1 == n {
         vec![index]
     } else if let Some(cut) = items.cut(limit) {
         vec![cut]
     } else {
-        // The new entry fits with neither neighbour's prefix: it stands alone between two parts of
-        // the old page.
+        // The new entry fits with neither neighbour's prefix: it gets a page of its own between two
+        // parts of the old page.
         vec![index, index + 1]
     };
     let ends = cuts[1..].iter().copied().chain([n]);
@@ -201,7 +204,7 @@ fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8
     balance::insert_children(pages, root, path, split)
 }
 
-/// Writes entries of which it is known that they fit one page.
+/// Writes entries that are known to fit one page.
 pub(crate) fn write_group(
     items: &EntryList,
     range: std::ops::Range<usize>,
@@ -222,7 +225,7 @@ fn free_value<W: PageWrite>(pages: &mut W, leaf: PageId, index: usize) -> Result
     if let StoredValue::Extent { page, pages: count, len } = value {
         let (_, created_txn) = read_extent(pages, page, count, len)?;
         if created_txn != version {
-            let what = format!("an extent born in {created_txn} holds a value of {version}");
+            let what = format!("an extent created in {created_txn} holds a value of {version}");
             return Err(format::damaged(page, pages.page_size(), what));
         }
         pages.free(page, count, created_txn);
@@ -230,10 +233,10 @@ fn free_value<W: PageWrite>(pages: &mut W, leaf: PageId, index: usize) -> Result
     Ok(())
 }
 
-/// Removes the entry of a key; true if there was one. Nothing is copied if there was none.
+/// Removes the entry of a key. Returns true if there was one; otherwise nothing is copied.
 ///
 /// # Errors
-/// `Corrupt` if a page is damaged; those of allocation.
+/// `Corrupt` if a page is damaged; the errors of allocation.
 pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8]) -> Result<bool> {
     if root.is_none() {
         return Ok(false);
@@ -249,8 +252,8 @@ pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8])
     Ok(true)
 }
 
-/// Frees every page and extent of a tree. The tree is checked first, as a whole: a page freed twice
-/// would be handed out twice.
+/// Frees every page and extent of a tree. The whole tree is checked first: a page that is freed
+/// twice would be allocated twice.
 ///
 /// # Errors
 /// `Corrupt` if the tree is damaged; nothing is freed then.
@@ -260,7 +263,7 @@ pub(crate) fn free_tree<W: PageWrite>(pages: &mut W, root: PageId) -> Result<()>
         found.push((seen.page, seen.pages, seen.created_txn));
         Ok(())
     })?;
-    // A damaged leaf may name somebody else's extent.
+    // A damaged leaf may contain the extent of another tree.
     for (page, _, created_txn) in found.iter().filter(|(_, count, _)| *count == 1) {
         pages.check(*page, *created_txn)?;
     }

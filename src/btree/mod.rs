@@ -4,17 +4,19 @@
 //! - `node_mut`: inserting, removing and overwriting one entry in place
 //! - `rebuild`: rebuilding whole pages: compaction, splits, merges
 //! - `search`: the one descent, for reads and writes; point lookups
-//! - `position`: a place between entries, and the moves of cursors
+//! - `position`: a gap between entries, and the moves of cursors
 //! - `cursor`: ranges, from both ends; `point_cursor`: on one entry, by steps and by keys
 //! - `edit`: put, delete and dropping a tree, by path copying
 //! - `range`: removing a range of keys, subtree by subtree
-//! - `balance`: what happens to the branches when pages split, vanish or merge
+//! - `balance`: the changes to branches when pages split, vanish or merge
 //! - `check`: every invariant of a tree, for `untorn verify`
 //!
-//! Invariants: all leaves lie at level 0 and equally deep; keys ascend inside and across pages; no
-//! leaf is empty; a page's created_txn is not after its parent's (whoever changes a child changes
-//! the parent too, which holds its number); an empty tree has no pages. Deliberately absent: links
-//! between leaves, which path copying could not keep; reference counts; concurrency.
+//! Invariants: all leaves are at level 0 and equally deep. Keys ascend inside and across pages. No
+//! leaf is empty. A page's created_txn is not after its parent's, since a copy of a child has a new
+//! number, which changes the parent too. An empty tree has no pages.
+//!
+//! Deliberately absent: links between leaves, which path copying could not keep; reference counts;
+//! concurrency.
 
 mod balance;
 pub(crate) mod check;
@@ -33,7 +35,7 @@ pub(crate) mod walk;
 
 use crate::TxnId;
 
-/// What a lookup finds.
+/// The result of a lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry<'a> {
     /// The transaction that wrote the entry last.

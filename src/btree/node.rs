@@ -1,8 +1,8 @@
 //! Reading a page of a tree: its layout, its entries, and the search in it.
 //!
-//! After the header come, each directly after the one before:
+//! These parts follow the header, without gaps:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | prefix length, rounded up to 8 | the bytes that all keys of the page begin with, zero-padded |
 //! | 8 × count | key heads, ascending |
@@ -12,31 +12,31 @@
 //!
 //! A key is prefix + suffix. Its *head* is the first 8 bytes of the suffix as a big-endian number,
 //! zero-padded, stored little-endian like every number: comparing heads as `u64` compares the
-//! bytes. Suffix bytes beyond the head (the *rest*) stand in the record; the head's bytes are not
-//! stored a second time. Equal heads fall to the suffix lengths (`"a"` < `"a\0"`), then to the
+//! bytes. Suffix bytes beyond the head (the *rest*) are in the record; the head's bytes are not
+//! stored a second time. If heads are equal, the suffix lengths decide (`"a"` < `"a\0"`), then the
 //! rests.
 //!
-//! - Leaf slot: record offset u16, suffix length u16, value length u16 whose top bit says that the
-//!   value is a reference to an extent. Leaf record: version u64, rest, value or reference {page
-//!   u32, pages u32, length u64}.
+//! - Leaf slot: record offset u16, suffix length u16, value length u16, whose top bit marks a
+//!   reference to an extent. Leaf record: version u64, rest, value or reference {page u32, pages
+//!   u32, length u64}.
 //! - Branch slot: record offset u16, suffix length u16, child u32. Branch record: rest. Child i of
-//!   a branch holds the keys k with separator i-1 ≤ k < separator i; child 0 stands in the header
-//!   (`link`). A branch may have no separator and one child: that remains when children vanish and
+//!   a branch holds the keys k with separator i-1 ≤ k < separator i; child 0 is in the header
+//!   (`link`). A branch may have no separator and one child: that is left when children vanish and
 //!   the neighbours are too full to take the last.
 //! - An empty record has offset 0.
 //! - `extra` in the header: prefix length u16, heap start u16, garbage u16 (heap bytes of no live
 //!   record), reserved u16.
 //!
-//! Why so: a lookup in a large store is a chain of cache misses, and this makes them few.
-//! PageHeader, prefix and heads lie together at the start of the page, where one prefetch covers
-//! them; a page is searched in the dense array of heads, without a branch to mispredict and without
-//! touching a key. Prefix truncation lets 8 bytes tell nearly all keys apart, so that one slot and
-//! one record, in which the rest of the key, the version and the value lie side by side, are all
-//! that a lookup reads besides. Fixed-size heads, and separators cut to the bytes that separate,
-//! keep the fan-out high (about 250 at 4 KiB) and the upper levels in cache.
+//! This layout reduces cache misses, which dominate a lookup in a large store. Header, prefix and
+//! heads are together at the start of the page, where one prefetch covers them. A page is searched
+//! in the dense array of heads, without unpredictable branches and without reading a key. Thanks to
+//! prefix truncation, 8 bytes distinguish nearly all keys. So a lookup reads only one slot and one
+//! record in addition, in which the rest of the key, the version and the value are adjacent.
+//! Fixed-size heads, and separators cut to the bytes that separate, keep the fan-out high (about
+//! 250 at 4 KiB) and the upper levels in cache.
 //!
 //! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes
-//! what the rest relies on.
+//! the properties that the other functions rely on.
 
 use crate::files::page::PageRead;
 use crate::files::page::{
@@ -47,17 +47,17 @@ use crate::{Error, Result, TxnId};
 use std::cmp::Ordering;
 use std::hint::select_unpredictable;
 
-/// Bytes of a head.
+/// The length of a head in bytes.
 pub(crate) const HEAD_LEN: usize = 8;
 pub(crate) const LEAF_SLOT_LEN: usize = 6;
 pub(crate) const BRANCH_SLOT_LEN: usize = 8;
-/// Bytes of a leaf record before the rest of the key: the version.
+/// The number of bytes of a leaf record before the rest of the key: the version.
 pub(crate) const VERSION_LEN: usize = 8;
-/// In the slot's value length: the value is a reference to an extent.
+/// The bit of a slot's value length that marks a reference to an extent.
 pub(crate) const EXTENT_BIT: u16 = 1 << 15;
 /// Pages of fewer entries are searched in as many steps as one of this many.
 const SEARCH_STEPS_ENTRIES_MIN: usize = 31;
-/// Higher trees don't exist: 2^32 pages and two children a branch make 32 levels.
+/// The bound of a page's level: 2^32 pages and two children for each branch make 32 levels.
 pub(crate) const LEVEL_MAX: u8 = 40;
 
 pub(crate) const PREFIX_LEN_AT: usize = EXTRA;
@@ -65,13 +65,13 @@ pub(crate) const HEAP_START_AT: usize = EXTRA + 2;
 pub(crate) const GARBAGE_AT: usize = EXTRA + 4;
 pub(crate) const RESERVED_AT: usize = EXTRA + 6;
 
-/// Bytes that a prefix takes.
+/// Returns how many bytes a prefix takes.
 #[inline(always)]
 pub(crate) const fn padded(prefix_len: usize) -> usize {
     (prefix_len + 7) & !7
 }
 
-/// The head of a suffix.
+/// Returns the head of a suffix.
 #[inline(always)]
 pub(crate) fn head_of(suffix: &[u8]) -> u64 {
     if let Some(bytes) = suffix.first_chunk::<HEAD_LEN>() {
@@ -92,15 +92,15 @@ pub(crate) struct SearchResult {
 /// The data of an entry besides its key, as stored.
 #[derive(Clone, Copy)]
 pub(crate) struct Payload<'a> {
-    /// Record bytes before the rest of the key: the version in leaves, nothing in branches.
+    /// The record bytes before the rest of the key: the version in leaves, nothing in branches.
     pub(crate) version: &'a [u8],
-    /// Record bytes after it: the value or reference in leaves, nothing in branches.
+    /// The record bytes after it: the value or reference in leaves, nothing in branches.
     pub(crate) value: &'a [u8],
     /// The slot's data: the value's length with its extent bit, or the child.
     pub(crate) slot_data: u32,
 }
 
-/// The key of an entry, in the parts in which the page holds it.
+/// The key of an entry, in the parts in which the page stores it.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyParts<'a> {
     prefix: &'a [u8],
@@ -127,7 +127,7 @@ impl KeyParts<'_> {
         key.extend_from_slice(self.rest);
     }
 
-    /// The key's bytes, in order.
+    /// Returns the key's bytes, in order.
     pub(crate) fn bytes(&self) -> impl Iterator<Item = u8> {
         self.prefix.iter().chain(&self.head[..self.head_len]).chain(self.rest).copied()
     }
@@ -148,13 +148,13 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Bytes of the suffix beyond the head.
+    /// Returns how many bytes the suffix has beyond the head.
     pub(crate) fn rest_len(self) -> usize {
         self.suffix_len.saturating_sub(HEAD_LEN)
     }
 }
 
-/// A leaf or branch whose arrays are known to lie inside the page.
+/// A leaf or branch whose arrays are known to be inside the page.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'a> {
     pub(crate) body: &'a [u8],
@@ -172,8 +172,7 @@ impl<'a> Node<'a> {
         Node::parse(pages.body(id)?, id)
     }
 
-    /// Reads the child of `parent` that `id` names. Levels strictly decrease, so no descent is
-    /// endless.
+    /// Reads the child `id` of `parent`. Levels strictly decrease, so no descent is endless.
     #[inline(always)]
     pub(crate) fn open_child<P: PageRead>(pages: &'a P, id: PageId, parent: &Node<'_>) -> Result<Node<'a>> {
         let node = Node::open(pages, id)?;
@@ -225,7 +224,7 @@ impl<'a> Node<'a> {
         self.level == 0
     }
 
-    /// Entries of a leaf, separators of a branch.
+    /// Returns the number of entries of a leaf, or of separators of a branch.
     #[inline]
     pub(crate) fn count(&self) -> usize {
         self.heads.len()
@@ -252,12 +251,12 @@ impl<'a> Node<'a> {
         u64::from_le_bytes(self.heads[index])
     }
 
-    /// Where the array of slots ends and free space begins.
+    /// Returns where the array of slots ends and free space begins.
     pub(crate) fn arrays_end(&self) -> usize {
         HEADER_LEN + padded(self.prefix.len()) + HEAD_LEN * self.count() + self.slots.len()
     }
 
-    /// The slot of an entry that exists.
+    /// Returns the slot of an entry that exists.
     #[inline(always)]
     pub(crate) fn slot(&self, index: usize) -> Slot {
         let (at, data) = if self.is_leaf() {
@@ -270,7 +269,7 @@ impl<'a> Node<'a> {
         Slot { offset: usize::from(u16_at(self.slots, at)), suffix_len: usize::from(u16_at(self.slots, at + 2)), data }
     }
 
-    /// Lengths of the record's parts before and after the rest of the key.
+    /// Returns the lengths of the record's parts before and after the rest of the key.
     #[inline(always)]
     fn around_rest(&self, slot: Slot) -> (usize, usize) {
         if self.is_leaf() { (VERSION_LEN, (slot.data as u16 & !EXTENT_BIT) as usize) } else { (0, 0) }
@@ -291,7 +290,7 @@ impl<'a> Node<'a> {
         self.body.get(at..at + len).ok_or_else(|| self.damaged("a key lies outside the page"))
     }
 
-    /// Finds a key by its heads; only equal heads make it look at a slot.
+    /// Finds a key by its head. Reads a slot only if heads are equal.
     #[inline(always)]
     pub(crate) fn find(&self, key: &[u8]) -> Result<SearchResult> {
         let Some(suffix) = key.strip_prefix(self.prefix) else {
@@ -306,9 +305,9 @@ impl<'a> Node<'a> {
         self.find_among_equals(index, head, suffix)
     }
 
-    /// A binary search whose steps are the same for all counts up to the next power of two, and
-    /// that has no other branch: a processor that guesses them right goes on while the lines of the
-    /// page are still on their way.
+    /// Searches by bisection, with the same number of steps for all counts up to the next power of
+    /// two, and with no other branch. So the processor predicts the loop, and continues while the
+    /// page's cache lines are being loaded.
     #[inline(always)]
     fn first_head_not_below(&self, head: u64) -> usize {
         let count = self.heads.len();
@@ -346,7 +345,7 @@ impl<'a> Node<'a> {
     }
 
     /// Compares an entry with a suffix that has the same head. Zero-padded heads of different
-    /// lengths are equal only if the longer goes on with zeros, so the shorter comes first.
+    /// lengths are equal only if the longer continues with zeros, so the shorter comes first.
     #[inline]
     fn compare_beyond_head(&self, index: usize, suffix: &[u8]) -> Result<Ordering> {
         let slot = self.slot(index);
@@ -358,7 +357,7 @@ impl<'a> Node<'a> {
         Ok(self.rest(slot)?.cmp(rest))
     }
 
-    /// The key of an entry that exists.
+    /// Returns the key of an entry that exists.
     #[inline]
     pub(crate) fn key(&self, index: usize) -> Result<KeyParts<'a>> {
         let slot = self.slot(index);
@@ -370,7 +369,7 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// All that an entry holds besides its key, as stored.
+    /// Returns the data of an entry besides its key, as stored.
     #[inline(always)]
     pub(crate) fn payload(&self, index: usize) -> Result<Payload<'a>> {
         let slot = self.slot(index);
@@ -386,7 +385,7 @@ impl<'a> Node<'a> {
         Ok(Payload { version, value, slot_data: slot.data })
     }
 
-    /// Version and value of an entry of a leaf.
+    /// Returns the version and value of an entry of a leaf.
     #[inline(always)]
     pub(crate) fn entry(&self, index: usize) -> Result<(TxnId, StoredValue<'a>)> {
         let payload = self.payload(index)?;
@@ -402,21 +401,21 @@ impl<'a> Node<'a> {
         Ok((version, StoredValue::decode_extent(reference)))
     }
 
-    /// Child `index` of a branch, of `count() + 1`.
+    /// Returns child `index` of a branch, of `count() + 1`.
     #[inline(always)]
     pub(crate) fn child(&self, index: usize) -> PageId {
         if index == 0 { PageId(u32_at(self.body, crate::files::page::LINK)) } else { PageId(self.slot(index - 1).data) }
     }
 
-    /// Which child of a branch a key belongs to.
+    /// Returns the index of the child of a branch to which a key belongs.
     #[inline(always)]
     pub(crate) fn child_for(&self, key: &[u8]) -> Result<usize> {
         let result = self.find(key)?;
         Ok(result.index + usize::from(result.found))
     }
 
-    /// Checks that heads ascend, every record lies in the heap, and the heap adds up. What changes
-    /// pages relies on it.
+    /// Checks that heads ascend, that every record is in the heap, and that the heap's lengths add
+    /// up. The functions that change pages rely on it.
     ///
     /// # Errors
     /// `Corrupt` at the first finding.
@@ -448,7 +447,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Why `parse` refused the page.
+/// Returns the error for a page that `parse` rejected.
 #[cold]
 fn explain(body: &[u8], id: PageId) -> Error {
     let page_size = body.len() + CHECKSUM_LEN;

@@ -1,8 +1,7 @@
 //! Changes of one entry of a page in place.
 //!
 //! These functions rely on a sound page: the caller parsed and audited it when it made it writable.
-//! An entry that does not fit is refused, and nothing is changed; the caller then rebuilds the page
-//! (`rebuild`).
+//! If an entry does not fit, nothing is changed; the caller then rebuilds the page (`rebuild`).
 
 use crate::Result;
 use crate::btree::node::{
@@ -12,7 +11,7 @@ use crate::btree::node::{
 use crate::files::page::{COUNT, HEADER_LEN, LINK, set_u16, set_u32, set_u64};
 use crate::ids::PageId;
 
-/// Offsets of the parts of a page.
+/// The offsets of the parts of a page.
 struct Layout {
     heads: usize,
     slots: usize,
@@ -42,12 +41,12 @@ impl Layout {
     }
 }
 
-/// Bytes of a slot at this level.
+/// Returns the length of a slot at this level in bytes.
 pub(crate) fn slot_len(level: u8) -> usize {
     if level == 0 { LEAF_SLOT_LEN } else { BRANCH_SLOT_LEN }
 }
 
-/// Writes a slot at `at`; a branch's has 4 bytes where a leaf's has 2.
+/// Writes a slot at `at`; its data field has 4 bytes in a branch and 2 in a leaf.
 pub(crate) fn write_slot(body: &mut [u8], at: usize, slot_len: usize, slot: Slot) {
     set_u16(body, at, slot.offset as u16);
     set_u16(body, at + 2, slot.suffix_len as u16);
@@ -58,7 +57,7 @@ pub(crate) fn write_slot(body: &mut [u8], at: usize, slot_len: usize, slot: Slot
     }
 }
 
-/// Writes the record that ends at `end`; returns where it starts.
+/// Writes the record that ends at `end`. Returns where it starts.
 pub(crate) fn write_record(body: &mut [u8], end: usize, version: &[u8], rest: &[u8], tail: &[u8]) -> usize {
     let mut at = end;
     for part in [tail, rest, version] {
@@ -68,7 +67,7 @@ pub(crate) fn write_record(body: &mut [u8], end: usize, version: &[u8], rest: &[
     at
 }
 
-/// Inserts an entry before `index`. False if it doesn't fit, or lacks the page's prefix.
+/// Inserts an entry before `index`. Returns false if it does not fit, or lacks the page's prefix.
 ///
 /// # Errors
 /// `Corrupt` if the page can't be parsed.

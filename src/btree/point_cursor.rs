@@ -1,27 +1,26 @@
-//! A cursor on one entry of a tree, which moves by steps and by keys, and lends each entry that it
-//! comes to.
+//! A cursor on one entry of a tree. It moves by steps and by keys, and lends each entry that it
+//! reaches.
 //!
-//! | it is | `next` goes to | `prev` goes to | how it got there |
+//! | state | `next` goes to | `prev` goes to | reached by |
 //! |---|---|---|---|
-//! | new | the first entry | the last entry | it was just made |
+//! | new | the first entry | the last entry | its creation |
 //! | on an entry | the entry after it | the entry before it | any call that returned an entry |
 //! | after the last entry | nowhere | the last entry | `next` beyond the last; `seek` or `last` that found nothing |
 //! | before the first entry | the first entry | nowhere | `prev` beyond the first; `first` that found nothing |
 //! | failed | nowhere | nowhere | a call that returned an error |
 //!
-//! The position is the gap before the entry that the cursor is on. Its memory and that of the key
-//! are used again, so a step allocates nothing. The pages must stay as they are while the cursor
-//! lives.
+//! The position is the gap before the cursor's entry. Its memory and that of the key are reused, so
+//! a step allocates nothing. The pages must not change while the cursor lives.
 
 use crate::Result;
 use crate::btree::position::{EntryAt, Position, SeekTarget, pass_next, pass_previous, set_position};
 use crate::files::page::PageRead;
 use crate::ids::PageId;
 
-/// An entry as a cursor lends it: the key until the next call, the value as long as the pages.
+/// An entry that a cursor lends: the key until the next call, the value as long as the pages.
 pub(crate) type Lent<'k, 'a> = Option<(&'k [u8], &'a [u8])>;
 
-/// Where a cursor is; see the table above.
+/// The state of a cursor; see the table above.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum CursorState {
     New,
@@ -36,19 +35,19 @@ enum CursorState {
 pub(crate) struct PointCursor {
     root: PageId,
     state: CursorState,
-    /// On an entry, the gap before it.
+    /// The gap before the cursor's entry, if it is on one.
     position: Position,
     /// The key of the entry.
     key: Vec<u8>,
 }
 
 impl PointCursor {
-    /// A cursor over the tree at `root`.
+    /// Returns a cursor over the tree at `root`.
     pub(crate) fn new(root: PageId) -> PointCursor {
         PointCursor { root, state: CursorState::New, position: Position::new(), key: Vec::new() }
     }
 
-    /// Goes to the first entry.
+    /// Moves to the first entry.
     ///
     /// # Errors
     /// `Corrupt` if a page on the path is damaged.
@@ -56,7 +55,7 @@ impl PointCursor {
         self.move_by(CursorState::BeforeFirst, |root, position| go_forward(pages, root, SeekTarget::First, position))
     }
 
-    /// Goes to the last entry.
+    /// Moves to the last entry.
     ///
     /// # Errors
     /// As [`PointCursor::first`].
@@ -70,7 +69,7 @@ impl PointCursor {
         })
     }
 
-    /// Goes to the first entry whose key is not less than `key`.
+    /// Moves to the first entry whose key is not less than `key`.
     ///
     /// # Errors
     /// As [`PointCursor::first`].
@@ -80,7 +79,7 @@ impl PointCursor {
         })
     }
 
-    /// Goes to the entry after the one that it is on.
+    /// Moves to the entry after the present one.
     ///
     /// # Errors
     /// As [`PointCursor::first`].
@@ -97,7 +96,7 @@ impl PointCursor {
         }
     }
 
-    /// Goes to the entry before the one that it is on.
+    /// Moves to the entry before the present one.
     ///
     /// # Errors
     /// As [`PointCursor::first`].
@@ -128,7 +127,7 @@ impl PointCursor {
     }
 }
 
-/// Finds a position, and the entry after it.
+/// Moves to a position, and to the entry after it.
 fn go_forward<'a, P: PageRead>(
     pages: &'a P,
     root: PageId,
@@ -142,7 +141,7 @@ fn go_forward<'a, P: PageRead>(
     stand_on_next(pages, position)
 }
 
-/// The entry after a position, which becomes the gap before that entry.
+/// Returns the entry after a position, which becomes the gap before that entry.
 fn stand_on_next<'a, P: PageRead>(pages: &'a P, position: &mut Position) -> Result<Option<EntryAt<'a>>> {
     let entry = pass_next(pages, position, None)?;
     if entry.is_some()

@@ -1,18 +1,18 @@
-//! Removing a range of keys: whole subtrees are freed as they are, and only the two edges of the
+//! Removal of a range of keys. Whole subtrees are freed as they are, and only the two edges of the
 //! range are copied.
 //!
-//! 1. The descent ([`Removal::remove_from`]) follows the two ends of the range. A child that lies
-//!    between them is *covered*: each of its pages is read once, for its number of entries and for
-//!    the extents of its values, and is freed without being written. A page that an end of the
-//!    range cuts is copied, and loses the part that is inside.
+//! 1. The descent ([`Removal::remove_from`]) follows the two ends of the range. A child between
+//!    them is *covered*. Each of its pages is read once, for its number of entries and for the
+//!    extents of its values, and is freed without being written. A page that an end of the range
+//!    cuts is copied without the part inside the range.
 //! 2. The pages and extents found are freed ([`Removal::free`]).
 //! 3. The pages left and right of the gap are merged with their neighbours as far as they are
 //!    underfull. A merge at one level may make two pages neighbours at the level below, so this is
 //!    repeated until nothing merges any more.
 //!
-//! A page of a damaged tree that is freed although something else uses it would be handed out and
-//! overwritten. So each covered page is held against its checksum, its level, its parent's
-//! created_txn and its parent's separators, and no page may be found twice, before any is freed.
+//! If a page of a damaged tree were freed although it is in use elsewhere, it would be allocated
+//! and overwritten. So each covered page is checked before any is freed: its checksum, its level,
+//! its parent's created_txn and its parent's separators. No page may be found twice.
 
 use crate::btree::balance;
 use crate::btree::edit::{make_writable, write_group};
@@ -25,10 +25,10 @@ use crate::{PageId, Result, TxnId};
 use std::ops::Range;
 
 /// Removes all entries from the key `start` on, up to but not including `end`, or to the last one.
-/// Returns how many there were; if there were none, nothing is copied.
+/// Returns how many there were. If there were none, nothing is copied.
 ///
 /// # Errors
-/// `Corrupt` if a page is damaged; those of allocation.
+/// `Corrupt` if a page is damaged; the errors of allocation.
 pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, start: &[u8], end: Option<&[u8]>) -> Result<u64> {
     if root.is_none() || end.is_some_and(|end| end <= start) {
         return Ok(0);
@@ -62,23 +62,23 @@ pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, start: &[u8
     Ok(entries)
 }
 
-/// The ends of the range that lie inside a subtree.
+/// The ends of the range that are inside a subtree.
 #[derive(Clone, Copy)]
 struct Cut<'k> {
     /// Keys before it stay. `None` if the range begins before the subtree.
     start: Option<&'k [u8]>,
-    /// It and keys after it stay. `None` if the range ends after the subtree.
+    /// This key and later ones stay. `None` if the range ends after the subtree.
     end: Option<&'k [u8]>,
 }
 
 impl Cut<'_> {
-    /// Whether the whole subtree is inside the range.
+    /// Returns whether the whole subtree is inside the range.
     fn is_covered(&self) -> bool {
         self.start.is_none() && self.end.is_none()
     }
 }
 
-/// What a page must be by what its parent holds.
+/// The properties that a page must have according to its parent.
 #[derive(Clone, Copy)]
 struct Expected<'k> {
     level: u8,
@@ -99,13 +99,14 @@ impl<'k> Expected<'k> {
         if created_txn > self.youngest {
             let youngest = self.youngest;
             return Err(
-                node.damaged(format!("born in {created_txn}, after its parent or this transaction ({youngest})"))
+                node.damaged(format!("created in {created_txn}, after its parent or this transaction ({youngest})"))
             );
         }
         Ok(node)
     }
 
-    /// The same of child `index` of a branch, whose separators go into the two buffers.
+    /// Returns the same for child `index` of a branch. Its separators are copied into the two
+    /// buffers.
     fn of_child<'c>(&self, branch: &Node<'_>, index: usize, fences: &'c mut (Vec<u8>, Vec<u8>)) -> Result<Expected<'c>>
     where
         'k: 'c,
@@ -127,11 +128,11 @@ impl<'k> Expected<'k> {
     }
 }
 
-/// What is left of a subtree.
+/// The result for a subtree.
 enum Remainder {
-    /// None of it was inside the range.
+    /// No part of it was inside the range.
     Same,
-    /// The page takes the place of the subtree's root.
+    /// This page replaces the subtree's root.
     Copy(PageId),
     Nothing,
 }
@@ -143,7 +144,7 @@ struct Extent {
     created_txn: TxnId,
 }
 
-/// What a removal has found inside the range.
+/// The pages and entries that a removal has found inside the range.
 #[derive(Default)]
 struct Removal {
     entries: u64,
@@ -151,7 +152,7 @@ struct Removal {
 }
 
 impl Removal {
-    /// Removes what is inside the range from the subtree at `id`.
+    /// Removes the part inside the range from the subtree at `id`.
     fn remove_from<W: PageWrite>(
         &mut self,
         pages: &mut W,
@@ -258,7 +259,8 @@ impl Removal {
         if !gone.is_empty() {
             let branch = Node::parse(body, page)?;
             let mut items = EntryList::read(&branch)?;
-            // With a child goes the separator before it; the first one that stays needs none.
+            // The separator before each removed child is removed with it; the first child that
+            // stays needs none.
             let (first_child, separators) = match gone.start {
                 0 => (branch.child(gone.end), 0..gone.end),
                 start => (branch.child(0), start - 1..gone.end - 1),
@@ -269,7 +271,7 @@ impl Removal {
         Ok(Remainder::Copy(page))
     }
 
-    /// Takes a whole subtree.
+    /// Adds a whole subtree to the pages to free.
     fn take<W: PageWrite>(&mut self, pages: &W, id: PageId, expected: &Expected<'_>) -> Result<()> {
         let node = expected.open(pages, id)?;
         self.take_page(pages, &node, node.created_txn())?;
@@ -295,7 +297,7 @@ impl Removal {
         Ok(())
     }
 
-    /// Takes entries of a leaf, and the extents of their values.
+    /// Adds entries of a leaf, and the extents of their values.
     fn take_entries<P: PageRead>(&mut self, pages: &P, leaf: &Node<'_>, range: Range<usize>) -> Result<()> {
         self.entries += range.len() as u64;
         for index in range {
@@ -303,7 +305,7 @@ impl Removal {
             let StoredValue::Extent { page, pages: count, len } = value else { continue };
             let (_, created_txn) = read_extent(pages, page, count, len)?;
             if created_txn != version {
-                let what = format!("an extent born in {created_txn} holds a value of {version}");
+                let what = format!("an extent created in {created_txn} holds a value of {version}");
                 return Err(format::damaged(page, pages.page_size(), what));
             }
             self.extents.push(Extent { page, pages: count, created_txn });
@@ -311,7 +313,7 @@ impl Removal {
         Ok(())
     }
 
-    /// Frees what was taken.
+    /// Frees the pages and extents that were found.
     fn free<W: PageWrite>(mut self, pages: &mut W) -> Result<()> {
         self.extents.sort_unstable_by_key(|extent| extent.page);
         let overlap = self.extents.windows(2).find(|pair| pair[0].page.0 + pair[0].pages > pair[1].page.0);
@@ -325,7 +327,7 @@ impl Removal {
     }
 }
 
-/// The first and the last key of a leaf lie between its parent's separators.
+/// Checks that the first and the last key of a leaf are between its parent's separators.
 fn check_fences(leaf: &Node<'_>, expected: &Expected<'_>) -> Result<()> {
     let Some(last) = leaf.count().checked_sub(1) else { return Err(leaf.damaged("an empty leaf")) };
     let (first, last) = (leaf.key(0)?.to_vec(), leaf.key(last)?.to_vec());

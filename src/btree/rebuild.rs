@@ -1,10 +1,10 @@
-//! Rebuilding pages: the entries of a page (of two, for a merge) are read into a list, and pages
+//! Rebuilding pages: the entries of one page (of two, for a merge) are read into a list, and pages
 //! are written from the list.
 //!
 //! Compaction, a change of prefix, splits and merges all do this: read, change the list, write. The
-//! prefix of a page is chosen here only: what all its keys share, unless a shorter one is what
-//! makes the page fit. (A long prefix that few keys share can cost a few bytes more than it saves;
-//! a subset of a page always fits with that page's own prefix.)
+//! prefix of a page is chosen only here: the prefix that all its keys share, or a shorter one if
+//! the page fits only with that. A long prefix of few keys can cost a few bytes more than it saves.
+//! A subset of a page always fits with that page's own prefix.
 
 use crate::btree::node::{
     GARBAGE_AT, HEAD_LEN, HEAP_START_AT, Node, PREFIX_LEN_AT, Payload, RESERVED_AT, Slot, VERSION_LEN, head_of, padded,
@@ -20,7 +20,7 @@ use std::ops::Range;
 struct EntryBytes {
     at: usize,
     key_len: usize,
-    /// Record bytes besides the rest of the key.
+    /// The number of record bytes besides the rest of the key.
     data_len: usize,
     slot: u32,
 }
@@ -103,12 +103,12 @@ impl EntryList {
         &self.bytes[item.at..item.at + item.key_len]
     }
 
-    /// The child that belongs to separator `index`.
+    /// Returns the child that belongs to separator `index`.
     pub(crate) fn child(&self, index: usize) -> PageId {
         PageId(self.list[index].slot)
     }
 
-    /// Bytes of a body that entry `index` takes with this prefix.
+    /// Returns how many bytes of a body entry `index` takes with this prefix.
     fn weight(&self, index: usize, prefix_len: usize) -> usize {
         let item = self.list[index];
         HEAD_LEN + slot_len(self.level) + item.key_len.saturating_sub(prefix_len + HEAD_LEN) + item.data_len
@@ -118,7 +118,8 @@ impl EntryList {
         range.fold(HEADER_LEN + padded(prefix_len), |sum, index| sum + self.weight(index, prefix_len))
     }
 
-    /// The prefix with which these entries fit into `limit` bytes of a body, if there is one.
+    /// Returns the prefix length with which these entries fit into `limit` bytes of a body, if
+    /// there is one.
     pub(crate) fn fit(&self, range: Range<usize>, limit: usize) -> Option<usize> {
         if range.is_empty() {
             return Some(0);
@@ -128,10 +129,10 @@ impl EntryList {
         candidates.into_iter().find(|prefix_len| self.size(range.clone(), *prefix_len) <= limit)
     }
 
-    /// Where to cut a list that doesn't fit one page, so that both sides fit and are about equal.
-    /// In a leaf the entry at the cut goes right, in a branch it goes up. None if one entry in
-    /// between would have to stand alone: that happens in leaves only, since of a branch any three
-    /// separators fit together.
+    /// Returns where to cut a list that does not fit one page, so that both sides fit and are about
+    /// equal. In a leaf the entry at the cut goes right, in a branch it goes up. Returns `None` if
+    /// one entry in between would need a page of its own. That happens only in leaves, since any
+    /// three separators of a branch fit together.
     pub(crate) fn cut(&self, limit: usize) -> Option<usize> {
         let n = self.len();
         let skip = usize::from(self.level > 0);
@@ -146,7 +147,7 @@ impl EntryList {
             .unwrap_or(n - 1);
         let (low, high) = (1, n - 1 - skip);
         let both_fit = |cut: usize| self.fit(0..cut, limit).is_some() && self.fit(cut + skip..n, limit).is_some();
-        // Nearest to the middle first; nearly always the first one fits.
+        // Nearest to the middle first; the first one nearly always fits.
         (0..n)
             .flat_map(|distance| [middle.checked_sub(distance), Some(middle + 1 + distance)])
             .flatten()
@@ -198,17 +199,18 @@ impl EntryList {
     }
 }
 
-/// How many bytes two keys have in common at their start.
+/// Returns the length of the common prefix of two keys.
 pub(crate) fn shared_len(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// The shortest key that separates `left` from `right`: above the one, not above the other.
+/// Returns the shortest key that separates `left` from `right`: above `left`, not above `right`.
 pub(crate) fn separator<'a>(left: &[u8], right: &'a [u8]) -> &'a [u8] {
     &right[..(shared_len(left, right) + 1).min(right.len())]
 }
 
-/// Longest key plus value that stands in a leaf: three such entries always fit one page.
+/// Returns the greatest length of key plus value that is stored in a leaf: three such entries
+/// always fit one page.
 pub(crate) fn inline_len_max(page_size: usize) -> usize {
     (page_size - CHECKSUM_LEN - HEADER_LEN) / 3 - HEAD_LEN - slot_len(0) - VERSION_LEN
 }

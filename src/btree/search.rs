@@ -7,7 +7,7 @@ use crate::files::page::PageRead;
 use crate::files::page::{StoredValue, read_extent};
 use crate::ids::PageId;
 
-/// Goes down from `root`, which exists, to the leaf where `key` belongs, telling `visit` each
+/// Descends from `root`, which exists, to the leaf where `key` belongs. Calls `visit` with each
 /// branch and the index of the child taken.
 #[inline]
 pub(crate) fn descend<'a, P: PageRead>(
@@ -28,10 +28,10 @@ pub(crate) fn descend<'a, P: PageRead>(
     Ok((node, place))
 }
 
-/// The entry of a key.
+/// Returns the entry of a key.
 ///
 /// # Errors
-/// `Corrupt` if a page on the way is damaged.
+/// `Corrupt` if a page on the path is damaged.
 #[inline]
 pub(crate) fn get<'a, P: PageRead>(pages: &'a P, root: PageId, key: &[u8]) -> Result<Option<Entry<'a>>> {
     if root.is_none() {
@@ -44,7 +44,7 @@ pub(crate) fn get<'a, P: PageRead>(pages: &'a P, root: PageId, key: &[u8]) -> Re
     entry_at(pages, &leaf, place.index).map(Some)
 }
 
-/// The entry at an index of a leaf, with its value wherever that is.
+/// Returns the entry at an index of a leaf, with its value, which may be in an extent.
 #[inline]
 pub(crate) fn entry_at<'a, P: PageRead>(pages: &'a P, leaf: &Node<'a>, index: usize) -> Result<Entry<'a>> {
     let (version, value) = leaf.entry(index)?;

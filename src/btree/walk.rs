@@ -1,4 +1,4 @@
-//! A walk over the pages of a tree, parents before children, that its visitor can cut short.
+//! A walk over the pages of a tree, parents before children. Its visitor can skip subtrees.
 
 use crate::btree::check::PageSeen;
 use crate::btree::node::Node;
@@ -6,10 +6,10 @@ use crate::files::page::PageRead;
 use crate::files::page::{PageKind, StoredValue, damaged, read_extent};
 use crate::{PageId, Result, TxnId};
 
-/// Tells `visit` of each page and extent; where it answers `false`, what lies below is passed over.
+/// Calls `visit` with each page and extent. If it returns `false`, the pages below are skipped.
 ///
 /// # Errors
-/// `Corrupt` if a page can't be read, and what `visit` returns.
+/// `Corrupt` if a page can't be read, and the errors of `visit`.
 pub(crate) fn each_page<P: PageRead>(
     pages: &P,
     root: PageId,
@@ -28,10 +28,10 @@ fn descend<P: PageRead>(
     visit: &mut dyn FnMut(PageSeen) -> Result<bool>,
 ) -> Result<()> {
     let created_txn = node.created_txn();
-    // Whoever copies a page copies those above it: a page younger than its parent is a damaged one,
-    // and must not be taken for one that has no checksum yet.
+    // A transaction that copies a page copies those above it. So a page younger than its parent is
+    // damaged, and must not be taken for one that has no checksum yet.
     if parent.is_some_and(|parent| created_txn > parent) {
-        return Err(node.damaged(format!("born in {created_txn}, after its parent")));
+        return Err(node.damaged(format!("created in {created_txn}, after its parent")));
     }
     let kind = if node.is_leaf() { PageKind::Leaf } else { PageKind::Branch };
     if !visit(PageSeen { page: node.id, pages: 1, created_txn, kind })? {
@@ -45,7 +45,7 @@ fn descend<P: PageRead>(
                     return Err(damaged(
                         page,
                         pages.page_size(),
-                        format!("born in {extent_created_txn}, after its leaf"),
+                        format!("created in {extent_created_txn}, after its leaf"),
                     ));
                 }
                 visit(PageSeen { page, pages: count, created_txn: extent_created_txn, kind: PageKind::Extent })?;
@@ -54,7 +54,7 @@ fn descend<P: PageRead>(
         return Ok(());
     }
     for index in 0..=node.count() {
-        // Levels strictly decrease, so the walk ends whatever the pages say.
+        // Levels strictly decrease, so the walk ends whatever the pages contain.
         descend(pages, &Node::open_child(pages, node.child(index), node)?, Some(created_txn), visit)?;
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! A descriptor that its host may close behind our back.
+//! A descriptor that the host may close behind the library's back.
 //!
-//! A host may close descriptors that it doesn't know, and their numbers come to name other files.
-//! So one that is kept for long is held against its file's inode before each use, and is not closed
-//! when it has come to be somebody else's.
+//! A host may close descriptors that it does not know, and their numbers may then refer to other
+//! files. So a descriptor that is kept for long is compared with its file's inode before each use.
+//! It is not closed if its number refers to another file.
 //!
 //! A host may also open the same file and get the same number. A marked descriptor has a file
 //! position that no other open file of that inode has, and the position is compared as well.
@@ -12,10 +12,10 @@ use rustix::fs::SeekFrom;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Device and inode: the same file whatever its path.
+/// Device and inode, which identify a file whatever its path.
 pub(crate) type FileId = (u64, u64);
 
-/// An open file, if nobody else has closed it.
+/// An open file, unless other code has closed it.
 #[derive(Debug)]
 pub(crate) struct Descriptor {
     fd: ManuallyDrop<OwnedFd>,
@@ -30,7 +30,8 @@ impl Descriptor {
         Ok(Descriptor { fd: ManuallyDrop::new(fd), id, mark: None })
     }
 
-    /// As [`Descriptor::new`], for a regular file of which neither position nor content is used.
+    /// Keeps a descriptor as [`Descriptor::new`], and sets its file position to `mark`. For a
+    /// regular file whose position and content are not used.
     pub(crate) fn marked(fd: OwnedFd, mark: u64) -> std::io::Result<Descriptor> {
         rustix::fs::seek(&fd, SeekFrom::Start(mark))?;
         let mut descriptor = Descriptor::new(fd)?;
@@ -38,13 +39,13 @@ impl Descriptor {
         Ok(descriptor)
     }
 
-    /// The descriptor; `None` if it names another open file by now, or none.
+    /// Returns the descriptor; `None` if it refers to another open file now, or to none.
     pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
         let is_marked = |mark| rustix::fs::seek(&*self.fd, SeekFrom::Current(0)).is_ok_and(|found| found == mark);
         (self.is_same_file(&*self.fd) && self.mark.is_none_or(is_marked)).then(|| self.fd.as_fd())
     }
 
-    /// Whether another descriptor names the file that this one was opened for.
+    /// Returns whether another descriptor refers to the file that this one was opened for.
     pub(crate) fn is_same_file(&self, fd: impl AsFd) -> bool {
         file_id(fd).is_ok_and(|id| id == self.id)
     }
@@ -59,7 +60,7 @@ impl Drop for Descriptor {
     }
 }
 
-/// Which file it is.
+/// Returns the identity of a file.
 pub(crate) fn file_id(fd: impl AsFd) -> std::io::Result<FileId> {
     let stat = rustix::fs::fstat(fd)?;
     Ok((stat.st_dev, stat.st_ino))

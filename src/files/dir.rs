@@ -1,8 +1,8 @@
-//! The store's directory: names of its files, how they are opened and made whole.
+//! The store's directory: the names of its files, and how they are opened and created.
 //!
-//! Everything goes through a directory descriptor, so that paths of any length work and a renamed
-//! directory stays the same store. A file is made under another name, synced and renamed into
-//! place, and the directory is synced, so that nobody ever meets a half-made one.
+//! Every access uses a directory descriptor, so that paths of any length work and a renamed
+//! directory stays the same store. A file is created under another name, synced and renamed into
+//! place, and the directory is synced. So no process ever sees a partly written file.
 
 use crate::error::reason::{DetachedReason, FileAccess, FileSystemReason, MismatchKind, PermissionReason, Space};
 use crate::files::descriptor::Descriptor;
@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use untorn_wal::files;
 
-/// Which file `lock` is, so that another one of the same name isn't asked.
+/// Device and inode of `lock`. Liveness tests on any other file are rejected.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct LockFileId {
     device: u64,
@@ -37,7 +37,7 @@ impl LockFileId {
     }
 }
 
-/// The empty file whose locked bytes say who is alive.
+/// The empty file whose locked bytes show which participants are alive.
 pub(crate) const LOCK: &str = "lock";
 /// The two header slots.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
@@ -48,17 +48,17 @@ pub(crate) const CONTROL: &str = "control";
 /// The folder of log segments.
 pub(crate) const WAL: &str = "wal";
 
-/// Bytes of the longest path that a system call takes.
+/// The length of the longest path that a system call accepts.
 pub(crate) const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize - 1;
 
 /// An open store directory.
 ///
-/// Its descriptor may be closed by the host; the path then leads to it again.
+/// The host may close its descriptor; the directory is then opened again by its path.
 #[derive(Debug)]
 pub(crate) struct Dir {
     fd: Descriptor,
     path: PathBuf,
-    /// The uid that owns it, and so the store.
+    /// The uid that owns the directory, and so the store.
     owner: u32,
 }
 
@@ -78,10 +78,10 @@ impl AsFd for Handle<'_> {
 }
 
 impl Dir {
-    /// Opens the directory, making it (mode 0700) if `create` allows.
+    /// Opens the directory. Creates it (mode 0700) if `create` allows.
     ///
     /// # Errors
-    /// [`Error::Permission`] if it belongs to another user: see [`owner`].
+    /// [`Error::Permission`] if the directory belongs to another user: see [`owner`].
     pub(crate) fn open(path: &Path, create: bool, any_file_system: bool, ownership: Ownership) -> Result<Dir> {
         if path.as_os_str().is_empty() {
             return Err(Error::Invalid { what: "the store's path is empty".into() });
@@ -111,8 +111,8 @@ impl Dir {
         if is_removed(&fd) {
             return Err(Error::Invalid { what: format!("the directory {} was removed", path.display()) });
         }
-        // An absolute path serves the logger, whose working directory is another. A removed working
-        // directory has none, but what `..` leads to has.
+        // The logger needs an absolute path, since its working directory differs. A removed working
+        // directory has no path, but the directory that `..` leads to has one.
         let path = std::path::absolute(path).ok().or_else(|| path_of(&fd)).unwrap_or_else(|| path.into());
         let fd = Descriptor::new(fd).map_err(Error::io("stat of the store's directory"))?;
         let stat =
@@ -125,7 +125,7 @@ impl Dir {
         Ok(dir)
     }
 
-    /// The same directory, for another handle to the store.
+    /// Returns the same directory, for another handle to the store.
     pub(crate) fn again(&self) -> Result<Dir> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = fs::openat(self.handle()?, ".", flags, Mode::empty())
@@ -143,7 +143,7 @@ impl Dir {
             Ok(fd) if self.fd.is_same_file(&fd) => Ok(Handle::Fresh(fd)),
             _ => Err(Error::Invalid {
                 what: format!(
-                    "the descriptor of {} was closed by somebody else, and the path leads elsewhere now",
+                    "the descriptor of {} was closed by other code, and the path does not lead to the directory any more",
                     self.path.display()
                 ),
             }),
@@ -155,7 +155,7 @@ impl Dir {
         with(self.handle()?.as_fd())
     }
 
-    /// Whether another user than this process's owns it.
+    /// Returns whether another user than this process's owns the directory.
     pub(crate) fn is_foreign(&self) -> bool {
         self.owner != rustix::process::geteuid().as_raw()
     }
@@ -164,8 +164,8 @@ impl Dir {
         &self.path
     }
 
-    /// Refuses file systems whose locks or syncs do not reach every user of the store. Whether
-    /// locks work at all is proven at each open (`shared/liveness.rs`).
+    /// Rejects file systems whose locks or syncs do not reach every user of the store. Each open
+    /// also proves that locks work at all (`shared/liveness.rs`).
     fn refuse_unreliable(&self) -> Result<()> {
         match file_system(self.handle()?)? {
             (_, true) => Ok(()),
@@ -177,11 +177,11 @@ impl Dir {
         }
     }
 
-    /// Opens a file of the store; `None` if there is none.
+    /// Opens a file of the store; returns `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if the name is there and is no regular file; [`Error::Permission`]
-    /// without the right, or if it belongs to another user than the directory.
+    /// [`Error::Mismatch`] if the name exists and is no regular file; [`Error::Permission`] if this
+    /// process may not open it, or if it belongs to another user than the directory.
     pub(crate) fn open_file(&self, name: &str, write: bool) -> Result<Option<File>> {
         match files::open_file(self.handle()?, name, write) {
             Ok(fd) => Ok(Some(fd.into())),
@@ -193,13 +193,13 @@ impl Dir {
         }
     }
 
-    /// Opens a file of the store that must be there.
+    /// Opens a file of the store that must exist.
     pub(crate) fn need_file(&self, name: &str, write: bool) -> Result<File> {
         self.open_file(name, write)?
             .ok_or_else(|| Error::Mismatch { file: name.to_string(), what: MismatchKind::Missing })
     }
 
-    /// Removes a file of the store, if it is there.
+    /// Removes a file of the store, if it exists.
     pub(crate) fn remove_file(&self, name: &str) -> Result<()> {
         match fs::unlinkat(self.handle()?, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -213,13 +213,13 @@ impl Dir {
         self.sync()
     }
 
-    /// Gives a file of the store another name, over whatever has that name. Not durable before
+    /// Renames a file of the store, replacing any file of that name. Not durable before
     /// [`Dir::sync`].
     pub(crate) fn rename_loosely(&self, from: &str, to: &str) -> Result<()> {
         fs::renameat(self.handle()?, from, self.handle()?, to).map_err(Error::sys(format!("rename of {from} to {to}")))
     }
 
-    /// Makes the empty `lock` file if there is none; it is never renamed or removed.
+    /// Creates the empty `lock` file if there is none; it is never renamed or removed.
     pub(crate) fn ensure_lock_file(&self) -> Result<()> {
         match files::create_new(self.handle()?, LOCK) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -230,27 +230,29 @@ impl Dir {
         }
     }
 
-    /// Makes an empty file with a fresh inode, over a left-over of a process that died.
+    /// Creates an empty file with a new inode, replacing the file that a dead process may have
+    /// left.
     pub(crate) fn make_file(&self, name: &str) -> Result<File> {
         self.remove_file(name)?;
         let made = files::create_new(self.handle()?, name);
         made.map(File::from).map_err(|error| refused_io(error, name, FileAccess::Create))
     }
 
-    /// Makes a file under another name, lets `fill` write it, syncs it and renames it into place.
+    /// Creates a file under another name, calls `fill` to write it, syncs it and renames it into
+    /// place.
     pub(crate) fn create_file(&self, name: &str, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
         let making = format!("{name}.new");
         let file = self.make_file(&making)?;
         let made = fill(&file).and_then(|()| file.sync_all().map_err(Error::io(format!("sync of {making}"))));
         if made.is_err() {
-            // On a full disk it would take the room that others need.
+            // On a full disk it would take space that others need.
             let _ = self.remove_file(&making);
         }
         made?;
         self.rename_file(&making, name)
     }
 
-    /// Makes a folder in the store's directory if there is none.
+    /// Creates a folder in the store's directory if there is none.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the name is there and is no directory.
@@ -262,7 +264,7 @@ impl Dir {
         }
     }
 
-    /// Opens a folder in the store's directory; `None` if there is none.
+    /// Opens a folder in the store's directory; returns `None` if there is none.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the name is there and is no directory.
@@ -297,12 +299,12 @@ impl Dir {
         }
     }
 
-    /// An error if `lock` is no longer the file that a participant's presence is in: then no logger
-    /// can be started for the participant, and none may go on. What cannot be found out is no
-    /// error.
+    /// Returns an error if `lock` is no longer the file with a participant's presence. Then no
+    /// logger can be started for the participant, and a running one must stop. If this can't be
+    /// determined, it is no error.
     ///
     /// # Errors
-    /// [`Error::Detached`] names what was removed.
+    /// [`Error::Detached`] with what was removed.
     pub(crate) fn check_lock(&self, expected: LockFileId) -> Result<()> {
         let handle = self.handle()?;
         let directory = self.path.clone();
@@ -316,12 +318,12 @@ impl Dir {
         Err(Error::Detached { reason })
     }
 
-    /// A path by which another program finds the directory. It may have been renamed since it was
-    /// opened.
+    /// Returns a path by which another program finds the directory, which may have been renamed
+    /// since it was opened.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if no absolute path that a system call takes leads to it, and why the
-    /// known one does not.
+    /// [`Error::Invalid`] if no absolute path that a system call accepts leads to the directory,
+    /// with the reason why the known path does not.
     pub(crate) fn path_for_others(&self) -> Result<PathBuf> {
         let handle = self.handle()?;
         let open = |path: &Path| fs::open(path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
@@ -341,25 +343,27 @@ impl Dir {
                 Ok(_) | Err(_) => return Ok(self.path.clone()),
             }
         };
-        let what =
-            format!("no logger can be started for the store: by the path {} none finds it: {why}", shown(&self.path));
+        let what = format!(
+            "no logger can be started for the store, since it would not find it by the path {}: {why}",
+            shown(&self.path)
+        );
         Err(Error::Invalid { what })
     }
 }
 
-/// Whether an open directory has no name any more. A directory of several layers has one link even
-/// then.
+/// Returns whether an open directory has been removed. On a stacked file system its link count is 1
+/// even then.
 fn is_removed(fd: impl AsFd) -> bool {
     let Ok(stat) = fs::fstat(&fd) else { return false };
     if stat.st_nlink == 0 {
         return true;
     }
-    // The mark may also be a part of the name.
+    // The suffix " (deleted)" may also be a part of the name.
     let is_there = |path: &PathBuf| fs::stat(path).is_ok_and(|found| LockFileId::of(&found) == LockFileId::of(&stat));
     path_of(fd).is_some_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)") && !is_there(&path))
 }
 
-/// An error if a path is longer than any that a system call takes.
+/// Returns an error if a path is longer than any that a system call accepts.
 fn check_path_len(path: &Path) -> Result<()> {
     let bytes = path.as_os_str().len();
     if bytes <= PATH_BYTES_MAX {
@@ -373,7 +377,7 @@ fn check_path_len(path: &Path) -> Result<()> {
     Err(Error::Invalid { what })
 }
 
-/// An error if a path begins at this process's working directory, and that was removed.
+/// Returns an error if a path begins at this process's working directory and that was removed.
 fn check_working_directory(path: &Path) -> Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
     if path.is_absolute() || !fs::open(".", flags, Mode::empty()).is_ok_and(is_removed) {
@@ -383,10 +387,11 @@ fn check_working_directory(path: &Path) -> Result<()> {
     Err(Error::Invalid { what })
 }
 
-/// The absolute form of a path that is used again later, when the working directory may be another.
+/// Returns the absolute form of a path that is used again later, when the working directory may
+/// differ.
 ///
 /// # Errors
-/// [`Error::Invalid`] if system calls do not take it, or the working directory has no path.
+/// [`Error::Invalid`] if system calls do not accept it, or the working directory has no path.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     check_path_len(path)?;
     let absolute = std::path::absolute(path).map_err(|source| {
@@ -397,7 +402,7 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(absolute)
 }
 
-/// A path in an error: its two ends, if it is long.
+/// Returns a path for an error message: its two ends, if it is long.
 fn shown(path: &Path) -> String {
     const END: usize = 100;
     let bytes = path.as_os_str().as_bytes();
@@ -408,8 +413,8 @@ fn shown(path: &Path) -> String {
     format!("{} … {}", String::from_utf8_lossy(first), String::from_utf8_lossy(last))
 }
 
-/// The name of the file system that a file lies on, else its number; and whether its locks and
-/// syncs reach every user.
+/// Returns the name of a file's file system, or its number if it is unknown; and whether its locks
+/// and syncs reach every user.
 pub(crate) fn file_system(fd: impl AsFd) -> Result<(String, bool)> {
     const NAMES: [(FsWord, &str, bool); 13] = [
         (0x6969, "NFS", false),
@@ -433,14 +438,14 @@ pub(crate) fn file_system(fd: impl AsFd) -> Result<(String, bool)> {
     })
 }
 
-/// The path of an open directory, as the kernel knows it now.
+/// Returns the present path of an open directory, from the kernel.
 pub(crate) fn path_of(fd: impl AsFd) -> Option<PathBuf> {
     let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     std::fs::read_link(link).ok()
 }
 
-/// On btrfs, rewriting allocated blocks in place must not need new ones: no copy-on-write for this
-/// file. Other file systems don't know the flag, which is as good.
+/// Disables copy-on-write for a file. On btrfs, rewriting allocated blocks in place must not need
+/// new blocks. Other file systems do not know the flag, and do not need it.
 pub(crate) fn set_no_cow(file: &File) {
     use fs::{IFlags, ioctl_getflags, ioctl_setflags};
     if let Ok(flags) = ioctl_getflags(file) {
@@ -448,7 +453,7 @@ pub(crate) fn set_no_cow(file: &File) {
     }
 }
 
-/// As [`refused`], for an error that may name what the file is instead.
+/// Returns the error as [`refused`], for an error that may show that the file is of another type.
 fn refused_io(error: io::Error, name: &str, access: FileAccess) -> Error {
     match Errno::from_io_error(&error) {
         Some(errno) => refused(errno, name, access),
@@ -467,7 +472,7 @@ fn refused(errno: Errno, name: &str, access: FileAccess) -> Error {
     }
 }
 
-/// The number of this boot of this kernel, which tells a `control` of the past.
+/// Returns the id of this boot of the kernel, which distinguishes a `control` of an earlier boot.
 pub(crate) fn boot_id() -> Result<[u64; 2]> {
     #[cfg(untorn_instrumented)]
     if let Some(injected) = crate::environment::variable("UNTORN_BOOT_ID").and_then(|id| id.into_string().ok()) {

@@ -2,7 +2,7 @@
 
 use crate::limits;
 
-/// What is fixed when a store is created.
+/// The sizes that are fixed when a store is created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Geometry {
     pub(crate) page_size: usize,
@@ -21,8 +21,8 @@ pub(crate) enum Parameter {
 }
 
 impl Geometry {
-    /// The first parameter that no store has, and what is wrong with it. Creation and opening alike
-    /// go by this, so that sizes and offsets computed from a geometry never overflow, whatever a
+    /// Returns the first invalid parameter, and what is wrong with it. Both creation and opening
+    /// check this, so that sizes and offsets computed from a geometry never overflow, whatever a
     /// file contains.
     pub(crate) fn problem(&self) -> Option<(Parameter, String)> {
         let Geometry { page_size, max_size, ring_size, segment_size } = *self;
@@ -54,12 +54,12 @@ impl Geometry {
         None
     }
 
-    /// The largest arena that page numbers can address, in bytes.
+    /// Returns the largest arena that page numbers can address, in bytes.
     pub(crate) fn max_size_max(&self) -> u64 {
         (self.page_size as u64) << 32
     }
 
-    /// Pages in an arena of the greatest size.
+    /// Returns the number of pages in an arena of the greatest size.
     pub(crate) fn pages_max(&self) -> u64 {
         self.max_size / self.page_size as u64
     }

@@ -1,4 +1,4 @@
-//! The `checkpoint` file: two header slots, written in turn, of which the newest valid one counts.
+//! The `checkpoint` file: two header slots, written in turn. The newest valid one is used.
 //!
 //! Each slot is a block of its own in the file, so that a torn write of one leaves the other whole.
 //! Little-endian:
@@ -13,7 +13,7 @@
 //! | 64 | 8 | serial: counts header writes, the higher one is newer; its parity is the slot |
 //! | 72 | 8 | log position from which recovery replays |
 //! | 80 | 8 | 1: nothing was committed after this checkpoint; else 0 |
-//! | 88 | 2 × 8 | what of the log is kept for its followers: bytes, milliseconds |
+//! | 88 | 2 × 8 | how much of the log is kept for its followers: bytes, milliseconds |
 //! | 104 | 8 | checksum word of the catalog's root page; 0 without a catalog, or if not stated |
 //! | 112 | 24 × 8 | the image of the commit, see `slot` |
 //! | 304 | 3,792 | zero |
@@ -28,34 +28,35 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 use untorn_wal::{Lsn, Retention};
 
-/// Marks the file as ours.
+/// Identifies the file type.
 const MAGIC: [u8; 8] = *b"untornK\x01";
-/// Version of the whole format: pages, log and header.
+/// The version of the whole format: pages, log and header.
 pub(crate) const FORMAT_VERSION: u32 = 1;
-/// Distance of the two slots.
+/// The distance of the two slots.
 const SLOT_BYTES: usize = 4096;
-/// Bytes of a slot that are used. The checksum covers the whole slot, at the same place in all
-/// versions, so that a newer header is told apart from a damaged one.
+/// The number of bytes of a slot that are used. The checksum covers the whole slot, and is at the
+/// same place in all versions, so that a newer header is distinguished from a damaged one.
 const USED: usize = 112 + SLOT_WORDS * 8;
-/// More headers than a store can come to have.
+/// A bound that no store's serial can reach.
 const SERIAL_MAX: u64 = 1 << 62;
 const _: () = assert!(USED <= 512, "a header lies in one sector, which disks write whole");
 
-/// What a checkpoint says: the store's identity, its fixed parameters and one commit.
+/// The content of a checkpoint header: the store's identity, its fixed parameters and one commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CheckpointHeader {
     pub(crate) store_id: [u8; 16],
     pub(crate) geometry: Geometry,
     /// Counts header writes; the higher one is the newer.
     pub(crate) serial: u64,
-    /// From where the log is replayed.
+    /// The position from which the log is replayed.
     pub(crate) log_position: Lsn,
-    /// Nothing was committed after this checkpoint: the store was left in order.
+    /// Whether nothing was committed after this checkpoint, since the store was shut down in order.
     pub(crate) clean: bool,
-    /// What is kept of the log before this checkpoint. It stands here so that a restart knows.
+    /// How much of the log before this checkpoint is kept. It is in the header so that it survives
+    /// a restart.
     pub(crate) retention: Retention,
-    /// The checksum word of the catalog's root, which each commit changes: an arena of another time
-    /// shows by it. 0: not stated.
+    /// The checksum word of the catalog's root, which each commit changes: it reveals an arena of
+    /// another time. 0 if it is not recorded.
     pub(crate) catalog_sum: u64,
     pub(crate) image: SlotImage,
 }
@@ -65,11 +66,11 @@ impl CheckpointHeader {
         self.image.txn
     }
 
-    /// The serial of the header after one of this serial.
+    /// Returns the serial of the header after one with this serial.
     ///
     /// # Errors
-    /// [`Error::Limit`] before a newer header would count as older. No store comes to that by
-    /// itself.
+    /// [`Error::Limit`] before a newer header would count as older. Only damage leads to such a
+    /// serial.
     pub(crate) fn next_serial(serial: u64) -> Result<u64> {
         match serial.checked_add(1) {
             Some(next) if next <= SERIAL_MAX => Ok(next),
@@ -77,8 +78,8 @@ impl CheckpointHeader {
         }
     }
 
-    /// An error if a counter is half-way to its end, which no store comes to: what is written next
-    /// must stay within what [`CheckpointHeader::decode`] accepts.
+    /// Returns an error if a counter is half-way to its limit, which only damage can cause. The
+    /// next header must be one that [`CheckpointHeader::decode`] accepts.
     pub(crate) fn refuse_exhausted(&self) -> Result<()> {
         let image = &self.image;
         let counters = [
@@ -128,14 +129,15 @@ impl CheckpointHeader {
         bytes
     }
 
-    /// Decodes the slot with this index. Every field is held against every limit that creation and
-    /// checkpoints keep: a checksum proves that the bytes are what was written, not who wrote them.
+    /// Decodes the slot with this index. Every field is checked against every limit that creation
+    /// and checkpoints enforce: a checksum proves that the bytes are those that were written, not
+    /// that this library wrote them.
     pub(crate) fn decode(bytes: &[u8; SLOT_BYTES], slot: u64) -> Result<CheckpointHeader> {
         let offset = slot * SLOT_BYTES as u64;
         let damaged_at = |at: usize, what: String| Error::corrupt(dir::CHECKPOINT, offset + at as u64, what);
         let damaged = |what: String| damaged_at(0, what);
         if bytes[0..8] != MAGIC {
-            return Err(damaged("no header of a store stands here".into()));
+            return Err(damaged("the slot does not begin as a header of a store".into()));
         }
         let word32 = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
@@ -190,7 +192,7 @@ impl CheckpointHeader {
 
     /// Writes the header to the slot that does not hold the previous one, and syncs it.
     pub(crate) fn write(&self, file: &File) -> Result<()> {
-        // A header that the next open refuses must not take the place of one that it accepts.
+        // A header that the next open rejects must not replace one that it accepts.
         CheckpointHeader::decode(&self.encode(), self.serial % 2)?;
         let offset = (self.serial % 2) * SLOT_BYTES as u64;
         crash_point!("header.before_write");
@@ -201,10 +203,10 @@ impl CheckpointHeader {
         Ok(())
     }
 
-    /// Reads the newest valid header; the damage of the other slot, if any, comes with it.
+    /// Reads the newest valid header, and the damage of the other slot, if any.
     ///
-    /// The caller holds the older header against what the log states about newer checkpoints, so a
-    /// rotten newest header is never silently passed over.
+    /// The caller compares an older header with the newest checkpoint that the log states. So a
+    /// damaged newest header is never silently ignored.
     pub(crate) fn read(file: &File) -> Result<(CheckpointHeader, Option<Error>)> {
         let (mut found, damage) = CheckpointHeader::read_slots(file)?;
         match found.pop() {
@@ -213,7 +215,7 @@ impl CheckpointHeader {
         }
     }
 
-    /// Reads the valid headers, the newest last, and the damage of a slot that holds none.
+    /// Reads the valid headers, the newest last, and the damage of an invalid slot.
     pub(crate) fn read_slots(file: &File) -> Result<(Vec<CheckpointHeader>, Option<Error>)> {
         let len = file.metadata().map_err(Error::io("stat of checkpoint"))?.len();
         if len < 2 * SLOT_BYTES as u64 {
@@ -330,7 +332,7 @@ mod tests {
         assert_eq!(CheckpointHeader::decode(&bytes, 1).unwrap(), header());
     }
 
-    /// Goal: no flipped bit is read as a header, nor reserved bytes that somebody has come to use.
+    /// Goal: a header with a flipped bit is rejected, as is one with reserved bytes in use.
     #[test]
     fn a_changed_header_is_refused() {
         let bytes = header().encode();

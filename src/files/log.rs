@@ -1,4 +1,4 @@
-//! The directory of log segments, and the log's errors as the store's.
+//! The directory of log segments, and the conversion of the log's errors.
 
 use crate::Error;
 use crate::Result;
@@ -7,12 +7,12 @@ use crate::files::dir::{self, Dir};
 use untorn_wal::LogError;
 use untorn_wal::RealDisk;
 
-/// The folder of the log.
+/// Opens the folder of the log.
 pub(crate) fn open_log(dir: &Dir) -> Result<RealDisk> {
     dir.with_fd(|fd| RealDisk::open_under(fd, dir::WAL).map_err(Error::io("open of the log's directory")))
 }
 
-/// The log's errors as the store's.
+/// Converts an error of the log to one of the store.
 pub(crate) fn log_error(error: LogError) -> Error {
     match error {
         LogError::Io { what, source } => Error::io(format!("wal: {what}"))(source),

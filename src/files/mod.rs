@@ -1,12 +1,12 @@
 //! The files of a store and their content.
 //!
 //! - `dir`: the directory; files are opened by name under its descriptor, and never through a link
-//! - `descriptor`: descriptors that survive what a host does with its own
+//! - `descriptor`: descriptors that detect that the host has closed them
 //! - `owner`: the user that owns the store
 //! - `header`: the two header slots of `checkpoint`
 //! - `slot`: the image of a commit, as `checkpoint` and `control` hold it
 //! - `geometry`: the sizes that are fixed when a store is created
-//! - `page`: the header of a page, runs, and the traits through which the tree sees pages
+//! - `page`: the header of a page, extents, and the traits through which the tree uses pages
 //! - `log`: the directory of log segments
 
 pub(crate) mod descriptor;

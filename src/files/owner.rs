@@ -1,22 +1,23 @@
-//! Who owns a store: the uid of its directory, and no other.
+//! The owner of a store: the uid of its directory, and no other.
 //!
-//! A direct client maps the store's memory and believes what stands there, and its logger obeys the
-//! file `access`. So the owner of the directory has everything that the process puts into the
-//! store, and a process of another uid that joins makes files that lock the owner out. Therefore:
+//! A direct client maps the store's memory and trusts its content, and its logger obeys the file
+//! `access`. So the owner of the directory can read everything that the process puts into the
+//! store. A process of another uid that joins would create files that the owner cannot open.
+//! Therefore:
 //!
 //! - A store is opened only if the owner of its directory is the process's effective uid. Root may
-//!   open another's store, if it says so ([`Ownership::Foreign`]); its logger becomes the owner
-//!   first (`logger::privileges`).
-//! - A file in the directory that belongs to another uid is refused by the function that opens it
+//!   open the store of another user with an option ([`Ownership::Foreign`]); its logger changes to
+//!   the owner's uid first (`logger::privileges`).
+//! - The function that opens a file rejects one that belongs to another uid than the directory
 //!   (`untorn_wal::files`).
-//! - Bits of the mode for the group or others are not looked at. Their right to write is the
-//!   owner's to give, and some systems set it on each start (a volume with `fsGroup`). What another
-//!   uid makes by such a right is refused by its owner.
+//! - The mode bits for the group and others are ignored. The owner may grant them write access, and
+//!   some systems set it on each start (a volume with `fsGroup`). A file that another uid creates
+//!   by such a right is rejected because of its owner.
 //!
-//! **The overflow uid.** In a user namespace the kernel reports every uid that has no number there
-//! as one and the same, 65534 unless set otherwise. Two of these are two users, or one. So this uid
-//! equals no other, itself included, unless the namespace has a number for every uid, as the first
-//! one has: then 65534 is an ordinary user.
+//! **The overflow uid.** In a user namespace the kernel reports every uid that is not mapped there
+//! as the same number, 65534 unless set otherwise. Two files with this uid may have the same owner
+//! or different ones. So this uid counts as equal to no uid, not even to itself. The exception is a
+//! namespace that maps every uid, as the initial one does: there 65534 is an ordinary user.
 
 use crate::error::reason::PermissionReason;
 use crate::{Error, Result};
@@ -24,29 +25,29 @@ use rustix::fs::Stat;
 use rustix::process::geteuid;
 use std::path::Path;
 
-/// What the kernel uses where `/proc` does not say.
+/// The kernel's default, for a kernel whose `/proc` does not show the overflow id.
 const OVERFLOW_DEFAULT: u32 = 65534;
-/// All uids but the last number, which stands for "none" in system calls.
+/// The number of uids: all 32-bit numbers but the last, which means "none" in system calls.
 const UIDS: u64 = u32::MAX as u64;
 
-/// Whose stores a process opens.
+/// The owners whose stores a process opens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Ownership {
-    /// Its own.
+    /// Only the process's own uid.
     Own,
-    /// Root opens another uid's.
+    /// Root opens the store of another uid.
     Foreign,
-    /// A process of any uid reads another's, without joining it.
+    /// A process of any uid reads the store of another, without joining it.
     ForeignToRead,
 }
 
-/// The uid that stands for all that this process's user namespace has no number for; `None` if it
-/// has one for each.
+/// Returns the uid that stands for all uids that are not mapped in this process's user namespace;
+/// `None` if all are mapped.
 pub(crate) fn unmapped_uid() -> Option<u32> {
     unmapped("uid")
 }
 
-/// As [`unmapped_uid`], of groups.
+/// Returns the same as [`unmapped_uid`], for groups.
 pub(crate) fn unmapped_gid() -> Option<u32> {
     unmapped("gid")
 }
@@ -65,9 +66,9 @@ fn unmapped(kind: &str) -> Option<u32> {
     Some(stated.ok().and_then(|stated| stated.trim().parse().ok()).unwrap_or(OVERFLOW_DEFAULT))
 }
 
-/// Whether a map of ids, whose lines are `inside outside count`, has a number for each. Its ranges
-/// do not overlap. A namespace can map only what its parent does, so this holds for the parents as
-/// well.
+/// Returns whether a map of ids, whose lines are `inside outside count`, covers every id. Its
+/// ranges do not overlap. A namespace can map only ids that its parent maps, so the result holds
+/// for the parents as well.
 fn covers_all(map: &str) -> bool {
     let counts = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
     counts.sum::<u64>() >= UIDS
@@ -95,7 +96,7 @@ pub(crate) fn check_directory(stat: &Stat, path: &Path, ownership: Ownership) ->
 
 #[cfg(test)]
 mod tests {
-    //! A map of ids is complete only if it has a number for each.
+    //! A map of ids is complete only if it covers every id.
 
     use super::*;
 

@@ -1,15 +1,15 @@
 //! The bytes that all pages have in common: the header, and the extent that holds a large value.
 //!
-//! Offsets here are offsets in the *body*, that is, file offset in the page minus the 8 bytes of
-//! the checksum word. Everything is little-endian. `docs/format.md` draws this, and golden tests
-//! keep the two together.
+//! Offsets are offsets in the *body*, that is, the offset in the page minus the 8 bytes of the
+//! checksum word. All numbers are little-endian. `docs/format.md` describes the same layout, and
+//! golden tests keep the two consistent.
 //!
 //! | offset | bytes | field | |
 //! |---|---|---|---|
 //! | 0 | 1 | kind | [`PageKind`] |
-//! | 1 | 1 | level | 0 in leaves and all pages outside of trees; a branch stands one above its children |
-//! | 2 | 2 | count | entries (leaf), separators (branch); others as they like |
-//! | 4 | 4 | page | the page's own number: a page in the wrong place is noticed |
+//! | 1 | 1 | level | 0 in leaves and all pages outside of trees; a branch's level is one above its children's |
+//! | 2 | 2 | count | entries (leaf), separators (branch); other kinds define their own use |
+//! | 4 | 4 | page | the page's own number, which reveals a page in the wrong place |
 //! | 8 | 8 | created_txn | the transaction that created the page |
 //! | 16 | 4 | pages | length of the extent in pages; 1 for everything else |
 //! | 20 | 4 | link | branch: first child; queues: next page; otherwise 0 |
@@ -19,101 +19,101 @@ use crate::ids::PageId;
 use crate::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_LEN_MAX};
 use crate::{Error, LimitKind, Result, TxnId};
 
-/// Bytes of an entry of a free queue: page and count, created_txn, freed_txn.
+/// The length of an entry of a free queue in bytes: page and count, created_txn, freed_txn.
 pub(crate) const QUEUE_ENTRY_BYTES: usize = 24;
-/// Where the entries begin in a queue page.
+/// The offset of the entries in a queue page.
 pub(crate) const QUEUE_ENTRIES_AT: usize = CHECKSUM_LEN + HEADER_LEN;
 
 const _: () = assert!(QUEUE_ENTRIES_AT.is_multiple_of(8));
 
-/// Entries that a queue page holds.
+/// Returns the number of entries that a queue page holds.
 pub(crate) const fn queue_capacity(page_size: usize) -> u32 {
     ((page_size - QUEUE_ENTRIES_AT) / QUEUE_ENTRY_BYTES) as u32
 }
 
-/// Where pages are read from.
+/// A source from which pages are read.
 ///
-/// A page's *body* is the page without its first 8 bytes: the checksum word is atomic and stays
-/// outside every reference, so that a body is immutable for as long as a pin keeps it.
+/// A page's *body* is the page without its first 8 bytes. Those are the checksum word, which is
+/// atomic and outside every reference. So a body is immutable for as long as a pin protects it.
 pub(crate) trait PageRead {
-    /// Size of a page in bytes, a power of two.
+    /// Returns the size of a page in bytes, a power of two.
     fn page_size(&self) -> usize;
 
-    /// The body of page `id`: `page_size - 8` bytes.
+    /// Returns the body of page `id`: `page_size - 8` bytes.
     ///
     /// # Errors
     /// `Corrupt` unless 0 < id < high-water mark.
     fn body(&self, id: PageId) -> Result<&[u8]>;
 
-    /// The body of the extent of `pages` contiguous pages from `id`: one header, then bytes to the
-    /// end of the extent.
+    /// Returns the body of the extent of `pages` contiguous pages from `id`: one header, then bytes
+    /// to the end of the extent.
     ///
     /// # Errors
-    /// `Corrupt` unless all pages lie below the high-water mark.
+    /// `Corrupt` unless all pages are below the high-water mark.
     fn extent(&self, id: PageId, pages: u32) -> Result<&[u8]>;
 
-    /// A hint that the first lines of the page will be read soon.
+    /// Hints that the first cache lines of the page will be read soon.
     fn prefetch(&self, _id: PageId) {}
 }
 
-/// Where pages are made: the working state of one write transaction.
+/// The working state of one write transaction, which allocates and frees pages.
 pub(crate) trait PageWrite: PageRead {
-    /// The id that the transaction will have, and the created_txn of its pages.
+    /// Returns the id that the transaction will have, which is the created_txn of its pages.
     fn txn_id(&self) -> TxnId;
 
-    /// A page with undefined content.
+    /// Allocates a page with undefined content.
     ///
     /// # Errors
-    /// `DiskFull` and whatever stops the arena from growing.
+    /// `DiskFull`, and other errors that prevent the arena from growing.
     fn allocate(&mut self) -> Result<PageId>;
 
-    /// An extent of contiguous pages with undefined content.
+    /// Allocates an extent of contiguous pages with undefined content.
     ///
     /// # Errors
     /// As [`PageWrite::allocate`].
     fn allocate_extent(&mut self, pages: u32) -> Result<PageId>;
 
-    /// Whether a page created in `created_txn` may be changed in place: it was allocated in this
-    /// transaction, since the last savepoint if there is one.
+    /// Returns whether a page created in `created_txn` may be changed in place: it was allocated in
+    /// this transaction, and after the last savepoint if there is one.
     fn is_own(&self, _id: PageId, created_txn: TxnId) -> bool {
         created_txn == self.txn_id()
     }
 
-    /// Frees `pages` pages from `id`, which were created in `created_txn`; at once reusable if the
-    /// page is an own one.
+    /// Frees `pages` pages from `id`, which were created in `created_txn`. They are reusable at
+    /// once if [`PageWrite::is_own`] holds for the page.
     fn free(&mut self, id: PageId, pages: u32, created_txn: TxnId);
 
-    /// The body of a page that was allocated in this transaction.
+    /// Returns the body of a page that was allocated in this transaction, for writing.
     ///
     /// # Errors
-    /// `Corrupt` if the page is not there.
+    /// `Corrupt` if the page does not exist.
     fn body_mut(&mut self, id: PageId) -> Result<&mut [u8]>;
 
-    /// The body of an extent that was allocated in this transaction.
+    /// Returns the body of an extent that was allocated in this transaction, for writing.
     ///
     /// # Errors
-    /// `Corrupt` if the pages are not there.
+    /// `Corrupt` if the pages do not exist.
     fn extent_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]>;
 
     /// Copies the body of `from` into `to`, which was just allocated.
     ///
     /// # Errors
-    /// `Corrupt` if `from` is not what was written.
+    /// `Corrupt` if the checksum of `from` does not match.
     fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()>;
 
     /// Verifies the checksum of a page created in `created_txn`, if it has one, before its content
     /// is copied.
     ///
     /// # Errors
-    /// `Corrupt` if it is not what was written.
+    /// `Corrupt` if the checksum does not match.
     fn check(&self, _id: PageId, _created_txn: TxnId) -> Result<()> {
         Ok(())
     }
 }
 
-/// Bytes before the body: the checksum word.
+/// The number of bytes before the body: the checksum word.
 pub(crate) const CHECKSUM_LEN: usize = 8;
-/// Bytes of the header at the start of each body.
+/// The length of the header at the start of each body in bytes.
 pub(crate) const HEADER_LEN: usize = 32;
 
 const KIND: usize = 0;
@@ -133,7 +133,7 @@ const _: () = {
     assert!(PAGE_SIZE_MAX - CHECKSUM_LEN <= u16::MAX as usize, "offsets in a body fit 16 bits");
 };
 
-/// What a page holds.
+/// The kind of a page's content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum PageKind {
@@ -171,14 +171,15 @@ pub(crate) struct PageHeader {
     pub(crate) count: u16,
     pub(crate) page: PageId,
     pub(crate) created_txn: TxnId,
-    /// Length of an extent in pages, else 1.
+    /// The length of an extent in pages; 1 for other kinds.
     pub(crate) pages: u32,
     pub(crate) link: PageId,
     pub(crate) extra: u64,
 }
 
 impl PageHeader {
-    /// Decodes the header; nothing if the kind is none of ours, or the body too short for a header.
+    /// Decodes the header. Returns `None` if the kind is unknown, or the body is too short for a
+    /// header.
     #[inline]
     pub(crate) fn read(body: &[u8]) -> Option<PageHeader> {
         let bytes = body.first_chunk::<HEADER_LEN>()?;
@@ -194,10 +195,10 @@ impl PageHeader {
         })
     }
 
-    /// The header of page `id`, which is to be of this kind.
+    /// Returns the header of page `id`, which must be of this kind.
     ///
     /// # Errors
-    /// `Corrupt` if it is another kind, or the page names itself differently.
+    /// `Corrupt` if the page is of another kind, or contains another page number.
     pub(crate) fn expect(body: &[u8], kind: PageKind, id: PageId, page_size: usize) -> Result<PageHeader> {
         match PageHeader::read(body) {
             Some(header) if header.kind == kind && header.page == id => Ok(header),
@@ -229,13 +230,13 @@ pub(crate) fn set_identity(body: &mut [u8], id: PageId, created_txn: TxnId) {
     set_u64(body, CREATED_TXN, created_txn.as_u64());
 }
 
-/// Damage found in page `id`.
+/// Returns the error for damage found in page `id`.
 #[cold]
 pub(crate) fn damaged(id: PageId, page_size: usize, what: impl Into<String>) -> Error {
     Error::corrupt("arena", u64::from(id.0) * page_size as u64, what)
 }
 
-/// Pages of the extent that holds a value of this length.
+/// Returns the length in pages of the extent for a value of this length.
 ///
 /// # Panics
 /// Never for lengths up to `VALUE_LEN_MAX`, which callers have checked.
@@ -279,7 +280,7 @@ pub(crate) fn write_extent_header(body: &mut [u8], page: PageId, pages: u32, len
     header.write(body);
 }
 
-/// The value in an extent, after its header was compared with the reference to it.
+/// Returns the value in an extent, after comparing its header with the reference to it.
 ///
 /// # Errors
 /// `Corrupt` if the extent is not the one that the reference was made for.
@@ -302,7 +303,7 @@ pub(crate) fn read_extent<P: PageRead>(source: &P, page: PageId, pages: u32, len
     Ok((value.ok_or_else(|| damaged(page, page_size, "the extent is too short"))?, header.created_txn))
 }
 
-/// A value as an entry holds it.
+/// A value as stored in an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum StoredValue<'a> {
     /// In the leaf itself.
@@ -318,11 +319,11 @@ pub(crate) enum StoredValue<'a> {
     },
 }
 
-/// Bytes of a reference to an extent, in an entry.
+/// The length in bytes of a reference to an extent in an entry.
 pub(crate) const EXTENT_REF_LEN: usize = 16;
 
 impl StoredValue<'_> {
-    /// A reference: page, pages, length.
+    /// Encodes a reference: page, pages, length.
     pub(crate) fn encode_extent(page: PageId, pages: u32, len: u64) -> [u8; EXTENT_REF_LEN] {
         let mut bytes = [0; EXTENT_REF_LEN];
         set_u32(&mut bytes, 0, page.0);

@@ -1,10 +1,10 @@
 //! The image of a commit: everything that one publication makes visible, as 64-bit words.
 //!
-//! The same words stand in a commit slot (`control`), in the copy that durable readers use, and in
-//! the checkpoint's header. The last word is a checksum over the others, so that a flipped bit in
-//! shared memory is an error and not a wild page number.
+//! A commit slot (`control`), the copy that durable readers use, and the checkpoint's header
+//! contain the same words. The last word is a checksum over the others, so that a flipped bit in
+//! shared memory is an error and not a wrong page number.
 //!
-//! | word | what (low half, high half) |
+//! | word | content (low half, high half) |
 //! |---|---|
 //! | 0 | transaction id |
 //! | 1 | catalog root page, extent directory page |
@@ -16,9 +16,9 @@
 //! | 8 | pages in the queues |
 //! | 9 | commits |
 //! | 10, 11, 12 | queue of young pages: (head page, tail page), (head index, tail index), entries |
-//! | 13 – 15, 16 – 18 | the same for pages held by a checkpoint, by a pin |
-//! | 19 | versions that dropped cells have had: those of new cells are above it |
-//! | 20 – 22 | the queue of cold pages, as those before |
+//! | 13 – 15, 16 – 18 | the same for pages that a checkpoint, that a pin protects |
+//! | 19 | the newest version that a dropped cell has had; versions of new cells are above it |
+//! | 20 – 22 | the same for cold pages |
 //! | 23 | checksum |
 
 use crate::files::geometry::Geometry;
@@ -26,53 +26,54 @@ use crate::files::page;
 use crate::{Error, PageId, Result, TxnId, Version, limits};
 use untorn_wal::Lsn;
 
-/// Words of an image; a multiple of the 8 words of a cache line.
+/// The number of words of an image; a multiple of the 8 words of a cache line.
 pub(crate) const SLOT_WORDS: usize = 24;
-/// The word of `cells_floor`.
+/// The index of the word of `cells_floor`.
 const CELLS_FLOOR_AT: usize = 19;
 
 /// The queues of free single pages. Which of them holds a page is a hint; rule I3 decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueueKind {
-    /// Born after the newest started checkpoint: only pins can hold them. A bounded number, which
-    /// is used first: see `pages::workspace`.
+    /// Created after the newest started checkpoint: only pins can protect them. Their number is
+    /// bounded, and they are used first: see `pages::workspace`.
     Young = 0,
-    /// Born before it: held until the next checkpoint is finished.
+    /// Created before it: protected until the next checkpoint is finished.
     Checkpoint = 1,
-    /// Found held by a pin when they were looked at.
+    /// Protected by a pin when an allocation scanned them.
     Pinned = 2,
-    /// As young ones, but more than are recycled: used only when the others have none.
+    /// Created like young pages, but in excess of their limit: used only when no other queue has a
+    /// page.
     Cold = 3,
 }
 
-/// More than anything counted here can come to.
+/// A bound that no count here can reach.
 pub(crate) const COUNT_MAX: u64 = 1 << 62;
 
-/// Whether the bits that are reserved are zero, as they are written.
+/// Returns whether the reserved bits are zero, as they are written.
 pub(crate) fn is_reserved_zero(words: &[u64; SLOT_WORDS]) -> bool {
     words[2] >> 32 == 0
 }
 
-/// How many queues of single pages there are.
+/// The number of queues of single pages.
 pub(crate) const QUEUES: usize = 4;
 
-/// A FIFO queue of freed pages: where it begins and ends.
+/// The state of a FIFO queue of freed pages: where it begins and ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct QueueState {
-    /// The page with the next entry to take, or none if the queue never held anything.
+    /// The page with the next entry to take; none if the queue was never used.
     pub(crate) head: PageId,
-    /// The page that entries are appended to.
+    /// The page to which entries are appended.
     pub(crate) tail: PageId,
     /// Index of the next entry in `head`.
     pub(crate) head_index: u32,
     /// Index after the last entry in `tail`.
     pub(crate) tail_index: u32,
-    /// Entries in the queue.
+    /// The number of entries in the queue.
     pub(crate) count: u64,
 }
 
 impl QueueState {
-    /// Words of an encoded queue.
+    /// The number of words of an encoded queue.
     pub(crate) const WORDS: usize = 3;
 
     pub(crate) fn encode(&self) -> [u64; Self::WORDS] {
@@ -83,7 +84,7 @@ impl QueueState {
         ]
     }
 
-    /// Whether a commit with this high-water mark can have the queue.
+    /// Returns whether a commit with this high-water mark can have the queue.
     pub(crate) fn is_possible(&self, high_water: u32, page_size: usize) -> bool {
         self.head.0.max(self.tail.0) < high_water
             && self.head.is_none() == self.tail.is_none()
@@ -109,37 +110,38 @@ const QUEUES_AT: [usize; QUEUES] = [10, 13, 16, 20];
 // The last word is the checksum.
 const _: () = assert!(QUEUES_AT[QUEUES - 1] + QueueState::WORDS < SLOT_WORDS);
 
-/// What a commit publishes.
+/// The state that a commit publishes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct SlotImage {
     pub(crate) txn: TxnId,
-    /// Root of the tree of keyspaces.
+    /// The root of the tree of keyspaces.
     pub(crate) catalog: PageId,
     /// The page with the queues of free extents.
     pub(crate) extent_directory: PageId,
-    /// Pages handed out so far: every page number is below it.
+    /// The number of pages handed out so far: every page number is below it.
     pub(crate) high_water: u32,
-    /// Where the log record of this commit ends.
+    /// The log position where this commit's record ends.
     pub(crate) log_tail: Lsn,
     /// Log blocks charged so far against what the logger granted.
     pub(crate) blocks_reserved: u64,
     /// The number that the next keyspace will have.
     pub(crate) next_keyspace: u64,
-    /// Keyspaces there are.
+    /// The number of keyspaces.
     pub(crate) keyspaces: u64,
-    /// Records in all keyspaces.
+    /// The number of records in all keyspaces.
     pub(crate) records: u64,
-    /// Pages in the queues, extents counted by their pages.
+    /// The number of pages in the queues, including those of extents.
     pub(crate) free_pages: u64,
-    /// Transactions committed, the empty ones excepted.
+    /// The number of committed transactions, without empty ones.
     pub(crate) commits: u64,
     pub(crate) queues: [QueueState; QUEUES],
-    /// Versions that dropped cells have had, as of this commit: those of new cells are above it.
+    /// The newest version that a dropped cell has had, as of this commit; versions of new cells are
+    /// above it.
     pub(crate) cells_floor: Version,
 }
 
 impl SlotImage {
-    /// The state of a new store: nothing but page 0, which identifies the file.
+    /// Returns the state of a new store, which has only page 0.
     pub(crate) fn empty() -> SlotImage {
         SlotImage { high_water: 1, next_keyspace: 1, ..SlotImage::default() }
     }
@@ -165,8 +167,8 @@ impl SlotImage {
         words
     }
 
-    /// The first word that no commit of such a store publishes, and what is wrong with it. Of an
-    /// image at rest, whose checksum proves nothing of its origin.
+    /// Returns the first word that no commit of such a store publishes, and what is wrong with it.
+    /// For an image from a file, whose checksum does not prove its origin.
     pub(crate) fn problem(&self, geometry: &Geometry) -> Option<(usize, String)> {
         let pages = self.high_water;
         let no_page = |page: PageId| page.0 >= pages && !page.is_none();
@@ -181,7 +183,7 @@ impl SlotImage {
             return Some((1, what));
         }
         if !self.log_tail.is_stored() {
-            return Some((3, format!("the record ends at log position {}, which is none", self.log_tail)));
+            return Some((3, format!("the record ends at log position {}, which is invalid", self.log_tail)));
         }
         if self.next_keyspace == 0 {
             return Some((5, "the next keyspace has number 0, expected 1 or more".into()));
@@ -214,7 +216,7 @@ impl SlotImage {
         None
     }
 
-    /// The image of these words, which came from `file` (named in the error).
+    /// Returns the image of these words, which come from `file` (named in the error).
     pub(crate) fn decode(words: &[u64; SLOT_WORDS], file: &str) -> Result<SlotImage> {
         let found = words[SLOT_WORDS - 1];
         let expected = checksum(words);
@@ -247,8 +249,8 @@ impl SlotImage {
     }
 }
 
-/// A multiply-and-fold hash (the mixing step of wyhash): a slot is summed at each commit and each
-/// snapshot, where a CRC over bytes would cost more than the copy.
+/// Returns a multiply-and-fold hash (the mixing step of wyhash). A slot is summed at each commit
+/// and each snapshot, where a CRC over bytes would cost more than the copy.
 fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
     let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
     for &word in &words[..SLOT_WORDS - 1] {

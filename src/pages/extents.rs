@@ -69,11 +69,12 @@ pub(crate) fn all_queues(pages: &Pages<'_>, image: &SlotImage) -> Result<Vec<Que
     Ok(queues)
 }
 
-/// Number of size classes.
+/// The number of size classes.
 const CLASS_COUNT: usize = 72;
 
-/// Lengths of extents in pages: all up to 9, then four to each doubling, plus one page, because the
-/// header makes a power of two spill over. So at most a quarter of an extent is unused.
+/// The lengths of extents in pages: all up to 9, then four to each doubling, plus one page, since a
+/// value of a power of two needs one more page for the header. So at most a quarter of an extent is
+/// unused.
 pub(crate) static CLASSES: [u32; CLASS_COUNT] = {
     let mut classes = [0; CLASS_COUNT];
     let mut i = 0;
@@ -98,7 +99,7 @@ const _: () = assert!(CLASS_COUNT * QueueState::WORDS * 8 + HEADER_LEN + CHECKSU
 // The longest extent: 1 GiB in the smallest pages, and its header.
 const _: () = assert!(CLASSES[CLASS_COUNT - 1] > (1 << 18));
 
-/// The first class whose extents have at least this many pages.
+/// Returns the first class whose extents have at least this many pages.
 pub(crate) fn class_for(pages: u32) -> Result<usize> {
     let class = CLASSES.partition_point(|len| *len < pages);
     if class == CLASSES.len() {
@@ -111,13 +112,13 @@ pub(crate) fn class_for(pages: u32) -> Result<usize> {
     Ok(class)
 }
 
-/// The last class whose extents have at most this many pages: the class that such a free extent can
-/// serve.
+/// Returns the last class whose extents have at most this many pages: the class that a free extent
+/// of this length can serve.
 pub(crate) fn class_of(pages: u32) -> usize {
     CLASSES.partition_point(|len| *len <= pages) - 1
 }
 
-/// The length of the extent that is allocated for `pages` pages.
+/// Returns the length of the extent that is allocated for `pages` pages.
 pub(crate) fn extent_len(pages: u32) -> u32 {
     if pages <= 1 { pages } else { class_for(pages).map_or(pages, |class| CLASSES[class]) }
 }

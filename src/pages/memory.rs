@@ -1,5 +1,5 @@
-//! An arena in memory for tests: strict about what a transaction may touch, and it knows what is
-//! allocated.
+//! An arena in memory for tests. It checks which pages a transaction may change, and records which
+//! are allocated.
 
 use crate::files::page::CHECKSUM_LEN;
 use crate::files::page::{PageRead, PageWrite};
@@ -23,12 +23,12 @@ pub(crate) struct TestPages {
     txn: TxnId,
     /// Every page and extent that is allocated, with its length and created_txn.
     pub(crate) live: BTreeMap<PageId, (u32, TxnId)>,
-    /// FreedExtent, but still read by older snapshots.
+    /// Extents that are freed, but may still be read by older snapshots.
     pub(crate) freed: Vec<FreedExtent>,
-    /// Single pages that may be handed out again.
+    /// Single pages that may be allocated again.
     reusable: Vec<PageId>,
-    /// Damaged trees lead to pages that are freed twice; the test of that looks for panics of the
-    /// tree only.
+    /// Whether a page may be freed twice, as a damaged tree does it: that test checks only that the
+    /// tree does not panic.
     pub(crate) tolerant: bool,
 }
 
@@ -45,8 +45,8 @@ impl TestPages {
         }
     }
 
-    /// These pages, in the transaction `txn`, which may free pages that it does not know: those of
-    /// a damaged tree.
+    /// Returns an arena of these pages, in the transaction `txn`, which may free unknown pages:
+    /// those of a damaged tree.
     pub(crate) fn holding(page_size: usize, bytes: Vec<u8>, txn: TxnId) -> TestPages {
         TestPages { bytes, txn, tolerant: true, ..TestPages::new(page_size) }
     }
@@ -55,8 +55,7 @@ impl TestPages {
         self.txn = self.txn.next_in(self.txn.incarnation()).expect("few transactions");
     }
 
-    /// Recycles all that was freed when no root older than `oldest` is read any more; the bytes are
-    /// spoilt at once.
+    /// Recycles all freed pages that no root from `oldest` on needs, and overwrites their bytes.
     pub(crate) fn release(&mut self, oldest: TxnId) {
         for freed in std::mem::take(&mut self.freed) {
             if freed.freed_txn <= oldest || freed.created_txn == freed.freed_txn {

@@ -1,21 +1,21 @@
 //! Which freed pages are protected from reuse.
 //!
-//! **I3**, the reuse rule, is kept here, in [`Protected::is_reusable`], and evaluated at each
-//! allocation: a freed page is not reused while some protected transaction p (any pin, the newest
-//! started checkpoint C, the newest finished checkpoint K) has created_txn ≤ p < freed_txn, nor
-//! before the transaction that freed it is committed. So pages younger than the last checkpoint and
-//! than a stalled reader recycle at once and stay hot in the cache, whatever is pinned.
+//! **I3**, the reuse rule, is enforced in [`Protected::is_reusable`], at each allocation. A freed
+//! page is not reused while some protected transaction p (any pin, the newest started checkpoint C,
+//! the newest finished checkpoint K) has created_txn ≤ p < freed_txn, nor before the transaction
+//! that freed it is committed. So pages that are younger than the last checkpoint and than a
+//! stalled reader are recycled at once, whatever is pinned. They stay hot in the cache.
 //!
 //! **A scan of the pins stays valid.** Its horizon is the newest commit when it was made, under the
 //! writer lock. A pin that it does not list is on that commit or a later one, or is given up again
-//! (`shared::protocols::pins`). A page that was freed by the horizon or before is needed by no such
-//! pin, whenever that is taken. So each process keeps its last scan across transactions, and makes
-//! a new one only for pages that were freed later, or that a pin of the old scan protects. Pins
-//! that have ended since protect pages for longer than they must, never for too short.
+//! (`shared::protocols::pins`). No such pin, whenever it is taken, needs a page that was freed by
+//! the horizon or before. So each process keeps its last scan across transactions. It makes a new
+//! one only for pages that were freed later, or that a pin of the old scan protects. A pin that
+//! ended after the scan still counts; that only delays reuse.
 //!
-//! A scan visits each slot in use. With many of them it is made once in [`LARGE_SCAN_AGE`]
-//! transactions at most, as long as pages can be had elsewhere; the pages that wait for it
-//! meanwhile are as many as so many transactions free.
+//! A scan visits each slot in use. If there are many, a process scans at most once in
+//! [`LARGE_SCAN_AGE`] transactions, as long as it finds pages elsewhere. Meanwhile at most the
+//! pages that [`LARGE_SCAN_AGE`] transactions free wait for the scan.
 
 use crate::pages::queue::FreeEntry;
 use crate::participant::engine::Engine;
@@ -23,20 +23,20 @@ use crate::participant::pin_scan::PinScan;
 use crate::{Result, TxnId};
 use std::sync::Arc;
 
-/// Slots of a scan from which on it counts as large.
+/// The number of slots from which on a scan counts as large.
 const LARGE_SCAN_SLOTS: usize = 256;
-/// Transactions for which a large scan is not made again unless the store is full.
+/// The number of transactions for which a large scan is not repeated unless the store is full.
 const LARGE_SCAN_AGE: u64 = 64;
 
 /// Selects which pins protect pages from reuse.
 pub(crate) enum Protection {
-    /// A live store: all pins, C and K.
+    /// In a live store: all pins, C and K.
     Live,
-    /// Recovery, where there are no readers: its checkpoint alone.
+    /// In recovery, where there are no readers: its checkpoint alone.
     Recovery(TxnId),
 }
 
-/// What protects pages from one write transaction.
+/// The checkpoints and pins that protect pages from reuse by one write transaction.
 pub(crate) struct Protected<'e> {
     engine: &'e Engine,
     committed: TxnId,
@@ -44,13 +44,14 @@ pub(crate) struct Protected<'e> {
     started: TxnId,
     finished: TxnId,
     scan: Arc<PinScan>,
-    /// The scan was made in this transaction.
+    /// Whether the scan was made in this transaction.
     is_new: bool,
     is_thorough: bool,
 }
 
 impl<'e> Protected<'e> {
-    /// Of the transaction after `committed`. The caller holds the writer lock.
+    /// Returns the protection during the transaction after `committed`. The caller holds the writer
+    /// lock.
     pub(crate) fn new(engine: &'e Engine, committed: TxnId, protection: Protection) -> Protected<'e> {
         let ((started, finished), scan, is_new) = match protection {
             Protection::Live => (engine.checkpoints(), engine.last_pin_scan(), false),
@@ -61,8 +62,8 @@ impl<'e> Protected<'e> {
         Protected { engine, committed, started, finished, scan, is_new, is_thorough: false }
     }
 
-    /// Takes note of checkpoints that were started or finished, and of pins that have ended. A new
-    /// pin is on the transaction that this one began from, and needs no page that was free there.
+    /// Reads which checkpoints were started or finished, and which pins have ended. A new pin is on
+    /// the base commit of the transaction; it needs no page that was already free in it.
     ///
     /// # Errors
     /// As [`Engine::scan_pins`].
@@ -73,29 +74,29 @@ impl<'e> Protected<'e> {
         Ok(())
     }
 
-    /// From now on, scans as soon as a page waits for that, however many pins there are. True if it
-    /// did not before.
+    /// Enables scans as soon as a page waits for one, however many pins there are. Returns true if
+    /// this was not enabled before.
     pub(crate) fn become_thorough(&mut self) -> bool {
         !std::mem::replace(&mut self.is_thorough, true)
     }
 
-    /// Whether the usual few looks found no page in this transaction.
+    /// Returns whether the usual bounded search found no page in this transaction.
     pub(crate) fn is_thorough(&self) -> bool {
         self.is_thorough
     }
 
-    /// C, the newest started checkpoint.
+    /// Returns C, the newest started checkpoint.
     pub(crate) fn started(&self) -> TxnId {
         self.started
     }
 
-    /// K, the newest finished checkpoint.
+    /// Returns K, the newest finished checkpoint.
     pub(crate) fn finished(&self) -> TxnId {
         self.finished
     }
 
-    /// The pins that the newest scan found, ascending: all that protect a page which was free when
-    /// the transaction began.
+    /// Returns the pins that a scan in this transaction found, ascending: all that protect a page
+    /// which was free when the transaction began.
     ///
     /// # Errors
     /// As [`Engine::scan_pins`].
@@ -115,8 +116,8 @@ impl<'e> Protected<'e> {
         holds(self.started) || holds(self.finished)
     }
 
-    /// Whether rule I3 allows reuse of a page. False also if only a new scan could tell, and none
-    /// is due.
+    /// Returns whether rule I3 allows reuse of a page. Also returns false if only a new scan could
+    /// decide that, and none is due.
     ///
     /// # Errors
     /// As [`Engine::scan_pins`].
@@ -135,7 +136,7 @@ impl<'e> Protected<'e> {
         Ok(is_free)
     }
 
-    /// By the scan at hand.
+    /// Returns whether the present scan shows that no pin protects the page.
     fn is_free_of_pins(&self, entry: &FreeEntry) -> bool {
         entry.freed_txn <= self.scan.horizon && !self.scan.protects(entry.created_txn, entry.freed_txn)
     }
@@ -149,14 +150,14 @@ impl<'e> Protected<'e> {
         !self.is_new && (scan.slots < LARGE_SCAN_SLOTS || self.is_thorough || is_old())
     }
 
-    /// Whether a page that is not reusable now, and those that were freed after it, become so
-    /// without the end of any pin.
+    /// Returns whether a page that is not reusable now, and all pages freed after it, become
+    /// reusable without the end of any pin.
     pub(crate) fn waits(&self, entry: &FreeEntry) -> bool {
         entry.freed_txn > self.committed.min(self.scan.horizon) || self.is_held_by_checkpoint(entry)
     }
 
-    /// Whether the newest checkpoint contains a page that this transaction created. Selects the
-    /// queue of a freed page.
+    /// Returns whether the newest checkpoint contains a page that `created_txn` created. Selects
+    /// the queue of a freed page.
     pub(crate) fn is_in_checkpoint(&self, created_txn: TxnId) -> bool {
         created_txn <= if planted_bug!("reuse-running-checkpoint") { self.finished } else { self.started }
     }

@@ -1,10 +1,10 @@
 //! Free queues: FIFO lists of freed pages, kept in pages of the arena.
 //!
-//! A queue begins and ends where the commit slot says, so a writer that dies has taken nothing and
-//! given nothing: what it wrote behind the published end is overwritten by the next. A queue page
-//! is therefore filled in place, entry by entry, through atomic words; all other pages of the arena
-//! are never changed once published. A page that a started checkpoint contains is sealed: entries
-//! after that go to the next page, so that its bytes stay those that the checkpoint summed.
+//! The commit slot records the beginning and the end of a queue. So a writer that dies has taken
+//! and returned nothing: the next writer overwrites what it wrote behind the published end.
+//! Therefore a queue page is filled in place, entry by entry, through atomic words. All other pages
+//! of the arena never change once published. A page that a started checkpoint contains is sealed:
+//! later entries go to the next page, so that its bytes stay those that the checkpoint summed.
 //!
 //! | offset in the page | bytes | field |
 //! |---|---|---|
@@ -15,7 +15,7 @@
 //! | 56 + 24 i | 8 | freed_txn |
 //!
 //! The page after the tail is reserved when the tail is made, since a sealed page can't be given a
-//! link. How many entries a page ended with stands in the page behind it, for the same reason.
+//! link. For the same reason, the number of entries of a page is recorded in the page behind it.
 
 use crate::files::page::PageRead;
 use crate::files::page::{PageHeader, PageKind};
@@ -26,8 +26,8 @@ use crate::files::slot::QueueState;
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::{PageId, Result, TxnId};
 
-/// An entry of a free queue: a page or extent that may be reused when nothing protects a commit
-/// from `created_txn` up to, but not including, `freed_txn`.
+/// An entry of a free queue: a page or extent that may be reused when no pin or checkpoint protects
+/// a commit from `created_txn` up to, but not including, `freed_txn`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FreeEntry {
     pub(crate) page: PageId,
@@ -36,8 +36,8 @@ pub(crate) struct FreeEntry {
     pub(crate) freed_txn: TxnId,
 }
 
-/// Makes a page into the (still empty) tail of a queue. Its header keeps, as link, the page
-/// reserved to follow it, and, as extra, how many entries the page before it ended with.
+/// Makes a page the (still empty) tail of a queue. The header's `link` is the page reserved to
+/// follow it; its `extra` is the number of entries of the page before it.
 pub(crate) fn format_page(body: &mut [u8], page: PageId, created_txn: TxnId, next: PageId, previous_count: u32) {
     body.fill(0);
     let header = PageHeader {
@@ -53,7 +53,7 @@ pub(crate) fn format_page(body: &mut [u8], page: PageId, created_txn: TxnId, nex
     header.write(body);
 }
 
-/// How many entries the queue page `header`, which is not the tail, holds.
+/// Returns the number of entries of the queue page `header`, which is not the tail.
 pub(crate) fn sealed_count(pages: &Pages<'_>, header: &PageHeader) -> Result<u32> {
     let next = pages.expect(header.link, PageKind::FreeQueue)?;
     Ok(next.extra.min(u64::from(capacity(pages.page_size()))) as u32)
@@ -73,7 +73,7 @@ pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: 
         freed_txn: TxnId::from_u64(words[2]),
     };
     if entry.created_txn > entry.freed_txn || pages.check(entry.page, entry.pages).is_err() {
-        return Err(arena.damaged(page, format!("queue entry {index} makes no sense: {entry:?}")));
+        return Err(arena.damaged(page, format!("queue entry {index} is impossible: {entry:?}")));
     }
     Ok(entry)
 }
@@ -86,14 +86,15 @@ pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: FreeEn
     arena.store_words(page, at, &values)
 }
 
-/// The page behind a queue's page that is not its tail. Each such page holds an entry, since it was
-/// made for one: a damaged link can't lead round in circles for ever without showing.
+/// Returns the page behind a queue's page that is not its tail. Each such page holds at least one
+/// entry, since it was made for one. So a cycle of damaged links is detected.
 pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &PageHeader) -> Result<PageId> {
     let next = pages.expect(header.link, PageKind::FreeQueue)?;
     if next.page == header.page || next.extra == 0 {
-        return Err(
-            arena.damaged(header.page, format!("a queue's page is said to be followed by page {}", next.page.0))
-        );
+        return Err(arena.damaged(
+            header.page,
+            format!("a queue's page has page {} as its next page, which can't follow it", next.page.0),
+        ));
     }
     Ok(next.page)
 }
@@ -106,7 +107,7 @@ pub(crate) fn each_page(
     on_page: &mut dyn FnMut(PageId, TxnId) -> Result<()>,
 ) -> Result<()> {
     let mut page = queue.head;
-    // All but the first have at least one of the entries.
+    // Each page but the first has at least one of the entries.
     for _ in 0..=queue.count.saturating_add(1) {
         let header = pages.expect(page, PageKind::FreeQueue)?;
         on_page(page, header.created_txn)?;
@@ -118,8 +119,7 @@ pub(crate) fn each_page(
     Err(arena.damaged(page, "a queue has more pages than it counts entries"))
 }
 
-/// Visits what a queue consists of: its own pages (the reserved one has no header yet) and its
-/// entries.
+/// Visits a queue's own pages (the reserved one has no header yet) and its entries.
 ///
 /// `pages` belongs to the commit that `queue` was read from, which the caller protects.
 pub(crate) fn walk(

@@ -1,5 +1,5 @@
-//! What a writer does when it finds no page, or no log space, for its transaction; and the pages
-//! that are reserved for deletes.
+//! The checkpoint that a writer requests when it finds no page, or no log space, for its
+//! transaction; and the pages that are reserved for deletes.
 //!
 //! Pages and log that only the newest checkpoint needs become free by the next one. The start of a
 //! checkpoint needs the writer lock. The writer that lacks space owns it, and can't release it in
@@ -19,12 +19,12 @@
 //! those that the checkpoint sums.
 //!
 //! **The log.** Recovery from this checkpoint begins at the first record of the running
-//! transaction, not at the log's tail: a transaction that streams has published frames already, and
-//! its commit makes them count.
+//! transaction, not at the log's tail. A transaction that streams has already published frames, and
+//! recovery must apply them if it commits.
 //!
 //! **The reserve.** Only deletes free space in a store that is full of records, and a delete copies
-//! pages before it frees any. So transactions that make the store larger leave some pages to those
-//! that do not, and these leave a few to recovery ([`SpaceQuota`]).
+//! pages before it frees any. So transactions that make the store larger leave some pages to other
+//! transactions, which in turn leave a few to recovery ([`SpaceQuota`]).
 
 use crate::error::reason::Space;
 use crate::files::page::queue_capacity;
@@ -38,40 +38,41 @@ use crate::{Error, Result, TxnId};
 use std::time::Duration;
 use untorn_wal::Lsn;
 
-/// Pages that are left to recovery. It replays the same transactions, but without pins and with
-/// another order of the entries in the queues, so each of the four queues may need a page earlier
-/// than it did, and one to follow that.
+/// The number of pages that are left to recovery. It replays the same transactions, but without
+/// pins and with another order of the queues' entries. So each of the four queues may need a page
+/// earlier than it did, and one to follow that.
 const RECOVERY_PAGES: u64 = 8;
-/// Pages that are left to deletes, beside those for the entries in the queues: 32 deletes in one
-/// transaction, whose keys have no page but the root in common, with six pages for each (two levels
-/// of the tree, a neighbour of each that is merged, and two).
+/// The number of pages that are left to deletes, in addition to those for the queues' entries. This
+/// suffices for 32 deletes in one transaction whose keys share no page but the root. Each delete
+/// takes six pages: two levels of the tree, a neighbour of each that is merged, and two more.
 const DELETE_PAGES: u64 = 192;
-/// A small store has no more pages that deletes could copy than this, and it is to stay small on
-/// the disk.
+/// The least number of pages left to deletes. In a small store deletes can copy no more than this,
+/// and the store should stay small on the disk.
 const DELETE_PAGES_MIN: u64 = 24;
 
-/// A snapshot that pins at least this many pages is named in the error for a full store.
+/// The error for a full store describes a snapshot that pins at least this many pages.
 const PINNED_PAGES_MIN: u64 = 16;
 
 /// How much of the store's space a transaction may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SpaceQuota {
-    /// It may make the store larger: it leaves pages for deletes.
+    /// The transaction may make the store larger: it leaves pages for deletes.
     Growing,
-    /// So far it deletes only: it leaves pages for recovery.
+    /// The transaction has only deleted so far: it leaves pages for recovery.
     Shrinking,
-    /// It overwrites records with others of the same length: as above, whatever it does.
+    /// The transaction overwrites records with others of the same length: it leaves pages for
+    /// recovery, whatever it does.
     Reserved,
-    /// Recovery, which must not fail.
+    /// The transaction runs in recovery, which must not fail: it leaves none.
     All,
 }
 
 impl SpaceQuota {
-    /// The pages that a transaction leaves, in a store with this many pages in use and room for
-    /// `most`.
+    /// Returns how many pages a transaction leaves, in a store with `high_water` pages in use and
+    /// at most `most` pages.
     ///
-    /// Of a large store, also one page for each page full of entries: what drops a keyspace of that
-    /// size needs for the queues.
+    /// In a large store, this includes one page for each page full of queue entries: dropping a
+    /// keyspace of that size needs them for the queues.
     pub(crate) fn reserved_pages(self, page_size: usize, high_water: u32, most: u64) -> u64 {
         let recovery = RECOVERY_PAGES.min(most / 16);
         let used = u64::from(high_water);
@@ -86,24 +87,25 @@ impl SpaceQuota {
     }
 }
 
-/// Whether this error is that the store, or its device, is full.
+/// Returns whether this error means that the store, or its device, is full.
 pub(crate) fn is_full(error: &Error) -> bool {
     matches!(error, Error::DiskFull { .. } | Error::Limit { .. })
 }
 
-/// What a writer lacks.
+/// The resource that a writer lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Shortage {
     Pages,
     Log,
 }
 
-/// Has the logger finish a checkpoint that releases what is short. Returns false if none can: the
-/// newest checkpoint is of the commit that the transaction began from. `from` is the log position
-/// of the transaction's first record. The caller owns the writer lock.
+/// Starts a checkpoint that releases the resource, and waits until the logger has finished it.
+/// Returns false if none can release it: the newest checkpoint is already of the commit that the
+/// transaction began from. `from` is the log position of the transaction's first record. The caller
+/// owns the writer lock.
 ///
 /// # Errors
-/// Those of the checkpoint; [`Error::LoggerStalled`] if the logger makes no progress.
+/// The checkpoint's errors; [`Error::LoggerStalled`] if the logger makes no progress.
 pub(crate) fn checkpoint(engine: &Engine, base: &SlotImage, from: Lsn, shortage: Shortage) -> Result<bool> {
     let words = &engine.control.fixed().checkpoint;
     let failures = words.failures();
@@ -140,7 +142,7 @@ pub(crate) fn count_pinned(pages: &Pages<'_>, arena: &Arena, image: &SlotImage, 
     Ok(pinned)
 }
 
-/// A snapshot that is open.
+/// An open snapshot.
 struct OpenSnapshot {
     txn: TxnId,
     pid: u32,
@@ -149,7 +151,7 @@ struct OpenSnapshot {
 }
 
 /// Describes the snapshot that pins most of the free pages of this image, for an error; `None` if
-/// no snapshot pins a good part of them. The caller holds the writer lock.
+/// no snapshot pins a large part of them. The caller holds the writer lock.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for a damaged queue or table.

@@ -12,39 +12,40 @@
 //!
 //! **The allocator is not rolled back.** A page that was taken from a free queue stays with the
 //! transaction. So the queues of the image have only moved forward, as in a transaction without
-//! savepoints, and rule I3 holds for the same reason: a page is taken when it may be reused, and is
-//! only ever given out by this transaction afterwards. The pages of the queues themselves are in no
-//! tree, so what becomes of them is kept apart from what a rollback takes back.
+//! savepoints. Rule I3 holds for the same reason: a page is taken when it may be reused, and
+//! afterwards only this transaction allocates it. The pages of the queues themselves are in no
+//! tree, so they are recorded separately from what a rollback undoes.
 //!
 //! **Each page is in one place.** A page that the transaction has taken is in use by a queue, is
 //! free, or is in use by a tree of the present state or of a savepoint's. In the last case it was
 //! allocated before the first savepoint, or is in `fresh` of the interval in which it was
-//! allocated. It leaves `fresh` by being freed in that same interval, so that no savepoint can have
-//! it; only then is it free. A page that is freed in a later interval stays in `fresh` of its own,
-//! and is in `retained` of the later one. It is returned once: by `fresh` at a rollback to the
-//! beginning of its own interval or an earlier one, or by `retained` at the commit.
+//! allocated. It leaves `fresh` when it is freed in that same interval, so that no savepoint can
+//! have it; only then is it free. A page that is freed in a later interval stays in `fresh` of its
+//! own, and is in `retained` of the later one. It is returned once: from `fresh` at a rollback to
+//! the beginning of its own interval or an earlier one, or from `retained` at the commit.
 
 use crate::PageId;
 use std::collections::HashMap;
 
-/// What happened to pages between a savepoint and the next one.
+/// The changes to pages between a savepoint and the next one.
 #[derive(Default)]
 struct Interval {
-    /// How many pages of earlier transactions had been replaced when the savepoint was made.
+    /// The number of pages of earlier transactions that had been replaced when the savepoint was
+    /// made.
     replaced: usize,
-    /// What was allocated, and is not free again: first page and length of an extent, or a page and
+    /// What was allocated and is not free again: first page and length of an extent, or a page and
     /// 1.
     fresh: HashMap<PageId, u32>,
-    /// What was freed, of the pages of this transaction that were allocated before. First page and
-    /// length, as above.
+    /// The pages of this transaction that were allocated before the interval and freed in it. First
+    /// page and length, as above.
     retained: Vec<(PageId, u32)>,
 }
 
-/// What a rollback does to the pages.
+/// The effect of a rollback on the pages.
 pub(super) struct Undone {
     /// Pages that can be used again.
     pub(super) free: Vec<(PageId, u32)>,
-    /// How many of the replaced pages of earlier transactions stay so.
+    /// The number of pages of earlier transactions that stay replaced.
     pub(super) replaced: usize,
 }
 
@@ -54,18 +55,19 @@ pub(super) struct Savepoints {
 }
 
 impl Savepoints {
-    /// A savepoint of a transaction that has replaced so many pages of earlier ones.
+    /// Adds a savepoint of a transaction that has replaced `replaced` pages of earlier ones.
     pub(super) fn add(&mut self, replaced: usize) {
         self.intervals.push(Interval { replaced, ..Interval::default() });
     }
 
-    /// Whether a page of this transaction may be changed in place: no savepoint has it.
+    /// Returns whether a page of this transaction may be changed in place, since no savepoint has
+    /// it.
     #[inline]
     pub(super) fn is_own(&self, page: PageId) -> bool {
         self.intervals.last().is_none_or(|interval| interval.fresh.contains_key(&page))
     }
 
-    /// Notes what the transaction has allocated.
+    /// Records a page or extent that the transaction has allocated.
     #[inline]
     pub(super) fn note_allocated(&mut self, page: PageId, pages: u32) {
         if let Some(interval) = self.intervals.last_mut() {
@@ -85,7 +87,8 @@ impl Savepoints {
         is_retained
     }
 
-    /// Forgets all that happened since the savepoint at `depth`, and the savepoints after it.
+    /// Removes the changes since the savepoint at `depth`, and the savepoints after it. Returns
+    /// their effect on the pages.
     pub(super) fn roll_back_to(&mut self, depth: usize) -> Undone {
         let intervals = self.intervals.split_off(depth);
         let replaced = intervals.first().map_or(0, |interval| interval.replaced);

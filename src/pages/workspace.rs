@@ -1,15 +1,15 @@
 //! The pages of a running write transaction: those that it creates, and those of earlier
 //! transactions that it replaces.
 //!
-//! - `allocate`: single pages, from the free queues or the end of the arena; what happens when
-//!   there are none
+//! - `allocate`: single pages, from the free queues or the end of the arena; the steps if there are
+//!   none
 //! - `allocate_extents`: extents, and the extent directory
 //! - `return_freed`: the return of freed pages to the queues, at the commit
 //!
 //! Single pages are in four queues, by what may protect them from reuse. The queue of a page is a
-//! hint: it lets an allocation scan a bounded number of entries. Rule **I3** decides; it is kept in
-//! [`crate::pages::protection`]. Extents are in one queue for each size class. The ends of those
-//! queues are in a page of their own, the extent directory.
+//! hint: it lets an allocation scan a bounded number of entries. Rule **I3** decides;
+//! [`crate::pages::protection`] enforces it. Extents are in one queue for each size class. The ends
+//! of those queues are in a page of their own, the extent directory.
 //!
 //! **Recycling.** A page that is reused is written again at the next checkpoint. So the queue of
 //! young pages, which is used first, has at most `YOUNG_BYTES_MAX`: updates reuse these few pages,
@@ -18,8 +18,8 @@
 //! pages as it frees leaves the lengths of all queues unchanged. A queue consists of one page for
 //! each page full of entries, and at most three more.
 //!
-//! **A full store.** [`crate::pages::reserve`] has the checkpoint that a writer takes when it finds
-//! no page, and the pages that are reserved for deletes.
+//! **A full store.** [`crate::pages::reserve`] contains the checkpoint that a writer requests when
+//! it finds no page, and the pages that are reserved for deletes.
 
 mod allocate;
 mod allocate_extents;
@@ -57,18 +57,18 @@ pub(crate) struct Workspace<'e> {
     /// The queues of extents, once they were read, and whether they changed.
     directory: Option<Vec<QueueState>>,
     directory_changed: bool,
-    /// The directory is in a page of this transaction.
+    /// Whether the directory is in a page of this transaction.
     has_own_directory: bool,
     /// Pages of earlier transactions that this one replaced.
     freed_pages: Vec<FreeEntry>,
-    /// Pages of queues whose entries were all taken. No rollback undoes that.
+    /// Pages of queues whose entries were all taken. A rollback to a savepoint does not undo that.
     consumed_queue_pages: Vec<FreeEntry>,
     /// Pages that this transaction created or took from a queue, and may use.
     free: Vec<PageId>,
     savepoints: Savepoints,
     /// A page for the pinned queue, in case that needs one during an allocation.
     reserved_page: Option<PageId>,
-    /// As `free`, for extents.
+    /// Extents that this transaction created or took from a queue, and may use.
     free_extents: Vec<(PageId, u32)>,
     /// The rests of free extents that were split. Each extent was reusable as a whole, so its rest
     /// is reusable at once.

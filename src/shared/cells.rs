@@ -1,20 +1,20 @@
-//! Where cells and counters lie in `control`: a table of entries, and the copies of the cells'
+//! The layout of cells and counters in `control`: a table of entries, and the copies of the cells'
 //! values behind it.
 //!
-//! | part | offset | what |
+//! | part | offset | content |
 //! |---|---|---|
 //! | table | [`table_at`] | [`ENTRY_CHUNK`] entries at a time, up to [`limits::CELLS_MAX`] |
 //! | bodies | after the table's end | a cell's copies, allocated once and kept by its entry for ever |
 //!
 //! Both grow within the file, written with zeros before anything is placed there. Address space is
-//! reserved for the table; the bodies are mapped as they are used
-//! ([`crate::shared::memory::spans`]). Between them and what lies before them the file has holes,
-//! which nobody touches.
+//! reserved for the table; the bodies are mapped when they are used
+//! ([`crate::shared::memory::spans`]). The file has holes before each of them, which no process
+//! touches.
 //!
-//! Entries are allocated and freed by the owner of the writer lock. An entry that was freed is used
-//! again: a cell's, by whoever holds its latch, so that a writer with a stale handle is never in
-//! the middle of it; a counter's, when all processes that could have a handle to the old counter
-//! are gone, since adding takes no latch.
+//! Entries are allocated and freed by the owner of the writer lock. A freed entry is used again.
+//! The next user of a cell's entry must hold its latch, so that no writer with a stale handle is in
+//! the middle of a store. A counter takes no latch to add, so its entry is used again only when all
+//! processes that could have a handle to the old counter are gone.
 #![allow(unsafe_code)]
 
 mod entry;
@@ -35,16 +35,16 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Entries by which the table grows.
+/// The number of entries by which the table grows.
 const ENTRY_CHUNK: usize = 1024;
-/// Bytes by which the bodies grow.
+/// The number of bytes by which the bodies grow.
 const BODY_CHUNK: u64 = 256 << 10;
-/// Bodies begin at multiples of this, a cache line.
+/// The unit of a body's position and length: a cache line.
 const BODY_UNIT: u64 = 64;
-/// Bytes of the table, in the first span of the region's mapping.
+/// The length of the table in bytes. It is in the first span of the region's mapping.
 pub(crate) const TABLE_BYTES: u64 = (limits::CELLS_MAX * size_of::<CellEntry>()) as u64;
 const BODIES_BYTES: u64 = limits::CELLS_MAX as u64 * (limits::CELL_LEN_MAX * COPIES) as u64;
-/// Bytes of both.
+/// The length of the table and the bodies in bytes.
 pub(crate) const RESERVED_BYTES: u64 = TABLE_BYTES + BODIES_BYTES;
 
 const _: () = {
@@ -53,7 +53,8 @@ const _: () = {
     assert!(limits::CELL_LEN_MAX < 1 << 16);
 };
 
-/// Where the table begins, behind a reader table of its greatest size that ends at `readers_end`.
+/// Returns the offset of the table, behind a reader table of its greatest size that ends at
+/// `readers_end`.
 fn table_at(readers_end: usize) -> u64 {
     readers_end.next_multiple_of(4096) as u64
 }
@@ -67,18 +68,18 @@ impl Control {
         &self.fixed().cells
     }
 
-    /// Entries that exist, checked to lie in the file.
+    /// Returns the number of entries that exist, checked against the file's length.
     fn cell_capacity(&self) -> Result<u64> {
         let capacity = Self::number(&self.cells().capacity, limits::CELLS_MAX as u64, "number of cells")?;
         let end = table_at(self.readers_end()) + capacity * size_of::<CellEntry>() as u64;
-        // Where there is none, the file may end before the place of the first.
+        // If there is none, the file may end before the place of the first entry.
         if capacity > 0 {
             self.check_own_file(&self.cell_table_known, end, "table of cells")?;
         }
         Ok(capacity)
     }
 
-    /// Bytes of bodies that exist, checked to lie in the file.
+    /// Returns the number of bytes of bodies that exist, checked against the file's length.
     fn cell_bodies(&self) -> Result<u64> {
         let chunks = Self::number(&self.cells().bodies_backed, BODIES_BYTES / BODY_CHUNK, "room for cells")?;
         let end = table_at(self.readers_end()) + TABLE_BYTES + chunks * BODY_CHUNK;
@@ -102,27 +103,27 @@ impl Control {
         }
     }
 
-    /// How many entries were ever used: those beyond hold nothing.
+    /// Returns the number of entries that were ever used; later entries are empty.
     pub(crate) fn cell_bound(&self) -> Result<usize> {
         Ok(Self::number(&self.cells().bound, self.cell_capacity()?, "number of cells in use")? as usize)
     }
 
     fn entry_at(&self, index: usize) -> &CellEntry {
         // SAFETY: within the reserved range of the mapping, aligned, and in the part of the file
-        // that `capacity` says was written, as the callers have checked. All is atomics, which any
-        // process may change at will.
+        // that was written according to `capacity`, as the callers have checked. All is atomics,
+        // which any process may change at will.
         unsafe {
             let table = self.base().add(table_at(self.readers_end()) as usize);
             &*table.cast::<CellEntry>().add(index)
         }
     }
 
-    /// The entries that were ever used.
+    /// Returns the entries that were ever used.
     pub(crate) fn cell_entries(&self) -> Result<impl ExactSizeIterator<Item = &CellEntry>> {
         Ok((0..self.cell_bound()?).map(|index| self.entry_at(index)))
     }
 
-    /// One entry; an error if it was never used.
+    /// Returns an entry, or an error if it was never used.
     pub(crate) fn cell_entry(&self, index: usize) -> Result<&CellEntry> {
         if index >= self.cell_bound()? {
             return Err(damaged("place of a cell"));
@@ -130,8 +131,8 @@ impl Control {
         Ok(self.entry_at(index))
     }
 
-    /// Where the copies of an entry's cell begin, in bytes after the bodies' begin, checked to lie
-    /// in the file.
+    /// Returns the offset of the copies of an entry's cell from the beginning of the bodies,
+    /// checked against the file's length.
     fn body_of(&self, entry: &CellEntry, kind: CellKind) -> Result<u64> {
         let at = Self::number(&entry.body, BODIES_BYTES / BODY_UNIT, "place of a cell's copies")? * BODY_UNIT;
         if at + kind.body_bytes() > self.cell_bodies()? {
@@ -140,26 +141,26 @@ impl Control {
         Ok(at)
     }
 
-    /// The cell of an entry, ready to be read and stored.
+    /// Returns the cell of an entry, mapped for loads and stores.
     pub(crate) fn cell_view<'c>(&'c self, entry: &'c CellEntry) -> Result<StoredCell<'c>> {
         let kind = entry.kind()?;
         let CellKind::Cell { len } = kind else { return Err(damaged("kind of a cell")) };
         let first = self.map_copies(entry, kind)?;
-        // SAFETY: mapped for as long as `self` lives, as was just found, in the part of the file
-        // that was written before `bodies_backed` said so. Aligned to a cache line; atomics alone,
+        // SAFETY: mapped for as long as `self` lives, as just checked, in a part of the file that
+        // was written before `bodies_backed` was stored. Aligned to a cache line; atomics alone,
         // which any process may change at will.
         let copies = unsafe { std::slice::from_raw_parts(first.as_ptr(), kind.body_bytes() as usize / 8) };
         Ok(CellView::new(&entry.hot, copies, len))
     }
 
-    /// Address of the copies of an entry's cell.
+    /// Returns the address of the copies of an entry's cell.
     fn map_copies(&self, entry: &CellEntry, kind: CellKind) -> Result<NonNull<AtomicU64>> {
         let start = table_at(self.readers_end()) + TABLE_BYTES + self.body_of(entry, kind)?;
         let first = self.spans().map(start..start + kind.body_bytes())?;
         Ok(NonNull::new(first.cast()).expect("nothing is mapped at address 0"))
     }
 
-    /// A cell or counter to come back to, found and checked once.
+    /// Returns a reference to a cell or counter, which is checked once, here.
     pub(crate) fn cell_ref(&self, index: usize, kind: CellKind) -> Result<CellRef> {
         let entry = self.cell_entry(index)?;
         if entry.kind()?.body_bytes() != kind.body_bytes() {
@@ -169,7 +170,7 @@ impl Control {
         Ok(CellRef { region: self.base().addr(), entry: std::ptr::from_ref(entry), copies, kind })
     }
 
-    /// The entry that was found in this very mapping.
+    /// Returns the entry of a reference from this mapping.
     #[inline]
     pub(crate) fn entry_of(&self, cell: &CellRef) -> &CellEntry {
         assert!(cell.region == self.base().addr(), "a cell of another region");
@@ -178,8 +179,8 @@ impl Control {
         unsafe { &*cell.entry }
     }
 
-    /// The cell that was found in this very mapping; `entry` is its entry, as [`Control::entry_of`]
-    /// found it. An entry keeps its body for ever.
+    /// Returns the cell of a reference from this mapping; `entry` is its entry, from
+    /// [`Control::entry_of`]. An entry keeps its body for ever.
     #[inline]
     pub(crate) fn view_of<'c>(&'c self, cell: &CellRef, entry: &'c CellEntry) -> StoredCell<'c> {
         assert!(std::ptr::eq(cell.entry, entry), "a cell has the entry that was found with it");
@@ -192,12 +193,12 @@ impl Control {
 
     // ---- by the owner of the writer lock
 
-    /// A free entry for a cell of this kind, used anew or for the first time. `file` is this
-    /// region.
+    /// Returns a free entry for a cell of this kind, used anew or for the first time. `file` is
+    /// this region.
     ///
-    /// A freed counter is used again only if the newest transaction was `counters_before` or an
-    /// older one when it was freed. A freed cell's entry is used again only if `latch` gets its
-    /// latch, which the caller then has.
+    /// The entry of a counter is used again only if the newest transaction was `counters_before` or
+    /// an older one when the counter was freed. The entry of a cell is used again only if `latch`
+    /// acquires its latch, which the caller then owns.
     pub(crate) fn allocate_cell(
         &self,
         kind: CellKind,
@@ -226,21 +227,21 @@ impl Control {
         Ok(index)
     }
 
-    /// Makes entry `index`, which is free, one of this kind, with a body if it has none: for a new
-    /// cell, or in recovery for one that had this place before.
+    /// Sets the kind of the free entry `index`, and gives it a body if it has none. For a new cell,
+    /// or in recovery for a cell that had this entry before.
     pub(crate) fn place_cell(&self, index: usize, kind: CellKind, file: &File) -> Result<()> {
         self.ensure_entries(index + 1, file)?;
         let entry = self.entry_at(index);
-        // Somebody may have died when the entry's kind was there and the bound not yet: then what
-        // is made of it now may need a larger body.
+        // A process may have died after it stored the entry's kind and before the bound. The new
+        // cell may then need a larger body.
         if !entry.kind().is_ok_and(|old| old.body_bytes() == kind.body_bytes()) {
             let used = &self.cells().bodies_used;
             let at = Self::number(used, BODIES_BYTES / BODY_UNIT, "room used by cells")? * BODY_UNIT;
             let end = at + kind.body_bytes().next_multiple_of(BODY_UNIT);
             self.ensure_bodies(end, file)?;
-            // It says nothing of the body that it gets now.
+            // The old kind does not describe the new body.
             entry.kind.store(0, Ordering::Release);
-            // Whoever dies after this leaves a body that nobody has, in one entry at most.
+            // If the process dies after this store, one body at most belongs to no entry.
             used.store(checked((end / BODY_UNIT) as u32), Ordering::Release);
             entry.body.store(checked((at / BODY_UNIT) as u32), Ordering::Relaxed);
         }
@@ -251,8 +252,8 @@ impl Control {
         Ok(())
     }
 
-    /// Gives an allocated entry its first value, and its identity last. Lets go of its latch, also
-    /// if there is an error: the entry is free then.
+    /// Stores the first value of an allocated entry, and its generation last. Releases its latch,
+    /// also on an error: the entry is free then.
     pub(crate) fn begin_cell(&self, index: usize, generation: u64, first: &FirstValue<'_>, me: u64) -> Result<()> {
         let entry = self.cell_entry(index)?;
         let filled = self.fill_cell(entry, first);
@@ -283,13 +284,13 @@ impl Control {
         Ok(())
     }
 
-    /// Frees an entry: handles find out by its generation.
+    /// Frees an entry. Handles detect this by its generation.
     ///
-    /// Notes every version that the cell has had, for [`CellsHead::versions_gone`]. The generation
-    /// is cleared first, and the version read after it. A writer looks at the generation with the
-    /// latch, and the one before it moved the version before it released the latch; all four are
-    /// sequentially consistent or fenced. So of the writers whose version is not seen here, only
-    /// the first can have seen the generation: at most one more version is given.
+    /// Records every version that the cell has had in [`CellsHead::versions_gone`]. The generation
+    /// is cleared first, and the version is read after it. A writer checks the generation while it
+    /// holds the latch, and the previous writer moved the version before it released the latch. All
+    /// four accesses are sequentially consistent or fenced. So of the writers whose version is not
+    /// seen here, only the first can have seen the generation: at most one more version is given.
     pub(crate) fn free_cell(&self, index: usize) -> Result<()> {
         let entry = self.cell_entry(index)?;
         entry.freed_txn.store(self.committed().as_u64(), Ordering::Release);
@@ -333,7 +334,7 @@ impl Control {
         Ok(())
     }
 
-    /// What the file holds of the table and of the bodies, as the words say.
+    /// Returns the ranges of the file that hold the table and the bodies, according to the words.
     pub(crate) fn cells_ranges(&self) -> Result<[Range<u64>; 2]> {
         let head = self.cells();
         let table = table_at(self.readers_end());
@@ -343,7 +344,8 @@ impl Control {
         Ok([table..table + capacity * size_of::<CellEntry>() as u64, bodies..bodies + backed * BODY_CHUNK])
     }
 
-    /// Where the file must end at least for all that the words say there is.
+    /// Returns the least length of the file for all entries and bodies that exist according to the
+    /// words.
     pub(crate) fn cells_end(&self) -> Result<u64> {
         let ranges = self.cells_ranges()?;
         Ok(ranges.iter().filter(|range| !range.is_empty()).map(|range| range.end).max().unwrap_or(0))
@@ -353,10 +355,10 @@ impl Control {
 /// A cell of this region: see [`CellView`].
 pub(crate) type StoredCell<'c> = CellView<'c, Native>;
 
-/// A cell or counter of one mapping of `control`, as [`Control::cell_ref`] found and checked it.
+/// A reference to a cell or counter in one mapping of `control`, checked by [`Control::cell_ref`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CellRef {
-    /// Address of the mapping that it was found in.
+    /// The address of the mapping that the reference belongs to.
     region: usize,
     entry: *const CellEntry,
     copies: NonNull<AtomicU64>,
@@ -369,12 +371,12 @@ unsafe impl Send for CellRef {}
 // SAFETY: as above.
 unsafe impl Sync for CellRef {}
 
-/// What a cell begins with.
+/// The first value of a cell.
 pub(crate) struct FirstValue<'v> {
     pub(crate) value: &'v [u8],
     pub(crate) version: Version,
-    /// No version below this is given to what is stored.
+    /// No value is stored under a version below this.
     pub(crate) floor: Version,
-    /// What a committed sample holds of it: a version, or a counter's value.
+    /// What a committed sample holds of the cell: a version, or a counter's value.
     pub(crate) sampled: u64,
 }

@@ -1,20 +1,21 @@
 //! The layout of `control`, the region that all processes of a store share while one of them lives.
 //!
-//! Everything in it is an atomic: any process may write it at any time, and a flipped bit or a mad
-//! neighbour must lead to an error, never to undefined behaviour. What leads a reader to memory
-//! (page numbers, positions) is checked before use; what acknowledges carries a check of its own.
+//! Everything in it is an atomic. Any process may write it at any time, and a flipped bit or a
+//! stray write of another process must lead to an error, never to undefined behaviour. A number
+//! that leads a reader to memory (a page number, a position) is checked before use. A number that
+//! acknowledges a commit carries a check of its own.
 //!
 //! | part | offset | what |
-//! |---|---|---|
+//! | part | offset | content |
 //! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics, histograms |
 //! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process; grows within its reserved range |
 //! | ring | [`RING_AT`] | log records on their way to the logger; doubles within its reserved range, see [`RingWords`] |
 //! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range, see [`crate::shared::readers`] |
 //! | cells | after that range | see [`crate::shared::cells`]; grows as well |
 //!
-//! The offsets are those of the parts' greatest sizes. What a part does not use yet is a hole of
-//! the file, and nothing leads there but a word that is stored after its blocks were written with
-//! zeros: so no store into the mapping ever needs a block.
+//! The offsets are those of the parts' greatest sizes. Space that a part does not use yet is a hole
+//! of the file. No word leads there until the blocks were written with zeros. So no store into the
+//! mapping ever needs a block.
 //!
 //! - `layout`: where the words are
 //! - `event`: the words that threads wait on
@@ -73,31 +74,32 @@ use std::sync::{Arc, OnceLock};
 use untorn_wal::Lsn;
 use untorn_wal::segment::SegmentHeader;
 
-/// What a region needs whose words are wrong. The next open makes another one from the other files.
+/// The remedy in errors for a region whose words are wrong. The next open makes another region from
+/// the other files.
 pub(crate) const REOPEN_REMEDY: &str = "stop all processes that have the store open, and open it again";
 
-/// Bytes that are copied at a time when the region moves to another file.
+/// The number of bytes that are copied at a time when the region moves to another file.
 const COPY_BYTES: u64 = 64 << 10;
 
 /// The mapped region.
 pub(crate) struct Control {
-    /// The first span has all but the cells' copies.
+    /// The first span maps everything but the cells' copies.
     spans: Spans,
     ring_size: usize,
     page_size: u64,
-    /// The mapped arena, which knows how long its file is.
+    /// The mapped arena, for the length of its file.
     arena: OnceLock<Arc<Arena>>,
-    /// Bytes of the arena's file that this process has found to be there. The file never shrinks
-    /// while a process maps it.
+    /// The greatest length of the arena's file that this process has checked. The file never
+    /// shrinks while a process maps it.
     arena_known: AtomicU64,
-    /// Where the parts of this file end that this process has found to be there: entries of cells,
-    /// and their copies.
+    /// The greatest ends that this process has checked, of the cells' entries and of their copies.
     pub(super) cell_table_known: AtomicU64,
     pub(super) cell_bodies_known: AtomicU64,
-    /// The chunks of reader slots that this process has found ready, a bit for each: they are so
-    /// for ever.
+    /// The chunks of reader slots that this process has found ready, one bit each. A ready chunk
+    /// stays ready.
     pub(super) readers_known: AtomicU64,
-    /// Entries of the client table that this process has found ready: they are so for ever.
+    /// The number of entries of the client table that this process has found ready. A ready entry
+    /// stays ready.
     clients_known: AtomicUsize,
 }
 
@@ -106,13 +108,13 @@ impl Control {
         RING_AT + ring_size
     }
 
-    /// Where the reader slots begin.
+    /// Returns the offset of the reader slots.
     #[inline]
     pub(crate) fn readers_begin(&self) -> usize {
         Self::readers_at(self.ring_size)
     }
 
-    /// Where the range that is reserved for readers ends.
+    /// Returns the end of the range that is reserved for readers.
     pub(crate) fn readers_end(&self) -> usize {
         Self::file_len(self.ring_size, limits::READERS_MAX)
     }
@@ -121,18 +123,18 @@ impl Control {
         &self.spans
     }
 
-    /// Where the region lies, but for the cells' copies.
+    /// Returns the address of the region; the cells' copies may be mapped elsewhere.
     #[inline]
     pub(crate) fn base(&self) -> *const u8 {
         self.spans.first().as_ptr()
     }
 
-    /// Least length of the file while it has `capacity` reader slots.
+    /// Returns the least length of the file while it has `capacity` reader slots.
     fn file_len(ring_size: usize, capacity: usize) -> usize {
         Self::readers_at(ring_size) + capacity * size_of::<ReaderSlot<Native>>()
     }
 
-    /// Fills a new file with a region that nobody uses yet.
+    /// Fills a new file with a region that no process uses yet.
     pub(crate) fn format(file: &File, store_id: [u8; 16], geometry: &Geometry, boot_id: [u64; 2]) -> Result<Control> {
         let first_clients_end = CLIENTS_AT + CLIENT_CHUNK * size_of::<ClientEntry>();
         let ring_end = RING_AT as u64 + limits::RING_SIZE_MIN;
@@ -203,7 +205,7 @@ impl Control {
         let [reserve, max_len] =
             [cells::TABLE_BYTES, cells::RESERVED_BYTES].map(|len| (cells_at + len).next_multiple_of(MAPPING_ALIGN));
         let options = MapOptions { reserve, writable, in_core_dumps: false };
-        // No less than all of the first span: what lies in it is found without a check.
+        // At least the whole first span, since accesses to it are not checked.
         let spans = Spans::new(file.as_fd(), dir::CONTROL, options, reserve, max_len)?;
         Ok(Control {
             spans,
@@ -218,7 +220,8 @@ impl Control {
         })
     }
 
-    /// Maps an existing region; `None` if it is one of the past, of another store or another file.
+    /// Maps an existing region. Returns `None` if the region is of an earlier boot, of another
+    /// store, or a copy of another file.
     pub(crate) fn attach(
         file: &File,
         store_id: [u8; 16],
@@ -228,14 +231,14 @@ impl Control {
         Self::map_if_it_fits(file, store_id, geometry, boot_id, true)
     }
 
-    /// As [`Control::attach`], to read from only: a store into it would end the process, so nothing
-    /// may be called on it but what loads.
+    /// Maps a region as [`Control::attach`] does, read-only. A store into it would kill the
+    /// process, so only methods that load may be called on it.
     ///
-    /// Of memory that is mapped for reading only, the language promises no more than relaxed loads
-    /// of up to a pointer's size, since a stronger one could be a compare-and-exchange on some
-    /// target. On those that this library is for (x86-64, AArch64, 64-bit RISC-V) every atomic load
-    /// of 8 bytes or fewer is a load, with barriers if need be, whatever its ordering. A port to
-    /// another one has to look at this.
+    /// For memory that is mapped read-only, the language guarantees only relaxed loads of up to a
+    /// pointer's size, since a stronger load could be a compare-and-exchange on some target. On the
+    /// targets of this library (x86-64, AArch64, 64-bit RISC-V) every atomic load of 8 bytes or
+    /// fewer is a load, with barriers if needed, whatever its ordering. A port to another target
+    /// must check this.
     pub(crate) fn look_into(
         file: &File,
         store_id: [u8; 16],
@@ -245,8 +248,8 @@ impl Control {
         Self::map_if_it_fits(file, store_id, geometry, boot_id, false)
     }
 
-    /// The version of the layout of a region of this store and this boot, if it is another than
-    /// this library's.
+    /// Returns the layout version of a region of this store and this boot, if it differs from this
+    /// library's.
     pub(crate) fn foreign_layout(file: &File, store_id: [u8; 16], boot_id: [u64; 2]) -> Result<Option<u8>> {
         use std::os::unix::fs::FileExt;
         let mut found = [0; offset_of!(RegionIdentity, inode)];
@@ -289,8 +292,8 @@ impl Control {
         Ok(fits.then_some(control))
     }
 
-    /// Whether the file has all that the region's words say it has. Its length is asked for last:
-    /// others may be growing it, and say so when they have.
+    /// Returns whether the file is as long as the region's words require. The length is read last:
+    /// another process that grows the file stores the words afterwards.
     fn is_covered_by(&self, file: &File) -> Result<bool> {
         let readers_end = self.ready_readers_end() as u64;
         let Ok(cells_end) = self.cells_end() else { return Ok(false) };
@@ -298,7 +301,7 @@ impl Control {
         Ok(readers_end.max(cells_end) <= len)
     }
 
-    /// The part of fixed size.
+    /// Returns the part of fixed size.
     #[inline]
     pub(crate) fn fixed(&self) -> &Fixed {
         // SAFETY: the mapping is longer than `Fixed`, page-aligned, and lives as long as `self`;
@@ -307,45 +310,47 @@ impl Control {
         unsafe { &*self.base().cast::<Fixed>() }
     }
 
-    /// What the headers of the log's segments repeat.
+    /// Returns the number of this region, which the headers of the log's segments repeat.
     pub(crate) fn region(&self) -> u64 {
         self.fixed().identity.region.load(Ordering::Relaxed)
     }
 
-    /// Makes this the region of a new life, whose log no earlier region belongs to.
+    /// Gives this region a new number, which no segment of an earlier region has.
     pub(crate) fn begin_region(&self) -> Result<()> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .map_err(Error::sys("random number for the shared region"))?;
-        // Not 0, which a segment has that was started without a region.
+        // Not 0, the number in a segment that was started without a region.
         self.fixed().identity.region.store(u64::from_le_bytes(random) | 1, Ordering::Relaxed);
         self.fixed().logger.begin_with_segment(0);
         Ok(())
     }
 
-    /// Makes this the region of the same life as `old`: a recovery that dies has lost nothing that
-    /// `old` holds.
+    /// Gives this region the number of `old`. If the recovery dies, nothing that `old` holds is
+    /// lost.
     pub(crate) fn continue_region(&self, old: &Control) {
         self.fixed().identity.region.store(old.region(), Ordering::Relaxed);
         self.fixed().logger.begin_with_segment(old.fixed().logger.segment());
     }
 
-    /// Whether the newest segment of the log is one that was started in this region's life, and no
-    /// older than the last one that the region knows. If not, the files are of another time than
-    /// the region, which must not be believed then: a backup was copied over them, say. A newer one
-    /// is as good: its logger died before it could store the number.
+    /// Returns whether the newest segment of the log was started with this region's number, and is
+    /// no older than the last one that the region records. If not, the files are from another time
+    /// than the region, for example because a backup was copied over them; the region is then not
+    /// used. A newer segment is accepted: its logger died before it could store the segment's
+    /// number.
     pub(crate) fn is_of_log(&self, newest: Option<&SegmentHeader>) -> bool {
         let number = self.fixed().logger.segment();
         newest.is_some_and(|newest| newest.region == self.region() && newest.number.0 >= number)
     }
 
-    /// By the last process of a store that it leaves in order: no open accepts this region any
-    /// more, or its copy. The file stays, so that the next open has its blocks on a full disk.
+    /// Invalidates the region, so that no open accepts it or a copy of it. Called by the last
+    /// process of a store that shuts down in order. The file stays, so that the next open has its
+    /// blocks on a full disk.
     pub(crate) fn invalidate(&self) {
         self.fixed().identity.magic.store(0, Ordering::Release);
     }
 
-    /// An error if the file is not this region.
+    /// Returns an error if the file is not this region.
     pub(crate) fn refuse_other_file(&self, file: &File) -> Result<()> {
         if self.fixed().identity.is_of(file)? {
             return Ok(());
@@ -359,7 +364,7 @@ fn file_id(file: &File) -> Result<FileId> {
 }
 
 impl RegionIdentity {
-    /// Whether the region is this very file, and not a copy of it.
+    /// Returns whether the region is this file itself, and not a copy of it.
     fn is_of(&self, file: &File) -> Result<bool> {
         Ok(file_id(file)? == (self.device.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed)))
     }

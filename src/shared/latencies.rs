@@ -1,30 +1,30 @@
-//! The histograms of a store: what is measured, and by whom. They begin anew with the region.
+//! The histograms of a store. They begin anew with the region.
 
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::histogram::Histogram;
 use crate::shared::protocols::lock::CommitClass;
 use std::ops::Index;
 
-/// The same for each class of commits.
+/// One value for each class of commits.
 #[repr(C)]
 pub(crate) struct ByClass<T> {
     urgent: T,
     bulk: T,
 }
 
-/// Of whom it is that somebody waits for durability.
+/// What a caller waits for until it is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Acknowledged {
     /// A commit that is to be durable at once, and whose caller waits.
     Durable,
-    /// A commit that has time, and whose caller waits. It is put off by intent, so it says nothing
-    /// of how the others fare.
+    /// A commit with a deadline, and whose caller waits. The logger delays its flush on purpose, so
+    /// its latency shows nothing about the other commits.
     Within,
-    /// A ticket that is waited for later, whatever it is of; and [`crate::Store::sync`].
+    /// A ticket of any commit that is waited for later; and [`crate::Store::sync`].
     Ticket,
 }
 
-/// The same for each of these.
+/// One value for each of these.
 #[repr(C)]
 pub(crate) struct ByAcknowledged<T> {
     durable: T,
@@ -53,32 +53,35 @@ impl<T> Index<CommitClass> for ByClass<T> {
     }
 }
 
-/// What each commit records. One page, so that it costs one entry of the processor's page tables'
-/// cache.
+/// The histograms that each commit records into. They are one page, so that they cost one entry of
+/// the processor's TLB.
 #[repr(C, align(4096))]
 pub(crate) struct LockTimes {
-    /// From asking for the writer lock to having it. By who has just taken it: nobody else records
-    /// meanwhile.
+    /// From the request for the writer lock to its acquisition. Recorded by the new owner, so no
+    /// other thread records at the same time.
     pub(crate) wait: Histogram<Native>,
-    /// From having it to letting it go. By who is about to let it go: nobody else records
-    /// meanwhile.
+    /// From the acquisition of the lock to its release. Recorded by the owner before it releases
+    /// the lock, so no other thread records at the same time.
     pub(crate) hold: Histogram<Native>,
 }
 
 const _: () = assert!(size_of::<LockTimes>() == 4096);
 
-/// All of them.
+/// All histograms of a store.
 #[repr(C)]
 pub(crate) struct Latencies {
-    /// Of a commit whose caller waits for durability: from the publication to its knowing, once. Of
-    /// a ticket that is waited for later: from the beginning of that wait. By whoever waits.
+    /// For a commit whose caller waits for durability: from the publication until the wait returns,
+    /// once. For a ticket that is waited for later: from the beginning of that wait. Recorded by
+    /// the waiting thread.
     pub(crate) acknowledgement: ByAcknowledged<Histogram<Native>>,
-    /// The writer lock.
+    /// The histograms of the writer lock.
     pub(crate) lock: ByClass<LockTimes>,
-    /// Write and fsync of what one flush acknowledges. By the flush thread.
+    /// Write and fsync of what one flush acknowledges. Recorded by the flush thread.
     pub(crate) flush: Histogram<Native>,
-    /// From noting what a checkpoint is to cover until it is finished. By the checkpoint thread.
+    /// From the start of a checkpoint, when its transaction is recorded, until it is finished.
+    /// Recorded by the checkpoint thread.
     pub(crate) checkpoint: Histogram<Native>,
-    /// One round of sampling cells, the wait for the writer lock included. By the sampler.
+    /// One round of sampling cells, including the wait for the writer lock. Recorded by the
+    /// sampler.
     pub(crate) sample: Histogram<Native>,
 }

@@ -1,32 +1,33 @@
-//! Liveness: bytes of the file `lock`, each locked by one open file that lives as long as its
+//! Liveness: bytes of the file `lock`. Each is locked by one open file, which lives as long as its
 //! process's memory.
 //!
 //! A claim is an open-file-description lock on one byte. Two things can keep the open file:
 //!
 //! - **A mapping.** One page of the file is mapped and the descriptor closed. The host may close
-//!   any descriptor, a forked child does not inherit the mapping, and exec, exit and SIGKILL end it
-//!   after the last thread has released the memory.
+//!   any descriptor, so none is needed. A forked child does not inherit the mapping, and exec, exit
+//!   and SIGKILL end it after the last thread has released the memory.
 //! - **A descriptor.** On a stacked file system (overlayfs) a mapping refers to the file
 //!   underneath, and the lock ends with `close`. There the descriptor stays open, in the table that
-//!   all threads share: the kernel closes a table when its last thread ends, and each thread
-//!   releases the memory before the table, so the lock outlives the memory here as well. See
+//!   all threads share. The kernel closes the table when the last thread ends, and each thread
+//!   releases the memory before the table. So the lock outlives the memory here as well. See
 //!   [`Private`](crate::shared::memory::private::Private) for children, and [`Claim::is_lost`] for
 //!   a host that closes it.
 //!
-//! **Proof.** Which of the two holds is tried, not looked up by the file system's name: a claim is
-//! given out only after a fresh open of the file has found its lock. The query asks for a random
+//! **Proof.** Which of the two works is tested, not derived from the file system's name: a claim is
+//! returned only after a fresh open of the file has found its lock. The test queries a random
 //! *witness* byte, locked through the same open file, since another process may have taken a free
 //! byte of the claim meanwhile. All locks of an open file end together. A file system on which
-//! neither passes is an error.
+//! neither passes the test is an error.
 //!
-//! **Invariant**: a free byte means dead for ever, since client ids are random and never used
-//! twice. The byte is the only authority, and whatever is unclear means alive: a lock wrongly
-//! waited for costs time, one wrongly taken, data. A waiter does not wait for what stays unclear:
-//! it returns the cause (`Engine::acquire_while_clear`).
+//! **Invariant**: a free byte means that its client is dead for ever, since client ids are random
+//! and never used twice. The byte is the only authority. If its state can't be read, the client
+//! counts as alive: a superfluous wait for a lock costs time, but taking the lock of a living
+//! process costs data. A waiter does not wait if the state stays unclear: it returns the cause
+//! (`Engine::acquire_while_clear`).
 //!
-//! The offsets 0 and 1 are the initialisation lock and the logger. Below 2^32 lies the mark by
-//! which the holder of the former shows progress (`progress.rs`), ids between 2^32 and 2^62,
-//! witnesses above.
+//! The offsets 0 and 1 are the initialisation lock and the logger. The mark by which the holder of
+//! the initialisation lock shows progress (`progress.rs`) is below 2^32. Ids are between 2^32 and
+//! 2^62, witnesses above.
 //!
 //! - `byte_lock`: locks on single bytes of a file
 //! - `claim`: the locked bytes that this process holds
@@ -53,28 +54,29 @@ pub(crate) const LOCK_FILE: &str = "lock";
 const INIT_OFFSET: u64 = 0;
 /// The logger's byte.
 pub(crate) const LOGGER_OFFSET: u64 = 1;
-/// Where the clients' bytes are.
+/// The ids of clients, which are the offsets of their bytes.
 pub(crate) const CLIENT_IDS: Range<u64> = 1 << 32..1 << 61;
-/// Where the bytes are that loggers have as holders of locks: apart, so that one query finds a
-/// living client.
+/// The ids of loggers as owners of locks: a range of their own, so that one query of the other
+/// range finds a living client.
 pub(crate) const LOGGER_IDS: Range<u64> = 1 << 61..1 << 62;
 
-/// Where the witnesses are that prove claims: above all ids.
+/// The offsets of the witness bytes that prove claims: above all ids.
 const WITNESSES: Range<u64> = 1 << 62..(1 << 63) - 1;
 
-/// The offset of the byte of `arena` that participants of this `lock` share. The device is that of
-/// the directory.
+/// Returns the offset of the byte of `arena` that participants of this `lock` share. The device is
+/// that of the directory.
 pub(crate) fn arena_offset(lock_file: LockFileId) -> u64 {
     lock_file.inode() % WITNESSES.start
 }
 
-/// Which file `lock` is, opened for writing: on a stacked file system that is when a file of a
-/// lower layer is copied, and its inode may become another.
+/// Returns the identity of `lock`, opened for writing. On a stacked file system, opening for
+/// writing copies a file of a lower layer, and its inode may change.
 pub(crate) fn lock_file_id(directory: impl AsFd) -> Result<LockFileId> {
     Ok(open_lock(directory, true)?.1)
 }
 
-/// Whether a byte of the file `name` is held other than the one at `offset`, witnesses aside.
+/// Returns whether a byte of the file `name` other than the one at `offset` is locked, witnesses
+/// excepted.
 pub(crate) fn is_held_beside(directory: impl AsFd, name: &str, offset: u64) -> Result<bool> {
     let (file, _) = open_file(directory, name, false)?;
     for offsets in [0..offset, offset + 1..WITNESSES.start] {
@@ -85,7 +87,8 @@ pub(crate) fn is_held_beside(directory: impl AsFd, name: &str, offset: u64) -> R
     Ok(false)
 }
 
-/// Tests bytes through an open file of its own, so that it finds the claims of this process too.
+/// Tests whether bytes are locked, through an open file of its own, so that it finds the claims of
+/// this process too.
 #[derive(Debug)]
 pub(crate) struct Tester<'f> {
     file: TestFile<'f>,
@@ -94,7 +97,7 @@ pub(crate) struct Tester<'f> {
 #[derive(Debug)]
 enum TestFile<'f> {
     Own(OwnedFd),
-    /// Kept open by somebody else, whose host may close it at any time.
+    /// A descriptor that the caller keeps open; the host may close it at any time.
     Kept(&'f Descriptor, BorrowedFd<'f>),
 }
 
@@ -110,14 +113,14 @@ pub(crate) fn open_reserve(directory: impl AsFd, expected: LockFileId) -> Result
 }
 
 impl<'f> Tester<'f> {
-    /// Tests through a descriptor that is kept; `None` if it has come to name another file, or
-    /// none.
+    /// Returns a tester that uses a kept descriptor; `None` if the descriptor refers to another
+    /// file now, or to none.
     pub(crate) fn with(kept: &'f Descriptor) -> Option<Tester<'f>> {
         Some(Tester { file: TestFile::Kept(kept, kept.get()?) })
     }
 
-    /// Opens `lock` afresh. Fails if it isn't the file `expected`: then nothing can be said about
-    /// anybody.
+    /// Opens `lock` afresh. Fails if it is not the file `expected`, since its bytes then show
+    /// nothing about any participant.
     pub(crate) fn open(directory: impl AsFd, expected: Option<LockFileId>) -> Result<Tester<'f>> {
         let (file, found) = open_lock(directory, true)?;
         match expected {
@@ -128,12 +131,14 @@ impl<'f> Tester<'f> {
         }
     }
 
-    /// As [`Tester::open`], for somebody who may only read the file, which is enough to ask.
+    /// Opens `lock` read-only, which is enough to test bytes, for a process that may not write the
+    /// file.
     pub(crate) fn open_to_look(directory: impl AsFd) -> Result<Tester<'f>> {
         Ok(Tester { file: TestFile::Own(open_lock(directory, false)?.0) })
     }
 
-    /// Whether the byte at `offset` is held. A byte that no file has was never held.
+    /// Returns whether the byte at `offset` is locked. An offset beyond all possible file offsets
+    /// is never locked.
     ///
     /// # Errors
     /// If the kernel cannot tell. The caller then treats the byte as held, or returns the error.
@@ -144,8 +149,8 @@ impl<'f> Tester<'f> {
         }
     }
 
-    /// Whether the owner of something, named by this id, is alive. Nobody ever had an id outside of
-    /// the two ranges, which then comes from damaged memory.
+    /// Returns whether the client with this id is alive. No client has an id outside of the two
+    /// ranges; such an id comes from damaged memory.
     ///
     /// # Errors
     /// As [`Tester::is_held`].
@@ -153,10 +158,12 @@ impl<'f> Tester<'f> {
         Ok((CLIENT_IDS.start..LOGGER_IDS.end).contains(&id) && self.is_held(id)?)
     }
 
-    /// Some byte in `offsets` that is held: one query for "is anyone alive".
+    /// Returns a locked byte in `offsets`, if there is one: one query finds out whether any client
+    /// is alive.
     ///
     /// # Errors
-    /// If the kernel can't say; then assume the worst.
+    /// If the kernel cannot tell. The caller then assumes that a byte is locked, or returns the
+    /// error.
     pub(crate) fn any_held(&self, offsets: Range<u64>) -> Result<Option<u64>> {
         self.first_held(offsets)
     }
@@ -167,7 +174,7 @@ impl<'f> Tester<'f> {
             TestFile::Kept(_, file) => *file,
         };
         let held = first_held(file, LOCK_FILE, offsets)?;
-        // Else another file may have answered, in which nothing is held.
+        // Otherwise the query may have been made on another file, in which no byte is locked.
         if let TestFile::Kept(kept, _) = &self.file
             && kept.get().is_none()
         {

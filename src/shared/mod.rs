@@ -1,14 +1,15 @@
-//! What processes share: memory, words in it, locks, and whether a process is alive. The only
-//! folder with unsafe code, together with the few files elsewhere that say so in their first line.
+//! The parts that processes share: memory, words in it, locks, and the liveness of processes.
+//!
+//! Almost all unsafe code of the crate is here; `docs/design.md` lists the files elsewhere that
+//! have some.
 //!
 //! - `memory`: mappings
 //! - `protocols`: the protocols between processes, model-checked
 //! - `control`: the layout of the shared region; `cells`, `readers`, `latencies`: parts of it
-//! - `liveness`: whether a process lives, by locked bytes of `lock`; `presence`: the bytes of this
-//!   process
+//! - `liveness`: liveness tests by locked bytes of `lock`; `presence`: the bytes of this process
 //! - `socket`: messages between processes
-//! - `stats`: the types of the figures of a store
-//! - `progress`: whether a living process makes progress
+//! - `stats`: the types of a store's figures
+//! - `progress`: visible progress of the holder of the initialisation lock
 
 pub(crate) mod cells;
 pub(crate) mod control;

@@ -1,15 +1,17 @@
-//! Presence: what shows other processes that a participant of a store, client or logger, is alive.
+//! Presence: the proof to other processes that a participant of a store, client or logger, is
+//! alive.
 //!
-//! It is a locked byte of `lock`, at the offset of the participant's id (`shared/liveness.rs`), and
-//! a shared lock on one byte of `arena`, whose offset is derived from the inode of `lock`.
+//! The proof consists of two locks. One is on a byte of `lock`, at the offset of the participant's
+//! id (`shared/liveness.rs`). The other is a shared lock on one byte of `arena`, whose offset is
+//! derived from the inode of `lock`.
 //!
-//! **Why the second one.** `lock` is an empty file, which invites deletion. A process that opens
-//! the store after that makes another `lock`, finds no claim in it, and would recover the store
-//! beneath the living ones. `arena` holds the data and is not removed by mistake. Each participant
-//! takes its claims first and then looks for claims on `arena` that belong to another `lock`; if
-//! there are any, it neither recovers nor joins. Of two that come at once, at least one sees the
-//! other. As long as a participant holds `lock` open, by its mapping or its descriptor, no other
-//! file has that inode.
+//! **Why the second lock.** `lock` is an empty file, which invites deletion. A process that then
+//! opens the store makes another `lock` and finds no claim in it. Without the second lock, it would
+//! recover the store while participants live. `arena` holds the data and is not removed by mistake.
+//! Each participant takes its claims first, and then checks for claims on `arena` that belong to
+//! another `lock`. If there are any, it neither recovers nor joins. Of two participants that start
+//! at once, at least one sees the other. As long as a participant holds `lock` open, by its mapping
+//! or its descriptor, no other file has that inode.
 
 use crate::error::reason::{DetachedReason, MismatchKind};
 use crate::files::dir;
@@ -27,7 +29,7 @@ use std::time::Duration;
 const OTHER_CLAIMS_TIMEOUT: Duration = Duration::from_secs(6);
 const OTHER_CLAIMS_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A participant's proof of life, as long as this lives.
+/// A participant's proof of life, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Presence {
     id: ClientId,
@@ -35,7 +37,7 @@ pub(crate) struct Presence {
     in_lock: Claim,
 }
 
-/// An error if participants live whose claims are in another file `lock` than this one.
+/// Returns an error if participants live whose claims are in another `lock` file than this one.
 ///
 /// # Errors
 /// [`Error::Mismatch`] names `lock`.
@@ -57,7 +59,7 @@ impl Presence {
     /// `lock_file`.
     ///
     /// # Errors
-    /// [`Error::Detached`] if `lock` is another file by now.
+    /// [`Error::Detached`] if `lock` has been replaced by another file.
     pub(crate) fn take(dir: &Dir, ids: Range<u64>, lock_file: LockFileId) -> Result<Presence> {
         let (id, in_lock) = dir.with_fd(|fd| Claim::take_new_id(fd, ids))?;
         if in_lock.file_id() != lock_file {
@@ -72,18 +74,18 @@ impl Presence {
         self.id
     }
 
-    /// Whether the host can end the proof of life, by closing a descriptor. If not,
+    /// Returns whether the host can end the proof of life, by closing a descriptor. If not,
     /// [`Presence::check`] never fails.
     #[inline]
     pub(crate) fn can_be_lost(&self) -> bool {
         self.in_lock.is_kept_by_descriptor()
     }
 
-    /// An error if this process has lost its proof of life. Other processes then treat it as dead:
-    /// they take its locks over, reuse the pages that it has pinned, and may have a logger of their
-    /// own. So each entry of a handle asks, and a commit asks again just before it publishes. Not
-    /// covered: what a thread does between the question and its end, and bytes of values that are
-    /// already lent out.
+    /// Returns an error if this process has lost its proof of life. Other processes then treat it
+    /// as dead: they take its locks over, reuse the pages that it has pinned, and may have a logger
+    /// of their own. So each entry point of a handle calls this, and a commit calls it again just
+    /// before it publishes. Two things are not covered: what a thread does between the check and
+    /// the end of its call, and bytes of values that are already lent out.
     pub(crate) fn check(&self) -> Result<()> {
         if self.in_lock.is_lost() { Err(lost_descriptor()) } else { Ok(()) }
     }

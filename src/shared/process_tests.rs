@@ -1,8 +1,8 @@
-//! Goal: what is said of liveness, forks and the writer lock holds between real processes that
-//! really die.
+//! Goal: the properties of liveness, forks and the writer lock hold between real processes that
+//! die.
 //!
 //! Method: children made by `fork()` take claims and the lock, and are killed at random instants;
-//! what they leave is looked at from outside. The random test prints its seed.
+//! the test then checks what they leave. The random test prints its seed.
 #![allow(unsafe_code)]
 
 use crate::Error;
@@ -50,9 +50,9 @@ struct Child(libc::pid_t);
 
 impl Child {
     fn run(part: impl FnOnce()) -> Child {
-        // SAFETY: the child runs `part` and exits, returning into nothing of the test's. The C
-        // library makes its allocator usable there; no other lock that another thread may have held
-        // is taken.
+        // SAFETY: the child runs `part` and exits, without returning to the test's code. The C
+        // library keeps its allocator usable there; the child takes no other lock that another
+        // thread may have held.
         match unsafe { libc::fork() } {
             0 => {
                 let outcome = std::panic::catch_unwind(AssertUnwindSafe(part));
@@ -67,11 +67,11 @@ impl Child {
     }
 
     fn kill(&self) {
-        // SAFETY: a signal to our own child, which isn't reaped yet.
+        // SAFETY: a signal to this process's own child, which is not reaped yet.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
     }
 
-    /// Its exit code; none if a signal ended it.
+    /// Returns the child's exit code; `None` if a signal ended it.
     fn wait(self) -> Option<i32> {
         let mut status = 0;
         // SAFETY: waits for our own child, once.
@@ -108,14 +108,15 @@ fn soon(mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// As the store asks: by a fresh look at the file, and what is unclear means alive.
+/// Tests liveness as the store does: by a fresh open of the file, and an unclear result means
+/// alive.
 fn is_alive(directory: impl std::os::fd::AsFd, expected: crate::files::dir::LockFileId, id: u64) -> bool {
     Tester::open(directory, Some(expected)).map_or(true, |tester| tester.is_alive(id).unwrap_or(true))
 }
 
 fn word64(mapping: &Mapping, offset: u64) -> &AtomicU64 {
-    // SAFETY: callers name words inside the mapped file, aligned, which everybody uses as atomics
-    // alone.
+    // SAFETY: callers pass offsets of aligned words inside the mapped file, which every process
+    // uses only as atomics.
     unsafe { &*mapping.as_ptr().add(offset as usize).cast() }
 }
 
@@ -129,8 +130,8 @@ fn a_claim_survives_closed_descriptors_and_ends_when_dropped() {
     let directory = directory();
     let (id, claim) = Claim::take_new_id(&directory.handle, CLIENT_IDS).unwrap();
     assert!(CLIENT_IDS.contains(&id.0));
-    // Closing any descriptor of the file drops a classic POSIX lock; and ours must not hang on a
-    // descriptor at all.
+    // Closing any descriptor of the file drops a classic POSIX lock; and the store's lock must not
+    // depend on a descriptor at all.
     drop(File::open(directory.path.path().join(LOCK_FILE)).unwrap());
     let lock_path = directory.path.path().join(LOCK_FILE);
     let is_ours = |link: &std::fs::DirEntry| std::fs::read_link(link.path()).is_ok_and(|target| target == lock_path);
@@ -145,7 +146,7 @@ fn a_claim_survives_closed_descriptors_and_ends_when_dropped() {
     assert_eq!(tester.any_held(CLIENT_IDS).unwrap(), None);
     assert!(!tester.is_held(id.0).unwrap_or(true));
     assert!(directory.claim(LOGGER_OFFSET).is_some());
-    // Words of damaged memory: nobody ever had such an id.
+    // Words of damaged memory: no client ever had such an id.
     assert!(
         !tester.is_alive(u64::MAX).unwrap_or(true)
             && !tester.is_alive(0).unwrap_or(true)
@@ -169,7 +170,7 @@ fn a_killed_clients_byte_is_free_though_its_child_lives() {
     child.kill();
     soon(|| !directory.is_held(id));
     let grandchild = ready.metadata().unwrap().len() as libc::pid_t;
-    // SAFETY: asks whether our grandchild, which only we end, exists; then ends it.
+    // SAFETY: tests whether the grandchild, which only this test ends, exists; then ends it.
     unsafe {
         assert_eq!(libc::kill(grandchild, 0), 0, "the grandchild should have outlived its parent");
         libc::kill(grandchild, libc::SIGKILL);
@@ -191,7 +192,7 @@ fn exec_frees_the_byte() {
     soon(|| !directory.is_held(id));
 }
 
-/// A child drops its copies of the parent's things, and takes a claim of its own.
+/// A child drops its copies of the parent's objects, and takes a claim of its own.
 #[test]
 fn a_child_can_neither_use_nor_release_what_is_its_parents() {
     let directory = directory();
@@ -207,7 +208,7 @@ fn a_child_can_neither_use_nor_release_what_is_its_parents() {
         // Takes the parent's addresses, which dropping the copies must not unmap.
         let own_claim = directory.claim(CLIENT_IDS.start + 1).unwrap();
         let own_mapping = Mapping::new(&file, "control", options).unwrap();
-        // SAFETY: each is a bitwise copy that stands for the one the child inherited; the originals
+        // SAFETY: each is a bitwise copy that represents the one the child inherited; the originals
         // are not dropped, as the child exits without unwinding to them.
         unsafe {
             drop(std::ptr::read(&raw const claim));
@@ -226,8 +227,8 @@ fn a_child_can_neither_use_nor_release_what_is_its_parents() {
     assert_eq!(word64(&mapping, 0).load(Ordering::Relaxed), 1);
 }
 
-/// One thread takes and drops claims while another forks children that live on: had one of them
-/// been born between the parent's opening and its marking of the mapping, the byte would stay held.
+/// One thread takes and drops claims while another forks children that live on: If one of them were
+/// forked between the parent's opening and its marking of the mapping, the byte would stay locked.
 #[test]
 fn a_fork_in_the_middle_of_taking_a_claim_inherits_nothing() {
     let directory = directory();
@@ -373,13 +374,13 @@ fn eight_processes_exclude_each_other_while_being_killed() {
     assert_eq!(load(at::VIOLATIONS), 0);
     assert!(take_overs > 0, "no owner was hit: the test tested nothing");
     clients.clear();
-    // All dead: the next one gets the lock, whoever had it.
+    // All clients are dead: the next one gets the lock, whichever owned it.
     let (id, claim) = Claim::take_new_id(&directory.handle, CLIENT_IDS).unwrap();
     let is_alive = |owner| is_alive(&directory.handle, claim.file_id(), owner);
     let deadline = Some(Instant::now() + HANGS);
     let (lock_word, event) = (word64(&mapping, at::LOCK), word32(&mapping, at::EVENT));
     lock::acquire::<Native>(lock_word, event, id.0, &is_alive, deadline).unwrap();
-    // And somebody alive who has it keeps it.
+    // A living owner keeps the lock.
     let other = id.0 - 1;
     let start = Instant::now();
     let refused = lock::acquire::<Native>(lock_word, event, other, &is_alive, Some(start + Duration::from_millis(30)));

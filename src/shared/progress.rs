@@ -2,15 +2,15 @@
 //! initialisation lock.
 //!
 //! Openers wait for that lock, and its holder may replay a large log for minutes. So the holder
-//! locks one byte in a range of its own, and moves it to another offset after each bounded piece of
-//! work: a record replayed, a page checked, blocks read, written or synced. A waiter begins its
-//! limit anew each time that it finds the byte elsewhere ([`Patience`]). One system call that takes
-//! longer than the limit shows no progress.
+//! locks one byte in a range of its own. It moves the lock to another offset after each bounded
+//! piece of work: a record replayed, a page checked, blocks read, written or synced. A waiter
+//! restarts its limit each time that it finds the byte elsewhere ([`Patience`]). One system call
+//! that takes longer than the limit shows no progress.
 //!
-//! The mark is a lock, since that needs no block on a full disk and no shared region, which
-//! recovery has yet to make, and ends with its holder. It is a hint. A holder that cannot show
-//! progress, for want of a descriptor, works on, and waiters give up after their limit. A process
-//! that may lock bytes of `lock` can keep others waiting: direct clients are trusted.
+//! The mark is a lock because a lock ends with its holder, and needs neither a block on a full disk
+//! nor the shared region, which recovery has yet to make. The mark is a hint. If a holder has no
+//! descriptor left to show progress, it continues without, and waiters give up after their limit. A
+//! process that may lock bytes of `lock` can keep others waiting: direct clients are trusted.
 
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
@@ -22,12 +22,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where the byte is: between the logger's and those of the clients.
+/// The range of the byte: between the logger's byte and those of the clients.
 const OFFSETS: Range<u64> = liveness::LOGGER_OFFSET + 1..liveness::CLIENT_IDS.start;
-/// The byte moves no more often.
+/// The least time between two moves of the byte.
 const MARK_MOVE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What this process shows of its progress, while it holds the initialisation lock.
+/// The mark of this process's progress while it holds the initialisation lock.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     is_shown: AtomicBool,
@@ -49,13 +49,14 @@ impl Progress {
         self.is_shown.store(true, Ordering::Relaxed);
     }
 
-    /// Shows none any more. The caller is about to release the initialisation lock.
+    /// Stops showing progress. The caller is about to release the initialisation lock.
     pub(crate) fn hide(&self) {
         self.is_shown.store(false, Ordering::Relaxed);
         self.mark.lock().take();
     }
 
-    /// A bounded piece of work is done. Costs one load outside of the initialisation lock.
+    /// Records that a bounded piece of work is done. Costs one load if the initialisation lock is
+    /// not held.
     #[inline]
     pub(crate) fn step(&self) {
         if self.is_shown.load(Ordering::Relaxed) {
@@ -66,20 +67,21 @@ impl Progress {
     #[cold]
     fn step_shown(&self) {
         crash_point!("progress.stepped");
-        // Another thread that has the mutex moves the mark.
+        // If another thread holds the mutex, it moves the mark.
         let Some(mut mark) = self.mark.try_lock() else { return };
         let Some(mark) = &mut *mark else { return };
         if clock::since(mark.moved) < MARK_MOVE_INTERVAL {
             return;
         }
         let next = if mark.at + 1 < OFFSETS.end { mark.at + 1 } else { OFFSETS.start };
-        // What fails shows no progress, and harms nothing.
+        // A failure only means that no progress is shown.
         let _ = mark.file.get().map(|file| liveness::move_lock(file, mark.at, next));
         (mark.at, mark.moved) = (next, clock::now());
     }
 }
 
-/// Waits for another participant as long as that makes visible progress.
+/// A limit on the wait for another participant, which restarts whenever that participant makes
+/// visible progress.
 #[derive(Debug)]
 pub(crate) struct Patience {
     limit: Duration,
@@ -89,17 +91,17 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// Ends when no progress has been visible for `limit`.
+    /// Returns a limit that ends when no progress has been visible for `limit`.
     pub(crate) fn new(limit: Duration) -> Patience {
         Patience { limit, since: clock::now(), seen: None, goes_by_progress: true }
     }
 
-    /// Ends after `limit`, whatever others do.
+    /// Returns a limit that ends after `limit`, with or without progress.
     pub(crate) fn fixed(limit: Duration) -> Patience {
         Patience { goes_by_progress: false, ..Patience::new(limit) }
     }
 
-    /// Looks where the byte is. What cannot be found out is no progress.
+    /// Reads the position of the byte. A failure to read it counts as no progress.
     pub(crate) fn look(&mut self, tester: &Tester<'_>) {
         if self.goes_by_progress
             && let Ok(at) = tester.any_held(OFFSETS)
@@ -109,7 +111,7 @@ impl Patience {
         }
     }
 
-    /// The limit begins anew: progress was seen by other means.
+    /// Restarts the limit, since progress was seen by other means.
     pub(crate) fn begin_anew(&mut self) {
         self.since = clock::now();
     }
@@ -118,7 +120,7 @@ impl Patience {
         self.limit
     }
 
-    /// How long no progress has been visible.
+    /// Returns how long no progress has been visible.
     pub(crate) fn waited(&self) -> Duration {
         clock::since(self.since)
     }
@@ -155,7 +157,7 @@ mod tests {
         progress.show(&directory);
         assert!(sees_news() && !sees_news());
         for _ in 0..3 {
-            // A step moves it once its time has come.
+            // A step moves the byte once the interval has passed.
             while !sees_news() {
                 progress.step();
             }

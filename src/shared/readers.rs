@@ -1,17 +1,18 @@
-//! The table of reader slots in `control`: chunks that are made on demand, and the occupancy map
-//! that finds what is used.
+//! The table of reader slots in `control`: chunks that are made on demand, and the occupancy map of
+//! the slots in use.
 //!
-//! A chunk is absent, being made by a client that writes its zeros, or ready. Two processes never
-//! write zeros over the same chunk, since one that is ready may be in use: a chunk belongs to the
-//! client that makes it, by compare-and-swap. A claim takes no lock. It passes over a chunk that a
-//! living process makes, so a process that is stopped there costs the others one chunk.
+//! A chunk is absent, being made by a client that writes its zeros, or ready. Two processes must
+//! never write zeros over the same chunk, since it may be ready and in use by then. So a client
+//! that makes a chunk first becomes its owner by compare-and-swap. A claim of a slot takes no lock.
+//! It skips a chunk that a living process makes, so a process that is stopped there costs the
+//! others one chunk.
 //!
 //! | state word | meaning | its maker dies here |
 //! |---|---|---|
 //! | 0 | absent: the file may have a hole there | – |
 //! | id of a client | being made | another client takes it over and begins anew |
 //! | [`ready_word`] | ready, for ever | – |
-//! | anything else | damaged: an error, since a pin may be there | – |
+//! | any other value | damaged: an error, since a pin may be there | – |
 #![allow(unsafe_code)]
 
 use crate::files::dir;
@@ -30,10 +31,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A reader slot of this region.
 pub(crate) type StoreReader = ReaderSlot<Native>;
 
-/// Chunks of the table at its greatest size.
+/// The number of chunks of the table at its greatest size.
 const CHUNKS: usize = limits::READERS_MAX / READER_CHUNK;
 
-/// Which slots may hold a pin.
+/// The map of the slots that may hold a pin.
 pub(crate) type ReaderMap = Occupancy<Native, 8, 128, 8>;
 
 const _: () = {
@@ -42,42 +43,42 @@ const _: () = {
     assert!(READER_CHUNK.is_multiple_of(64));
 };
 
-/// The words of the table; the slots themselves lie behind the ring.
+/// The words of the table; the slots themselves are behind the ring.
 #[repr(C, align(64))]
 pub(crate) struct ReaderWords {
     /// The state of each chunk.
     pub(in crate::shared) chunks: [AtomicU64; CHUNKS],
-    /// Not 0: a client may have died that no other trace tells of, so reaping is to look at all
+    /// Not 0 if a client may have died without any other trace, so that reaping must check all
     /// slots.
     deaths: AtomicU64,
     map: ReaderMap,
 }
 
-/// Where the region has the bits of the slots that a scan looks at, for a test that counts them.
+/// The offset of the bits of the occupancy map, for a test that counts them.
 pub const READER_MAP_AT: u64 =
     (offset_of!(Fixed, readers) + offset_of!(ReaderWords, map) + offset_of!(ReaderMap, areas)) as u64;
-/// Bytes of those bits.
+/// The length of those bits in bytes.
 pub const READER_MAP_BYTES: usize = limits::READERS_MAX / 8;
 
 impl ReaderWords {
-    /// Records that a client may have died that no other trace tells of: it may have claimed a slot
-    /// and not entered it in the map.
+    /// Records that a client may have died without any other trace: it may have claimed a slot and
+    /// not entered it in the map.
     pub(crate) fn note_death(&self) {
         self.deaths.store(1, Ordering::Release);
     }
 
-    /// Whether [`ReaderWords::note_death`] was called since the last reaping.
+    /// Returns whether [`ReaderWords::note_death`] was called since the last reaping.
     pub(crate) fn has_death(&self) -> bool {
         self.deaths.load(Ordering::Acquire) != 0
     }
 
-    /// By the reaper, before it reaps: as [`ReaderWords::has_death`], and clears it.
+    /// Returns [`ReaderWords::has_death`] and clears it. Called by the reaper before it reaps.
     pub(crate) fn take_death(&self) -> bool {
         self.deaths.swap(0, Ordering::AcqRel) != 0
     }
 }
 
-/// What the state word of a chunk says.
+/// The state of a chunk.
 enum Chunk {
     Absent,
     MadeBy(ClientIdBits),
@@ -85,20 +86,20 @@ enum Chunk {
 }
 
 fn ready_word(chunk: usize) -> u64 {
-    // The upper half of the complement is no client's: a flipped bit makes no id of it.
+    // No client id has such an upper half, so a flipped bit does not turn the word into an id.
     checked(chunk as u32 + 1)
 }
 
 impl Control {
-    /// Says that the first chunk is ready, in a region that no other process uses yet.
+    /// Marks the first chunk as ready, in a region that no other process uses yet.
     pub(crate) fn format_readers(&self) {
         self.fixed().readers.chunks[0].store(ready_word(0), Ordering::Release);
     }
 
-    /// Where the file must end at least for the chunks that are ready.
+    /// Returns the least length of the file for the chunks that are ready.
     pub(crate) fn ready_readers_end(&self) -> usize {
         let words = &self.fixed().readers.chunks;
-        // By the words alone: the caller compares the end with the file's.
+        // From the words alone: the caller compares the result with the file's length.
         let last = (0..CHUNKS).rev().find(|chunk| words[*chunk].load(Ordering::Acquire) == ready_word(*chunk));
         self.readers_begin() + last.map_or(0, |last| (last + 1) * CHUNK_BYTES as usize)
     }
@@ -135,24 +136,24 @@ impl Control {
         chunk < CHUNKS && (self.is_known_ready(chunk) || matches!(self.chunk(chunk), Ok(Chunk::Ready)))
     }
 
-    /// The slot of this number; `None` if its chunk is not ready.
+    /// Returns the slot of this number; `None` if its chunk is not ready.
     #[inline]
     fn find_reader(&self, index: usize) -> Option<&StoreReader> {
         if !self.is_ready(index / READER_CHUNK) {
             return None;
         }
-        // SAFETY: the table lies within the mapping at its greatest size. The slot's chunk was
+        // SAFETY: the table is within the mapping at its greatest size. The slot's chunk was
         // published as ready (release) only after zeros were written over all of it, and no chunk
-        // is ever taken back, so the file covers the slot; a word that was forged is refused by
-        // `chunk`. It consists of atomics alone, for which every bit pattern is valid and which
-        // other processes may change.
+        // is ever removed, so the file covers the slot; `chunk` rejects a forged word. The slot
+        // consists of atomics alone, for which every bit pattern is valid and which other processes
+        // may change.
         Some(unsafe { &*self.base().add(self.readers_begin()).cast::<StoreReader>().add(index) })
     }
 
-    /// The slot of this number.
+    /// Returns the slot of this number.
     ///
     /// # Panics
-    /// If there is none: it was never claimed.
+    /// If there is none, since it was never claimed.
     #[inline]
     pub(crate) fn reader(&self, index: usize) -> &StoreReader {
         self.find_reader(index).expect("a slot that was claimed lies in a chunk that is ready")
@@ -185,7 +186,7 @@ impl Control {
         });
     }
 
-    /// Calls `visit` with each slot that there is.
+    /// Calls `visit` with each slot of the ready chunks.
     fn for_all_readers(&self, mut visit: impl FnMut(usize, &StoreReader)) {
         for chunk in (0..CHUNKS).filter(|chunk| self.is_ready(*chunk)) {
             for index in chunk * READER_CHUNK..(chunk + 1) * READER_CHUNK {
@@ -194,13 +195,12 @@ impl Control {
         }
     }
 
-    /// Claims the lowest free slot for `me`. Takes no lock. Makes room in the file, which
-    /// `open_file` opens, if there is none; a chunk that another living client makes is passed
-    /// over.
+    /// Claims the lowest free slot for `me`. Takes no lock. If no slot is free, makes a chunk in
+    /// the file, which `open_file` opens. Skips a chunk that another living client makes.
     ///
     /// # Errors
-    /// [`Error::Limit`] if there can be no more, [`Error::DiskFull`], or [`Error::Corrupt`] if
-    /// `control` is damaged.
+    /// [`Error::Limit`] if the table can't grow any more, [`Error::DiskFull`], or
+    /// [`Error::Corrupt`] if `control` is damaged.
     pub(crate) fn claim_reader(
         &self,
         me: ClientIdBits,
@@ -241,7 +241,8 @@ impl Control {
         })
     }
 
-    /// Makes a chunk whose state word is `found`. True if it is ready now, by whichever process.
+    /// Makes a chunk whose state word is `found`. Returns true if the chunk is ready now, whichever
+    /// process made it.
     #[cold]
     fn make_chunk(
         &self,
@@ -263,12 +264,12 @@ impl Control {
         Ok(matches!(self.chunk(chunk)?, Chunk::Ready))
     }
 
-    /// Gives a slot back. Only its owner may.
+    /// Frees a slot. Called by its owner only.
     pub(crate) fn release_reader(&self, index: usize) {
         pins::release(&self.fixed().readers.map, index, self.reader(index));
     }
 
-    /// Gives back all slots of a client that has no pins, by the client.
+    /// Frees all slots of a client that has no pins. Called by that client.
     pub(crate) fn release_readers_of(&self, me: ClientIdBits) {
         self.for_each_reader(|index, slot| {
             if slot.owner() == Some(me) {
@@ -277,9 +278,9 @@ impl Control {
         });
     }
 
-    /// Frees the slots of owners that `is_dead` tells of, for the living reaper `me`; `reaped` is
-    /// called with each. Looks at the slots that are used, or at `all`: those too that their owner
-    /// had claimed and not entered yet.
+    /// Frees the slots whose owner is dead according to `is_dead`, for the living reaper `me`, and
+    /// calls `reaped` with each. Checks the slots that are entered; with `all`, also slots that
+    /// their owner had claimed and not entered yet.
     pub(crate) fn reap_readers(
         &self,
         all: bool,

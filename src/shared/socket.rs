@@ -1,8 +1,8 @@
-//! Unix sockets as both sides of the message protocol use them: addresses of any length, whole
-//! messages, and a time for each wait.
+//! Unix sockets, as both sides of the message protocol use them: addresses of any length, whole
+//! messages, and a deadline for each wait.
 //!
-//! A socket here never blocks by itself: whoever waits says until when. Nothing in this file knows
-//! what a message means.
+//! A socket never blocks by itself: each wait has a deadline from its caller. This file does not
+//! interpret messages.
 
 use crate::files::owner;
 use crate::shared::memory::private::Private;
@@ -22,11 +22,12 @@ use std::time::{Duration, Instant};
 use untorn_wal::wire;
 use untorn_wal::wire::FRAME_HEADER_BYTES;
 
-/// Bytes of a message that memory is taken for before any of them has come.
+/// How much memory is reserved for a message before any byte of it has arrived.
 const BYTES_AHEAD: usize = 64 << 10;
-/// Descriptors that connections leave to others, or a quarter of those that there may be.
+/// The number of descriptors that connections leave free, or a quarter of the process's limit if
+/// that is less.
 const DESCRIPTORS_SPARED: u64 = 128;
-/// The longest address that the kernel takes.
+/// The longest address that the kernel accepts.
 const ADDRESS_BYTES_MAX: usize = 107;
 
 /// One connection.
@@ -36,13 +37,13 @@ pub(crate) struct SocketStream {
 }
 
 impl SocketStream {
-    /// Connects to the socket at `path`, however long that is.
+    /// Connects to the socket at `path`, which may have any length.
     pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<SocketStream> {
         let stream = SocketStream { fd: private(new_socket)? };
         let owner = socket_owner(path)?;
         let bytes = path.as_os_str().len();
-        // The file, open, if its name is too long: the short name of a descriptor leads to it as
-        // well.
+        // The socket's file, opened if its path is too long: the path of the descriptor in `/proc`
+        // is short.
         let opened;
         let address = if bytes <= ADDRESS_BYTES_MAX {
             SocketAddrUnix::new(path)?
@@ -57,7 +58,7 @@ impl SocketStream {
                     return Ok(stream);
                 }
                 Err(Errno::INTR) => {}
-                // As many wait to be accepted as may.
+                // The server's queue of connections is full.
                 Err(Errno::AGAIN) if clock::now() < deadline => clock::sleep(Duration::from_millis(1)),
                 Err(Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(errno) => return Err(errno.into()),
@@ -65,12 +66,13 @@ impl SocketStream {
         }
     }
 
-    /// An error if the socket is not served by its owner: the name was changed meanwhile to lead to
-    /// another server, which is to get nothing from this process. Nothing has been sent yet.
+    /// Returns an error if the server is not the socket's owner. The path may have been changed
+    /// meanwhile to lead to another server, which must get nothing from this process. Nothing has
+    /// been sent yet.
     fn refuse_other_server(&self, owner: u32) -> io::Result<()> {
         let server = self.peer_uid()?;
-        // A mount may give a file an owner whom this user namespace knows though it does not know
-        // the server.
+        // On some mounts a file's owner is mapped in this user namespace although the server's uid
+        // is not.
         if server == owner || Some(server) == owner::unmapped_uid() {
             return Ok(());
         }
@@ -78,10 +80,10 @@ impl SocketStream {
         Err(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
-    /// The user id of the process at the other end, as the kernel says.
+    /// Returns the user id of the process at the other end, as the kernel reports it.
     ///
-    /// Not by rustix, whose type has no place for the pid 0 by which the kernel names a peer of
-    /// another pid namespace.
+    /// This does not use rustix: its type cannot hold the pid 0, which the kernel reports for a
+    /// peer in another pid namespace.
     #[allow(unsafe_code)]
     pub(crate) fn peer_uid(&self) -> io::Result<u32> {
         let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
@@ -94,25 +96,26 @@ impl SocketStream {
         if got == 0 { Ok(peer.uid) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Whether this process is about to have as many files open as it may. What keeps the store
-    /// going opens some, too.
+    /// Returns whether this process is close to its limit of open files. The store itself needs
+    /// some descriptors, too.
     pub(crate) fn is_among_the_last(&self) -> bool {
         let Some(most) = getrlimit(Resource::Nofile).current else { return false };
-        // The lowest number that is free is taken first.
+        // The kernel assigns the lowest free number first.
         self.fd.get().is_ok_and(|fd| fd.as_raw_fd() as u64 + DESCRIPTORS_SPARED.min(most / 4) >= most)
     }
 
-    /// Waits until there is something to read, or the other side has gone. False if `deadline`
-    /// passes first.
+    /// Waits until there is something to read, or the other side has closed the connection. Returns
+    /// false if `deadline` passes first.
     pub(crate) fn wait_readable(&self, deadline: Option<Instant>) -> io::Result<bool> {
         self.wait(PollFlags::IN, deadline)
     }
 
-    /// Whether the other side has gone, so that nothing that is written can reach it.
+    /// Returns whether the other side has closed the connection, so that no written byte can reach
+    /// it.
     pub(crate) fn has_hung_up(&self) -> bool {
         let Ok(fd) = self.fd.get() else { return true };
-        // A hang-up is told unasked. One that has only stopped writing is none: it may wait for its
-        // reply.
+        // `poll` reports a hang-up without being asked for it. A peer that has only stopped writing
+        // is no hang-up: it may wait for its reply.
         let mut looked_at = [PollFd::new(&fd, PollFlags::empty())];
         let found = poll(&mut looked_at, Some(&Timespec::default()));
         found.is_ok() && looked_at[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
@@ -125,7 +128,8 @@ impl SocketStream {
     /// Fills `bytes`.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the other side has gone, `TimedOut` if `deadline` passes.
+    /// `UnexpectedEof` if the other side has closed the connection, `TimedOut` if `deadline`
+    /// passes.
     pub(crate) fn read(&self, bytes: &mut [u8], deadline: Option<Instant>) -> io::Result<()> {
         let fd = self.fd.get()?;
         let mut filled = 0;
@@ -152,14 +156,14 @@ impl SocketStream {
         Ok(header)
     }
 
-    /// Reads a message of `length` bytes into `message`, which grows as the bytes come.
+    /// Reads a message of `length` bytes into `message`, which grows as the bytes arrive.
     pub(crate) fn read_body(&self, length: usize, message: &mut Vec<u8>, deadline: Option<Instant>) -> io::Result<()> {
         message.clear();
         while message.len() < length {
             let have = message.len();
-            // Room for all of it is only addresses; what is not written to takes no memory. So it
-            // need not move as it grows, and what is made zero lies in the cache when the bytes
-            // come.
+            // Reserving space for the whole message takes address space only: pages that are not
+            // written take no memory. So the buffer need not move as it grows, and each part is
+            // zeroed just before its bytes arrive, while it is in the cache.
             message.reserve_exact(length - have);
             message.resize(length.min(have + BYTES_AHEAD), 0);
             self.read(&mut message[have..], deadline)?;
@@ -167,14 +171,14 @@ impl SocketStream {
         Ok(())
     }
 
-    /// Reads so many bytes more and appends them to `message`.
+    /// Reads `count` more bytes and appends them to `message`.
     pub(crate) fn read_more(&self, count: usize, message: &mut Vec<u8>, deadline: Option<Instant>) -> io::Result<()> {
         let have = message.len();
         message.resize(have + count, 0);
         self.read(&mut message[have..], deadline)
     }
 
-    /// Reads so many bytes and forgets them.
+    /// Reads `count` bytes and discards them.
     pub(crate) fn discard(&self, mut count: usize, deadline: Option<Instant>) -> io::Result<()> {
         let mut scratch = [0; 4096];
         while count > 0 {
@@ -185,7 +189,7 @@ impl SocketStream {
         Ok(())
     }
 
-    /// Writes all of `bytes`; how many were taken if that fails.
+    /// Writes all of `bytes`. On an error, returns how many were written.
     pub(crate) fn write(&self, bytes: &[u8], deadline: Option<Instant>) -> Result<(), (usize, io::Error)> {
         let fd = self.fd.get().map_err(|error| (0, error))?;
         let mut written = 0;
@@ -204,20 +208,20 @@ impl SocketStream {
         Ok(())
     }
 
-    /// Reads no more, which whoever waits for a message learns at once. What is still to be said
-    /// can be said.
+    /// Ends reading: a thread that waits for a message returns at once. Replies can still be
+    /// written.
     pub(crate) fn end_reading(&self) {
         let _ = self.fd.get().map(|fd| net::shutdown(fd, Shutdown::Read));
     }
 
-    /// Ends the connection for both sides, also for a thread that waits for it.
+    /// Ends the connection in both directions, also for a thread that waits on it.
     pub(crate) fn end(&self) {
         let _ = self.fd.get().map(|fd| net::shutdown(fd, Shutdown::Both));
     }
 }
 
-/// The uid that a socket belongs to. A symbolic link is followed if it is this user's or root's:
-/// others could lead this process, with its rights, to a server of any kind.
+/// Returns the uid that a socket belongs to. A symbolic link is followed only if this user or root
+/// owns it: the link of another user could lead this process, with its rights, to any server.
 fn socket_owner(path: &Path) -> io::Result<u32> {
     let found = fs::lstat(path)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::Symlink {
@@ -230,17 +234,17 @@ fn socket_owner(path: &Path) -> io::Result<u32> {
     Ok(fs::stat(path)?.st_uid)
 }
 
-/// Whether a server may be at work at the socket `path`. Only a connection that is refused proves
-/// that there is none.
+/// Returns whether a server may listen at the socket `path`. Only a refused connection proves that
+/// none does.
 pub(crate) fn may_be_served(path: &Path) -> bool {
-    // Nothing is waited for: a server whose queue is full lives.
+    // This does not wait: a server whose queue is full is alive.
     match SocketStream::connect(path, clock::now()) {
         Ok(_) => true,
         Err(error) => error.kind() != io::ErrorKind::ConnectionRefused && error.kind() != io::ErrorKind::NotFound,
     }
 }
 
-/// Waits until one of them is ready; false if `deadline` passes first.
+/// Waits until one of the descriptors is ready. Returns false if `deadline` passes first.
 pub(crate) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
@@ -259,14 +263,13 @@ fn new_socket() -> io::Result<OwnedFd> {
     Ok(net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
 }
 
-/// A socket with a name in a directory that nobody can connect to yet: [`listen`] makes that
-/// possible.
+/// Returns a socket with a name in a directory. No client can connect to it before [`listen`].
 pub(crate) fn bind(dir: BorrowedFd<'_>, name: &str) -> io::Result<Private> {
     let fd = private(new_socket)?;
     let address = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     if address.len() > ADDRESS_BYTES_MAX {
         let most = ADDRESS_BYTES_MAX - (address.len() - name.len());
-        let what = format!("the name has {} bytes, and an address of a socket has room for {most}", name.len());
+        let what = format!("the name has {} bytes, and a socket address can contain at most {most}", name.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     net::bind(fd.get()?, &SocketAddrUnix::new(address)?)?;
@@ -278,7 +281,7 @@ pub(crate) fn listen(socket: &Private) -> io::Result<()> {
     Ok(net::listen(socket.get()?, 128)?)
 }
 
-/// The next client that wants to connect, if one does.
+/// Returns the next client that waits to connect, if there is one.
 pub(crate) fn accept(socket: &Private) -> io::Result<Option<SocketStream>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let listening = socket.get()?;
@@ -291,12 +294,12 @@ pub(crate) fn accept(socket: &Private) -> io::Result<Option<SocketStream>> {
     }
 }
 
-/// What `open` opens, for this process and not its children.
+/// Returns what `open` opens, as a descriptor that children do not keep.
 fn private(open: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Private> {
     Private::open(open).map_err(io::Error::other)?
 }
 
-/// The limits of a frame, as an error of the system.
+/// Returns the length of a frame; a length beyond the limit is an I/O error.
 pub(crate) fn frame_len(header: [u8; FRAME_HEADER_BYTES]) -> io::Result<usize> {
     wire::frame_len(header).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

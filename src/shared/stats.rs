@@ -1,12 +1,11 @@
-//! The types of the figures of a store, which are the same for direct and for message-passing
-//! clients.
+//! The types of a store's figures, which are the same for direct and for message-passing clients.
 
 use crate::TxnId;
 use crate::shared::protocols::histogram::Latency;
 use serde::{Deserialize, Serialize};
 
-/// Figures of a store at one instant; made by [`Store::stats`](crate::Store::stats), and by message
-/// by [`Client::stats`](crate::Client::stats).
+/// The figures of a store at one instant, from [`Store::stats`](crate::Store::stats) or, over the
+/// socket, from [`Client::stats`](crate::Client::stats).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stats {
@@ -14,24 +13,26 @@ pub struct Stats {
     pub committed: TxnId,
     /// The newest durable transaction.
     pub durable: TxnId,
-    /// The newest transaction in a finished checkpoint; recovery replays what is younger.
+    /// The newest transaction in a finished checkpoint; recovery replays later ones.
     pub checkpointed: TxnId,
     /// Transactions that are visible and not durable.
     pub lag_txns: u64,
-    /// How old the oldest of them is, in nanoseconds; 0 if there are none.
+    /// The age of the oldest of them in nanoseconds; 0 if there are none.
     ///
-    /// What the logger knows of it: when it saw the commit come, or, of one that came during a
-    /// flush that did not cover it, when that flush began, or, if it is stopped or dead, when it
-    /// last saw all durable. So this may be too large by the duration of one flush, or by a minute
-    /// beside a logger that does not run, and too small by the time that it takes to wake, or by 50
-    /// ms for a commit that has time ([`Durability::Within`](crate::Durability::Within)), whose
-    /// coming wakes nobody.
+    /// This is the logger's estimate. The age counts from the time at which the logger saw the
+    /// commit. For a commit that was published during a flush that did not cover it, it counts from
+    /// the beginning of that flush. If the logger is stopped or dead, it counts from the last time
+    /// at which the logger saw all commits durable. So the value may be too large by the duration
+    /// of one flush, or by a minute if the logger does not run. It may be too small by the time
+    /// that the logger takes to wake up. For a commit that has time
+    /// ([`Durability::Within`](crate::Durability::Within)), which wakes no thread, it may be too
+    /// small by 50 ms.
     pub lag_ns: u64,
-    /// Commits that have become durable since the logger's shared region was made; with
-    /// [`Stats::fsyncs`], how many share one.
+    /// Commits that have become durable since the logger's shared region was made. Divided by
+    /// [`Stats::fsyncs`], the number of commits that share one.
     pub acknowledged: u64,
-    /// When that region was made, in seconds since 1970: what is counted since then begins anew
-    /// when this changes.
+    /// When that region was made, in seconds since 1970. When this changes, the counters of the
+    /// region begin anew.
     pub region_start_seconds: u64,
     /// Transactions committed since the store was created.
     pub commits: u64,
@@ -41,9 +42,9 @@ pub struct Stats {
     pub keyspaces: u64,
     /// Page size in bytes.
     pub page_size: u64,
-    /// Pages handed out so far, free ones included.
+    /// Pages handed out so far, including free ones.
     pub pages_total: u64,
-    /// Pages waiting to be reused: free, or still held by a pin or a checkpoint.
+    /// Pages that wait for reuse: free, or still protected by a pin or a checkpoint.
     pub pages_free: u64,
     /// Bytes of the arena that are backed by blocks.
     pub arena_bytes: u64,
@@ -51,21 +52,21 @@ pub struct Stats {
     pub max_size: u64,
     /// Log bytes that recovery would replay now.
     pub wal_bytes: u64,
-    /// Log segments that recovery needs; those below are not among them.
+    /// Log segments that recovery needs, without the spare and the kept ones.
     pub wal_segments: u64,
     /// Spare log segments.
     pub wal_spares: u64,
-    /// Log segments that are kept for those who follow the changes, and for nothing else.
+    /// Log segments that are kept only for followers of the changes.
     pub wal_kept: u64,
     /// Syncs of the log since the logger's shared region was made.
     pub fsyncs: u64,
-    /// Time spent in them, in nanoseconds.
+    /// Time spent in those syncs, in nanoseconds.
     pub fsync_ns: u64,
     /// How commits shared those syncs, and whether their deadlines were met.
     pub deadlines: DeadlineStat,
     /// Checkpoints finished since then.
     pub checkpoints: u64,
-    /// Times that the writer lock was taken over from a dead owner.
+    /// How often the writer lock was taken over from a dead owner.
     pub lock_take_overs: u64,
     /// Processes and reader slots found dead and freed.
     pub reaped: u64,
@@ -73,39 +74,41 @@ pub struct Stats {
     pub logger_starts: u64,
     /// Process id of the logger, in its own namespace, if one lives.
     pub logger_pid: Option<u32>,
-    /// For how long it has served, in nanoseconds.
+    /// How long it has run, in nanoseconds.
     pub logger_age_ns: Option<u64>,
-    /// Who holds the writer lock.
+    /// The holder of the writer lock.
     pub writer: Option<HolderStat>,
     /// The processes that have the store open.
     pub clients: Vec<ClientStat>,
-    /// The pinned snapshots, oldest transaction first; those that are younger than the call are not
-    /// among them.
+    /// The pinned snapshots, oldest transaction first. Snapshots taken after the call began are not
+    /// included.
     pub readers: Vec<ReaderStat>,
-    /// Why the store takes no more writes, if it doesn't.
+    /// The reason why the store refuses writes, if it does.
     pub needs_recovery: Option<String>,
-    /// Cells and counters.
+    /// Figures of the cells and counters.
     pub cells: CellStat,
-    /// How long things take.
+    /// Latency distributions.
     pub latencies: Latencies,
 }
 
-/// How long things take, in all processes of the store, since its shared region was made: it lives
-/// while any process, the logger among them, has the store open, and no longer than the kernel.
+/// Latency distributions of all processes of the store, since its shared region was made. The
+/// region lives while any process, including the logger, has the store open, and no longer than the
+/// running kernel.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Latencies {
     /// How long callers waited until a commit was durable.
     pub acknowledgement: Acknowledgements,
-    /// How long writers waited for the writer lock, other threads of their own process included.
+    /// How long writers waited for the writer lock, including the wait for other threads of their
+    /// own process.
     pub lock_wait: LatencyByClass,
-    /// How long they held it.
+    /// How long writers held the lock.
     pub lock_hold: LatencyByClass,
-    /// Flushes of the log: write and fsync of what they acknowledge.
+    /// Durations of the log's flushes: write and fsync of what they acknowledge.
     pub flush: Latency,
-    /// Checkpoints that were finished, from noting what they cover.
+    /// Durations of finished checkpoints, from the start, when their transaction is recorded.
     pub checkpoint: Latency,
-    /// Rounds of sampling cells and counters.
+    /// Durations of the rounds that sample cells and counters.
     pub sample: Latency,
 }
 
@@ -114,58 +117,59 @@ pub struct Latencies {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Acknowledgements {
-    /// Of commits that are [`Durable`](crate::Durability::Durable): from the publication until
-    /// their caller knew.
+    /// For [`Durable`](crate::Durability::Durable) commits: from the publication until the caller's
+    /// wait returned.
     pub urgent: Latency,
-    /// Of commits that have time ([`Within`](crate::Durability::Within)): from the publication
-    /// until their caller knew. The logger puts their flush off, so this is near their times by
-    /// intent; [`Stats::deadlines`] says how many were late.
+    /// For commits that have time ([`Within`](crate::Durability::Within)): from the publication
+    /// until the caller's wait returned. The logger delays their flush on purpose, so this is close
+    /// to their deadlines; [`Stats::deadlines`] counts how many were late.
     pub within: Latency,
-    /// Of tickets: from the beginning of a wait ([`Ticket::wait`](crate::Ticket::wait), its first
+    /// For tickets: from the beginning of a wait ([`Ticket::wait`](crate::Ticket::wait), its first
     /// poll, [`Store::sync`](crate::Store::sync)) that found the commit not yet durable.
     pub bulk: Latency,
 }
 
-/// The same for commits whose callers wait, and for others.
+/// Latencies of commits whose callers wait, and of other commits.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LatencyByClass {
-    /// Of commits that are durable when they return, and had less than 100 ms for it.
+    /// For commits that are durable when they return, with a deadline less than 100 ms away.
     pub urgent: Latency,
-    /// Of commits that are only visible when they return, or had more time, and of what the logger
-    /// does itself.
+    /// For commits that are only visible when they return, or had more time, and for the logger's
+    /// own transactions.
     pub bulk: Latency,
 }
 
-/// How commits share flushes of the log, and what became of
-/// [`Durability::Within`](crate::Durability::Within), since the logger's shared region was made.
+/// How commits share flushes of the log, and how many deadlines of
+/// [`Durability::Within`](crate::Durability::Within) were met, since the logger's shared region was
+/// made.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadlineStat {
-    /// Commits that had a deadline. One whose caller still waits, or died, is neither met nor
+    /// Commits that had a deadline. A commit whose caller still waits, or died, is neither met nor
     /// missed.
     pub commits: u64,
-    /// Those whose caller was told before the deadline that they are durable.
+    /// Commits whose caller returned before the deadline.
     pub met: u64,
-    /// Those whose caller was told after it.
+    /// Commits whose caller returned after the deadline.
     pub missed: u64,
     /// `met` as a share of `met` and `missed`; `None` without any.
     pub met_share: Option<f64>,
-    /// Flushes that made the [`Stats::acknowledged`] commits durable, each with one fsync if it did
-    /// not come to the end of a segment.
+    /// Flushes that made the [`Stats::acknowledged`] commits durable. Each needs one fsync, or more
+    /// if it reaches the end of a segment.
     pub flushes: u64,
-    /// Fsyncs saved: how many more flushes there would have been with one for each commit that
-    /// became durable, of whatever kind.
+    /// Flushes saved: how many more there would have been with one for each commit that became
+    /// durable, of any kind.
     pub flushes_saved: u64,
-    /// How long the logger expects a flush to take at most, in nanoseconds: write, fsync, and
-    /// telling who waits. It follows what is measured, by a smoothed mean and four times the
+    /// The logger's estimate of the longest duration of a flush, in nanoseconds: write, fsync, and
+    /// notifying the waiters. It is the smoothed mean of the measurements plus four times their
     /// smoothed deviation. 0 before the first flush.
     pub flush_estimate_ns: u64,
-    /// How late it expects a sleeping thread to wake up, in nanoseconds, estimated likewise. A
-    /// flush for a deadline begins by the first and twice the second ahead of it: once for the
-    /// logger itself, once for whoever waits.
+    /// The logger's estimate of how late a sleeping thread wakes up, in nanoseconds, estimated
+    /// likewise. A flush for a deadline begins `flush_estimate_ns` and twice `wake_estimate_ns`
+    /// before it: once for the logger itself, once for the waiter.
     pub wake_estimate_ns: u64,
-    /// Whether the flush policy has commits without a time of their own flushed at once: it is
+    /// Whether commits without a deadline are flushed at once: the flush policy is
     /// `FlushPolicy::OnCommit`.
     pub policy_flushes_at_once: bool,
 }
@@ -174,9 +178,9 @@ pub struct DeadlineStat {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CellStat {
-    /// How many there are.
+    /// Cells and counters that exist.
     pub in_use: u64,
-    /// Transactions that sampled some, since the region was made.
+    /// Transactions that sampled cells or counters since the region was made.
     pub samples: u64,
     /// Values in those transactions.
     pub sampled_values: u64,
@@ -200,35 +204,35 @@ pub struct ClientStat {
     pub id: u64,
     /// Its process id, in its own namespace.
     pub pid: u32,
-    /// For how long, in nanoseconds.
+    /// How long it has had the store open, in nanoseconds.
     pub age_ns: u64,
-    /// Its commits.
+    /// The commits that it has made.
     pub commits: u64,
     /// Snapshots that it has pinned.
     pub pins: u64,
-    /// Whether it lives. The logger looks for the dead ten times a second, and they are gone then.
+    /// Whether it is alive. The logger removes dead processes ten times a second.
     pub is_alive: bool,
     /// Whether it holds the writer lock.
     pub holds_writer_lock: bool,
 }
 
-/// A pinned snapshot, and what it costs.
+/// A pinned snapshot, and the pages that it protects.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReaderStat {
     /// Process id of its owner, in its own namespace.
     pub pid: u32,
-    /// Not a reader's: the logger pins the newest durable transaction, for those who take a durable
-    /// snapshot.
+    /// Whether this is the logger's own pin on the newest durable transaction, which exists for
+    /// readers that take a durable snapshot.
     pub is_loggers: bool,
     /// The transaction that it pins.
     pub txn: TxnId,
-    /// Transactions committed since.
+    /// The number of transactions committed since.
     pub txns_behind: u64,
-    /// For how long it has been pinned, in nanoseconds, as the logger saw it: it looks ten times a
-    /// second, so this may be a tenth of a second too little. Not known of the logger's own.
+    /// How long it has been pinned, in nanoseconds, as the logger observed it. The logger checks
+    /// ten times a second, so this may be 100 ms too small. `None` for the logger's own pins.
     pub age_ns: Option<u64>,
-    /// Pages that were replaced and can't be reused while it lives (those that others pin as well
-    /// are counted with each). `None` if they could not be counted.
+    /// Pages that were replaced and can't be reused while it lives. A page that several snapshots
+    /// protect is counted with each. `None` if the pages could not be counted.
     pub pages_held: Option<u64>,
 }

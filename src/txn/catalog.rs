@@ -6,8 +6,8 @@
 //! | 1, name | number u64 |
 //! | 2, incarnation (u32, big-endian) | last transaction id of the incarnation before it, u64 |
 //!
-//! Names are resolved once, when a handle is made; each access then finds the root by number, so a
-//! keyspace that was dropped and created anew is never taken for the old one.
+//! A name is resolved once, when a handle is made. Each access then finds the root by number, so a
+//! handle to a dropped keyspace never leads to a new one of the same name.
 
 use crate::btree::cursor::RangeCursor;
 use crate::btree::{edit, search};
@@ -16,7 +16,7 @@ use crate::files::page::{PageRead, PageWrite};
 use crate::{Error, KeyspaceId, PageId, Result, TxnId};
 use std::ops::Bound;
 
-/// What the catalog says of a keyspace.
+/// The catalog's entry of a keyspace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct CatalogEntry {
     pub(crate) id: KeyspaceId,
@@ -25,7 +25,7 @@ pub(crate) struct CatalogEntry {
     pub(crate) name: String,
 }
 
-/// Bytes before the name.
+/// The number of bytes before the name.
 const FIXED: usize = 16;
 
 fn id_key(id: KeyspaceId) -> [u8; 9] {
@@ -59,7 +59,7 @@ fn decode(id: KeyspaceId, value: &[u8]) -> Result<CatalogEntry> {
     })
 }
 
-/// The root of a keyspace's tree; `None` if there is no such keyspace.
+/// Returns the root of a keyspace's tree; `None` if there is no such keyspace.
 #[inline]
 pub(crate) fn root<P: PageRead>(pages: &P, catalog: PageId, id: KeyspaceId) -> Result<Option<PageId>> {
     let Some(found) = search::get(pages, catalog, &id_key(id))? else { return Ok(None) };
@@ -67,7 +67,7 @@ pub(crate) fn root<P: PageRead>(pages: &P, catalog: PageId, id: KeyspaceId) -> R
     Ok(Some(PageId(u32::from_le_bytes(*bytes))))
 }
 
-/// All that the catalog says of a keyspace.
+/// Returns the whole entry of a keyspace.
 pub(crate) fn entry<P: PageRead>(pages: &P, catalog: PageId, id: KeyspaceId) -> Result<Option<CatalogEntry>> {
     match search::get(pages, catalog, &id_key(id))? {
         Some(found) => decode(id, found.value).map(Some),
@@ -75,7 +75,7 @@ pub(crate) fn entry<P: PageRead>(pages: &P, catalog: PageId, id: KeyspaceId) -> 
     }
 }
 
-/// The number of the keyspace with this name.
+/// Returns the number of the keyspace with this name.
 pub(crate) fn find<P: PageRead>(pages: &P, catalog: PageId, name: &str) -> Result<Option<KeyspaceId>> {
     match search::get(pages, catalog, &name_key(name))? {
         Some(found) => Ok(Some(KeyspaceId(number(found.value)?))),
@@ -83,7 +83,7 @@ pub(crate) fn find<P: PageRead>(pages: &P, catalog: PageId, name: &str) -> Resul
     }
 }
 
-/// All keyspaces, by number.
+/// Returns all keyspaces, by number.
 pub(crate) fn list<P: PageRead>(pages: &P, catalog: PageId) -> Result<Vec<CatalogEntry>> {
     let mut cursor = RangeCursor::new(catalog, Bound::Included(&[0]), Bound::Excluded(&[1]));
     let mut found = Vec::new();
@@ -123,7 +123,7 @@ pub(crate) fn remove<W: PageWrite>(pages: &mut W, catalog: &mut PageId, entry: &
     Ok(())
 }
 
-/// Notes where the incarnation before `incarnation` ended.
+/// Records where the incarnation before `incarnation` ended.
 pub(crate) fn store_incarnation<W: PageWrite>(
     pages: &mut W,
     catalog: &mut PageId,
@@ -137,7 +137,8 @@ pub(crate) fn store_incarnation<W: PageWrite>(
     Ok(())
 }
 
-/// The last transaction of each incarnation that has ended: (incarnation that followed, last id).
+/// Returns the last transaction of each incarnation that has ended: (incarnation that followed,
+/// last id).
 pub(crate) fn incarnations<P: PageRead>(pages: &P, catalog: PageId) -> Result<Vec<(u32, TxnId)>> {
     let mut cursor = RangeCursor::new(catalog, Bound::Included(&[2]), Bound::Excluded(&[3]));
     let mut found = Vec::new();

@@ -1,10 +1,10 @@
-//! The whole commit, in order.
+//! The steps of a commit, in order.
 //!
-//! **I1** Before the publication nothing has happened; after it everything has. What a writer that
-//! is killed here leaves (pages, queue entries, ring bytes, a filled slot) lies beyond what is
-//! published, and the next owner of the lock starts from the published slot.
+//! **I1** Before the publication, nothing of the commit is visible; after it, everything is. If a
+//! writer is killed here, what it leaves (pages, queue entries, ring bytes, a filled slot) is
+//! beyond the published state. The next owner of the lock starts from the published slot.
 //!
-//! **I2** The order in the log is the order of commits and of ids: each record is copied in behind
+//! **I2** The order in the log is the order of commits and of ids. Each record is copied in behind
 //! the published tail, under the lock, and the publication publishes record and pages together.
 
 use crate::txn::write::Write;
@@ -15,26 +15,26 @@ use untorn_wal::Lsn;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Committed {
     pub(crate) txn: TxnId,
-    /// Durable when the log is durable up to here.
+    /// The log position up to which the log must be durable for this commit to be.
     pub(crate) lsn: Lsn,
 }
 
 impl Write<'_> {
     /// Makes the transaction visible. The caller then releases the lock and wakes the logger.
     ///
-    /// With a `deadline` on the monotonic clock it is to be durable by then, in nanoseconds;
-    /// otherwise the flush policy decides. A transaction that changed nothing takes no id: it
-    /// answers with the one that it began from.
+    /// `deadline_ns`, on the monotonic clock, is the time by which it is to be durable; without it
+    /// the flush policy decides. A transaction that changed nothing takes no id: this returns the
+    /// commit that it began from.
     ///
     /// # Errors
-    /// Nothing of the transaction has happened then.
+    /// On an error, nothing of the transaction is committed.
     pub(crate) fn commit(mut self, deadline_ns: Option<u64>) -> Result<Committed> {
         self.refuse_failed()?;
         if !self.changed {
             self.want_base_durable(deadline_ns);
             return Ok(Committed { txn: self.base.txn, lsn: self.base.log_tail });
         }
-        // 1. The new pages: nothing that a committed root reaches is modified.
+        // 1. The new pages: no page that a committed root reaches is modified.
         self.store_trees()?;
         self.work.return_freed()?;
         crash_point!("commit.pages_written");
@@ -46,12 +46,13 @@ impl Write<'_> {
         let stream = self.stream.as_mut().expect("a live transaction has a log record");
         let (lsn, reserved_blocks) = stream.finish(self.engine)?;
         crash_point!("commit.record_written");
-        // Nothing of an incarnation is visible before the log states that it is used: what a crash
-        // takes back of it is never given again.
+        // No commit of an incarnation is visible before the log states that the incarnation is
+        // used. So an id that a crash takes back is never given again.
         if self.begins_incarnation() {
             self.engine.state_incarnation()?;
         }
-        // Nobody else may have taken the lock over while the pages and the record were written.
+        // If this process has lost its presence, another one may have taken the lock over while the
+        // pages and the record were written.
         self.engine.presence.check()?;
         // 3. and 4. The next slot, and the publication.
         self.publish(lsn, reserved_blocks, deadline_ns);
@@ -59,7 +60,7 @@ impl Write<'_> {
         Ok(Committed { txn: self.txn, lsn })
     }
 
-    /// Makes a replayed transaction visible, whose record ends at `lsn` in the log.
+    /// Makes a replayed transaction visible. Its record ends at `lsn` in the log.
     pub(crate) fn commit_replayed(mut self, lsn: Lsn) -> Result<()> {
         self.refuse_failed()?;
         self.store_trees()?;
@@ -68,9 +69,9 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Nothing has changed, but whoever commits may wait until what it has read is durable: so that
-    /// is due as this commit would be, not when the one that made it has time. Under the writer
-    /// lock, so nobody else stores to `policy_tail`.
+    /// Gives the base commit the deadline of this commit, which is empty. The caller may wait for
+    /// the durability of what it read, and the base commit's own deadline may be later. The caller
+    /// holds the writer lock, so no other process stores to `policy_tail`.
     fn want_base_durable(&self, deadline_ns: Option<u64>) {
         let control = &self.engine.control;
         let base = self.base.log_tail;

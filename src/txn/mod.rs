@@ -1,9 +1,9 @@
-//! Transactions: what happens between the public calls and the pages.
+//! Transactions: the layer between the public calls and the pages.
 //!
 //! - `ops`: the operations in a log record
-//! - `stream`: the way of log records into the ring, frame by frame if need be
+//! - `stream`: writing log records into the ring, frame by frame if they are long
 //! - `catalog`: the tree of keyspaces
-//! - `trees`: the keyspaces that a transaction has looked at
+//! - `trees`: the keyspaces that a transaction has opened
 //! - `write`: the operations of a write transaction
 //! - `savepoint`: states that a transaction can return to
 //! - `commit`: the whole commit, in order

@@ -1,4 +1,4 @@
-//! The operations that a log record carries: what a transaction did, by key, not by page.
+//! The operations that a log record carries. They are logical: they name keys, not pages.
 //!
 //! | byte | operation | then |
 //! |---|---|---|
@@ -12,10 +12,10 @@
 //! | 8 | versions of dropped cells | the newest one, u64 |
 //! | 9 | delete range | keyspace u64, start length u16, end length u16, start, end |
 //! | 10 | savepoint | how many savepoints there are before it, u32 |
-//! | 11 | rollback to a savepoint | how many savepoints there are before it, u32 |
-//!
-//! A range contains its start and not its end. An end of no bytes is the end of the keyspace: no
-//! key is below the empty one, so no range ends there.
+//! | 10 | savepoint | number of savepoints before it, u32 |
+//! | 11 | rollback to a savepoint | number of savepoints before it, u32 |
+//! A range contains its start and not its end. An empty end means the end of the keyspace: no key
+//! is below the empty key, so no range could end there.
 //!
 //! A rollback undoes all operations since its savepoint, and removes the savepoints after it.
 //!
@@ -39,7 +39,7 @@ pub(crate) enum Op<'a> {
         keyspace: KeyspaceId,
         name: &'a str,
     },
-    /// The name is for those who follow the log: the catalog knows it no longer.
+    /// The name is for followers of the log, since the catalog no longer contains it.
     DropKeyspace {
         keyspace: KeyspaceId,
         name: &'a str,
@@ -53,7 +53,7 @@ pub(crate) enum Op<'a> {
     Incarnation {
         last: TxnId,
     },
-    /// Cells that were dropped have had versions up to this one.
+    /// Dropped cells have had versions up to this one.
     CellsFloor(Version),
     /// All keys from `start` on, below `end` if there is one.
     DeleteRange {
@@ -61,11 +61,11 @@ pub(crate) enum Op<'a> {
         start: &'a [u8],
         end: Option<&'a [u8]>,
     },
-    /// What follows can be undone by a rollback.
+    /// A rollback can undo the operations that follow.
     Savepoint {
         depth: u32,
     },
-    /// All that followed the savepoint is undone; the savepoint stays.
+    /// Undoes all operations since the savepoint; the savepoint stays.
     RollBack {
         depth: u32,
     },
@@ -75,7 +75,7 @@ pub(crate) enum Op<'a> {
 pub(crate) const LARGE_VALUE_BYTES_MIN: usize = 16 << 10;
 
 impl Op<'_> {
-    /// Bytes that the operation takes.
+    /// Returns how many bytes the operation takes.
     pub(crate) fn encoded_len(&self) -> usize {
         1 + match self {
             Op::Put { key, value, .. } => 14 + key.len() + value.len(),
@@ -152,7 +152,7 @@ impl<'a> Ops<'a> {
         Ops { rest: payload }
     }
 
-    /// Bytes that are not decoded yet.
+    /// Returns how many bytes are not decoded yet.
     pub(crate) fn rest(&self) -> usize {
         self.rest.len()
     }
@@ -224,7 +224,7 @@ impl<'a> Ops<'a> {
 }
 
 impl<'a> Iterator for Ops<'a> {
-    /// An operation, or what is wrong with the bytes.
+    /// An operation, or a description of what is wrong with the bytes.
     type Item = Result<Op<'a>, String>;
 
     fn next(&mut self) -> Option<Self::Item> {

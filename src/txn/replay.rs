@@ -1,7 +1,7 @@
-//! Replay: log records become commits again, through the write path that made them.
+//! Replay: applies log records again, through the write path that made them.
 //!
-//! A streamed transaction is applied frame by frame and rolled back if its commit never comes, so
-//! replay needs no more memory than the original did.
+//! A streamed transaction is applied frame by frame, and rolled back if the log does not contain
+//! its commit. So replay needs no more memory than the original transaction.
 
 use crate::participant::engine::Engine;
 use crate::txn::ops::{Op, Ops};
@@ -12,7 +12,7 @@ use untorn_wal::Lsn;
 use untorn_wal::record;
 use untorn_wal::record::{Decoded, RecordKind};
 
-/// An error if a record of `txn` can't come next after the commit of `base`.
+/// Returns an error if a record of `txn` can't come next after the commit of `base`.
 fn follows(base: TxnId, txn: TxnId, kind: RecordKind) -> Result<(), String> {
     if kind == RecordKind::Abort || base.precedes(txn) {
         return Ok(());
@@ -20,8 +20,8 @@ fn follows(base: TxnId, txn: TxnId, kind: RecordKind) -> Result<(), String> {
     Err(format!("transaction {txn} does not follow {base}"))
 }
 
-/// Reads the stream without applying it: a damaged log is found before recovery changes a byte of
-/// any file, and `verify` finds damage in what is kept for followers.
+/// Checks the stream without applying it. So recovery finds a damaged log before it changes a byte
+/// of any file, and `verify` finds damage in the log that is kept for followers.
 pub(crate) struct Check<'k> {
     seed: u32,
     page_size: usize,
@@ -30,21 +30,21 @@ pub(crate) struct Check<'k> {
     last: Option<TxnId>,
     rest: Vec<u8>,
     at: Lsn,
-    /// The transactions are checked as replay applies them. `None` where the stream may begin
-    /// inside one.
+    /// The state of the transactions, which are checked as replay applies them. `None` if the
+    /// stream may begin within a transaction.
     transactions: Option<Transactions<'k>>,
 }
 
-/// Tells whether the pages of the checkpoint have a keyspace.
+/// Returns whether a keyspace exists in the pages of the checkpoint.
 pub(crate) type FindKeyspace<'k> = dyn Fn(KeyspaceId) -> Result<bool> + 'k;
 
 /// The transactions of a stream that begins at a checkpoint.
 struct Transactions<'k> {
     find_keyspace: &'k FindKeyspace<'k>,
-    /// Whether there is a keyspace, after the last commit. Those that no record has named are
+    /// Whether each keyspace exists after the last commit. Keyspaces that no record has named are
     /// missing.
     keyspaces: HashMap<KeyspaceId, bool>,
-    /// A streamed transaction whose commit has not come yet.
+    /// A streamed transaction whose commit was not read yet.
     open: Option<Running>,
 }
 
@@ -57,7 +57,7 @@ struct Running {
     before: Vec<(KeyspaceId, Option<bool>)>,
     /// For each savepoint, the length of `before` when it was made.
     savepoints: Vec<usize>,
-    /// Bytes that are missing of a large value.
+    /// The number of bytes of a large value that are missing.
     missing: Option<u64>,
 }
 
@@ -73,7 +73,7 @@ impl Running {
         }
     }
 
-    /// False if there is no savepoint of this depth.
+    /// Rolls back to the savepoint of this depth. Returns false if there is none.
     fn roll_back(&mut self, depth: u32) -> bool {
         let Some(len) = self.savepoints.get(depth as usize).copied() else { return false };
         self.savepoints.truncate(depth as usize + 1);
@@ -88,7 +88,7 @@ impl Running {
 }
 
 impl Transactions<'_> {
-    /// Checks a record whose operations are whole.
+    /// Checks a record whose operations are complete.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if replay could not apply it.
@@ -185,8 +185,8 @@ impl Transactions<'_> {
 }
 
 impl<'k> Check<'k> {
-    /// Begins at `from`, behind the commit of `checkpoint`, whose keyspaces `find_keyspace` finds.
-    /// `seed` is that of the store's records.
+    /// Begins at `from`, behind the commit of `checkpoint`. `find_keyspace` finds that commit's
+    /// keyspaces. `seed` is the checksum seed of the store's records.
     pub(crate) fn new(
         seed: u32,
         page_size: usize,
@@ -207,8 +207,8 @@ impl<'k> Check<'k> {
     /// Checks the records in `bytes`, which continue the stream.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if they are no records, are out of order, or have no whole operations;
-    /// from a checkpoint on, also if no transaction can have written them.
+    /// [`Error::Corrupt`] if they are no records, are out of order, or contain incomplete
+    /// operations; from a checkpoint on, also if no transaction can have written them.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         self.rest.extend_from_slice(bytes);
         let mut used = 0;
@@ -219,7 +219,7 @@ impl<'k> Check<'k> {
                 Decoded::Record { txn, kind, payload, len } => {
                     let txn = TxnId::from_u64(txn);
                     self.last.map_or(Ok(()), |last| follows(last, txn, kind)).map_err(damaged)?;
-                    // What lies in an abort record is never applied.
+                    // The content of an abort record is never applied.
                     if kind != RecordKind::Abort {
                         Ops::new(payload).try_for_each(|op| self.check_op(&op?)).map_err(damaged)?;
                     }
@@ -240,7 +240,7 @@ impl<'k> Check<'k> {
         Ok(())
     }
 
-    /// Holds an operation against the limits that the call kept by which it came into the log.
+    /// Checks an operation against the limits that the public call enforced before it was logged.
     fn check_op(&self, op: &Op<'_>) -> Result<(), String> {
         let key_max = limits::key_len_max(self.page_size) as u64;
         let (what, found, max) = match op {
@@ -264,7 +264,7 @@ impl<'k> Check<'k> {
         if found > max { Err(format!("an operation has {what} {found}, the limit is {max}")) } else { Ok(()) }
     }
 
-    /// The last transaction that the stream commits.
+    /// Returns the last transaction that the stream commits.
     pub(crate) fn last(&self) -> TxnId {
         self.last.unwrap_or(TxnId::ZERO)
     }
@@ -279,13 +279,13 @@ pub(crate) struct Replay<'e> {
     /// Bytes of the stream not yet decoded, and where they begin.
     rest: Vec<u8>,
     at: Lsn,
-    /// Where the last commit's or abort's record ended: the stream is good up to here.
+    /// The end of the last commit or abort record: the stream is valid up to here.
     safe_start: Lsn,
     records: u64,
 }
 
 impl<'e> Replay<'e> {
-    /// Begins at `from`, where the state in `control` ends, which is that of `checkpoint`.
+    /// Begins at `from`, the log position of the state in `control`, which is that of `checkpoint`.
     pub(crate) fn new(engine: &'e Engine, checkpoint: TxnId, from: Lsn) -> Replay<'e> {
         Replay { engine, checkpoint, open: None, rest: Vec::new(), at: from, safe_start: from, records: 0 }
     }
@@ -293,8 +293,8 @@ impl<'e> Replay<'e> {
     /// Applies the records in `bytes`, which continue the stream.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if they are no records: their batch was whole, so somebody damaged them
-    /// before they were written.
+    /// [`Error::Corrupt`] if they are no records: the checksum of their batch was valid, so they
+    /// were damaged before the batch was written.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
         match self.advance(bytes)? {
             None => Ok(()),
@@ -302,15 +302,16 @@ impl<'e> Replay<'e> {
         }
     }
 
-    /// Applies as many whole records as `bytes` begin with: what stood in the ring when all died,
-    /// where the first record that is none ends the stream.
+    /// Applies the whole records at the beginning of `bytes`, which were in the ring when all
+    /// processes died. The first invalid record ends the stream.
     pub(crate) fn feed_until_bad(&mut self, bytes: &[u8]) -> Result<()> {
         self.advance(bytes)?;
         self.rest.clear();
         Ok(())
     }
 
-    /// Applies records until the bytes end or are no record; says what is wrong with them then.
+    /// Applies records until the bytes end or are no valid record. In the latter case returns what
+    /// is wrong with them.
     fn advance(&mut self, bytes: &[u8]) -> Result<Option<String>> {
         self.rest.extend_from_slice(bytes);
         let rest = std::mem::take(&mut self.rest);
@@ -344,7 +345,7 @@ impl<'e> Replay<'e> {
         let at = self.at;
         let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
         if matches!(kind, RecordKind::Abort | RecordKind::Commit) {
-            // The pieces so far belong to a transaction that never committed.
+            // The frames so far belong to a transaction that never committed.
             self.open = None;
         }
         if kind == RecordKind::Abort {
@@ -364,8 +365,8 @@ impl<'e> Replay<'e> {
         for op in Ops::new(payload) {
             write.apply(op.map_err(&damaged)?).map_err(|error| match error {
                 Error::Corrupt { file, what, .. } if file == "wal" => damaged(what),
-                // No transaction could have logged it. The size of the store is no such limit: its
-                // pages are shared out anew.
+                // No transaction could have logged such an operation. The size of the store is no
+                // such limit, since replay allocates pages differently.
                 Error::Limit { what, found, limit } if what != LimitKind::StoreSize => damaged(format!(
                     "transaction {txn} needs more than the store allows: {what} is {found}, the limit is {limit}"
                 )),
@@ -383,23 +384,25 @@ impl<'e> Replay<'e> {
         Ok(())
     }
 
-    /// Where the next byte of the stream is expected: all before it has been decoded or is kept.
+    /// Returns the position of the next expected byte of the stream. All bytes before it have been
+    /// decoded or are buffered.
     pub(crate) fn next(&self) -> Lsn {
         Lsn(self.at.0 + self.rest.len() as u64)
     }
 
-    /// Where the last commit's or abort's record ended: the newest commit is all that the log has
-    /// up to there.
+    /// Returns the end of the last commit or abort record. The newest commit contains all of the
+    /// log up to there.
     pub(crate) fn safe_start(&self) -> Lsn {
         self.safe_start
     }
 
-    /// Protects the pages of another checkpoint from now on, which is of the newest commit.
+    /// Protects from now on the pages of another checkpoint, which is of the newest commit.
     pub(crate) fn protect(&mut self, checkpoint: TxnId) {
         self.checkpoint = checkpoint;
     }
 
-    /// Ends the replay: where the last whole record ended, and how many transactions were applied.
+    /// Ends the replay. Returns where the last whole record ended, and how many transactions were
+    /// applied.
     pub(crate) fn finish(self) -> (Lsn, u64) {
         (self.at, self.records)
     }

@@ -1,20 +1,19 @@
-//! Savepoints of a write transaction: states that it can return to without losing what it did
-//! before them.
+//! Savepoints of a write transaction: states to which it can return without losing earlier changes.
 //!
-//! A savepoint is a few words of the image (the catalog's root and the counts), and marks in what
-//! grows: the open keyspaces (`trees`), the pages ([`crate::pages::savepoints`]) and the log record
-//! ([`crate::txn::stream`]). The allocator is not rolled back: pages that were taken since stay
-//! with the transaction, to be used again.
+//! A savepoint consists of a few words of the image (the catalog's root and the counts), and of
+//! marks in the growing parts: the open keyspaces (`trees`), the pages
+//! ([`crate::pages::savepoints`]) and the log record ([`crate::txn::stream`]). The allocator is not
+//! rolled back: pages that were taken since stay with the transaction, to be used again.
 //!
-//! **The log.** While no frame has been sent since the savepoint, its rollback cuts the record back
-//! to where it was, and the log has nothing of it. Frames that were sent can't be taken back. So
-//! the first operation after a savepoint is preceded by a mark (`Op::Savepoint`), and the rollback
-//! is an operation of its own (`Op::RollBack`). Replay makes a savepoint at each mark, and rolls
-//! back by the same function as the writer did. Followers of the log leave out all operations
+//! **The log.** If no frame has been sent since the savepoint, its rollback truncates the record to
+//! its former end, and the log contains nothing of it. Frames that were sent can't be taken back.
+//! So the first operation after a savepoint is preceded by a mark (`Op::Savepoint`), and the
+//! rollback is an operation of its own (`Op::RollBack`). Replay makes a savepoint at each mark, and
+//! rolls back by the same function as the writer did. Followers of the log leave out all operations
 //! between the mark and the rollback (`api/feed/transaction_filter.rs`). A savepoint without a
 //! change after it leaves no mark.
 //!
-//! A writer that dies between these operations never commits, so none of them counts.
+//! A writer that dies between these operations never commits, so none of them takes effect.
 //!
 //! Savepoints are numbered by their depth in the log: those that a rollback removes leave their
 //! numbers to later ones.
@@ -24,7 +23,7 @@ use crate::txn::stream::{Boundary, Stream};
 use crate::txn::write::Write;
 use crate::{Error, PageId, Result, Version};
 
-/// What the transaction was at a savepoint, besides its keyspaces and pages.
+/// The state of a transaction at a savepoint, besides its keyspaces and pages.
 pub(super) struct Saved {
     /// Counts the savepoints of the transaction, from 1. Never given again.
     number: u64,
@@ -34,7 +33,8 @@ pub(super) struct Saved {
     records: u64,
     cells_floor: Version,
     changed: bool,
-    /// Where the log record has the mark of this savepoint, if it has one. Never in replay.
+    /// The position of this savepoint's mark in the log record, if it has one. Always `None` in
+    /// replay.
     logged: Option<Boundary>,
 }
 
@@ -67,8 +67,8 @@ impl Write<'_> {
     /// Undoes all changes since savepoint number `number`, and removes the savepoints after it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is no such savepoint any more. Those of the log: the transaction
-    /// can only be rolled back.
+    /// [`Error::Invalid`] if there is no such savepoint any more. After an error of the log, the
+    /// whole transaction can only be rolled back.
     pub(crate) fn roll_back_to(&mut self, number: u64) -> Result<()> {
         self.refuse_failed()?;
         let depth = self.saved.binary_search_by_key(&number, |saved| saved.number).map_err(|_| Error::Invalid {
@@ -102,7 +102,7 @@ impl Write<'_> {
         self.work.roll_back_to(depth);
     }
 
-    /// Puts marks of the savepoints that have none into the log: an operation follows.
+    /// Writes marks of the savepoints that have none into the log, since an operation follows.
     pub(super) fn log_savepoints(&mut self) -> Result<()> {
         let first = self.saved.iter().rposition(|saved| saved.logged.is_some()).map_or(0, |last| last + 1);
         for depth in first..self.saved.len() {
@@ -112,7 +112,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Does what a logged mark or rollback did. False if no transaction can have logged it here.
+    /// Applies a logged mark or rollback. Returns false if no transaction can have logged it here.
     pub(super) fn replay_savepoint(&mut self, depth: u32, is_rollback: bool) -> Result<bool> {
         let depth = depth as usize;
         if is_rollback {

@@ -1,15 +1,15 @@
-//! The way of a transaction's log record into the ring.
+//! Writing a transaction's log record into the ring.
 //!
-//! A record stands in the ring beyond the published tail before the publication publishes both it
-//! and the new pages. A transaction that outgrows a frame streams: each full frame is published by
-//! itself through `stream.tail`, which only grows and is stored before its bytes count, so the
-//! logger can make room while the transaction goes on. Whoever comes after a streamer that died or
-//! rolled back finds `stream.tail` beyond the slot's tail, and puts an abort record before its own
-//! (also in recovery).
+//! A record is copied into the ring beyond the published tail; then the publication of the commit
+//! publishes both the record and the new pages. A transaction that outgrows a frame streams: it
+//! publishes each full frame by itself through `stream.tail`. That word only grows, and is stored
+//! before its bytes count as published. So the logger can free ring space while the transaction
+//! continues. If a streaming writer died or rolled back, the next writer finds `stream.tail` beyond
+//! the slot's tail, and writes an abort record before its own (also in recovery).
 //!
 //! Each record is charged, in blocks, against what the logger has preallocated and granted: a
-//! publication never happens without log space. Streams leave a reserve, so that after a stream
-//! that filled the disk and aborted, an ordinary commit still gets through.
+//! publication never happens without log space. Streams leave a reserve, so that an ordinary commit
+//! still succeeds after a stream that filled the disk and aborted.
 
 use crate::error::reason::Space;
 use crate::files::dir;
@@ -25,13 +25,14 @@ use crate::pages::reserve;
 use crate::pages::reserve::Shortage;
 use crate::txn::ops::{LARGE_VALUE_BYTES_MIN, Op};
 
-/// Log blocks that streams leave: an abort record and a good many ordinary commits.
+/// The number of log blocks that streams leave: enough for an abort record and many ordinary
+/// commits.
 const STREAM_RESERVE_BLOCKS: u64 = 32;
 
 /// The longest frame, in bytes.
 const FRAME_BYTES_MAX: usize = 256 << 10;
 
-/// Bytes after which a frame is sent ahead, with a ring of this length.
+/// Returns the length in bytes after which a frame is sent ahead, with a ring of this length.
 const fn frame_bytes(ring_len: u64) -> usize {
     let share = ring_len as usize / 8;
     if share < FRAME_BYTES_MAX { share } else { FRAME_BYTES_MAX }
@@ -40,8 +41,8 @@ const fn frame_bytes(ring_len: u64) -> usize {
 /// An operation has a key and a value, or the two bounds of a range.
 const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE_BYTES_MIN);
 
-/// The most that is copied into the ring at once, beyond what is published: an abort record, and a
-/// record that is as long as a frame or holds one operation.
+/// Returns how many bytes are copied into the ring at once beyond the published tail, at most: an
+/// abort record, and a record that is as long as a frame or holds one operation.
 pub(crate) const fn copied_at_once_max(page_size: usize, ring_len: u64) -> u64 {
     let operation = 16 + limits::key_len_max(page_size) + LARGE_VALUE_BYTES_MIN;
     let one_operation = operation + 2 * record::encoded_len(0);
@@ -51,31 +52,31 @@ pub(crate) const fn copied_at_once_max(page_size: usize, ring_len: u64) -> u64 {
 
 /// The log record of a running transaction.
 pub(crate) struct Stream {
-    /// What the transaction began from, and where its first record stands.
+    /// The commit that the transaction began from, and the position of its first record.
     base: SlotImage,
     from: Lsn,
-    /// A checkpoint was started for this record, and the pages' side of the transaction does not
-    /// know.
+    /// Whether a checkpoint was started for this record and the transaction's workspace has not
+    /// been refreshed since.
     has_checkpointed: bool,
     buffer: Vec<u8>,
     begun: Begun,
-    /// Where the buffer will stand.
+    /// The position at which the buffer will be written.
     at: Lsn,
     reserved_blocks: u64,
     seed: u32,
     txn: TxnId,
     /// The ring's length in use: only the owner of the writer lock changes it.
     ring_len: u64,
-    /// Bytes after which a frame is sent ahead.
+    /// The length in bytes after which a frame is sent ahead.
     frame_bytes: usize,
-    /// Frames of this transaction are in the ring already.
+    /// Whether frames of this transaction are in the ring already.
     pub(crate) streaming: bool,
-    /// How many.
+    /// The number of those frames.
     frames: u64,
     empty: bool,
 }
 
-/// A place in the log record, between two operations.
+/// A boundary between two operations in the log record.
 pub(super) struct Boundary {
     frames: u64,
     len: usize,
@@ -88,14 +89,10 @@ impl Stream {
         let (tail, reserved_blocks) = engine.control.fixed().stream.tail_and_reserved();
         let reserved_blocks = reserved_blocks.max(base.blocks_reserved);
         let at = base.log_tail.max(tail);
-        // No frame is published before the ring has room for it.
+        // No frame is published before the ring has space for it.
         let reach = engine.control.durable().map(|(_, durable)| durable.advanced_by(engine.geometry.ring_size));
         if reach.is_some_and(|reach| at > reach) {
-            return Err(Error::corrupt(
-                dir::CONTROL,
-                0,
-                format!("the log's tail {at} is further than the ring reaches"),
-            ));
+            return Err(Error::corrupt(dir::CONTROL, 0, format!("the log's tail {at} is beyond the ring")));
         }
         let mut buffer = Vec::with_capacity(1024);
         let seed = engine.record_seed();
@@ -122,21 +119,21 @@ impl Stream {
         })
     }
 
-    /// Where the transaction's first record stands.
+    /// Returns the position of the transaction's first record.
     pub(crate) fn from(&self) -> Lsn {
         self.from
     }
 
-    /// Whether a checkpoint was started since this was asked last.
+    /// Returns whether a checkpoint was started since the last call.
     pub(crate) fn take_checkpointed(&mut self) -> bool {
         std::mem::take(&mut self.has_checkpointed)
     }
 
-    /// Adds an operation. Sends a frame ahead if enough has gathered, and the ring can't grow.
+    /// Adds an operation. Sends a frame ahead if the buffer is long enough and the ring can't grow.
     pub(crate) fn add(&mut self, engine: &Engine, op: Op<'_>) -> Result<()> {
         let len = self.buffer.len() + op.encoded_len();
         if !self.empty && len > self.frame_bytes {
-            // The ring's length that takes frames so long.
+            // The ring length for which frames are this long.
             self.grow_ring(engine, engine.control.ring_base()?.advanced_by(8 * len as u64))?;
             if len > self.frame_bytes {
                 self.send_frame(engine)?;
@@ -147,13 +144,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Where the next operation will stand.
+    /// Returns the boundary before the next operation.
     pub(super) fn boundary(&self) -> Boundary {
         Boundary { frames: self.frames, len: self.buffer.len(), empty: self.empty }
     }
 
-    /// Takes back all operations from `boundary` on; false if a frame was sent since, so that this
-    /// can't be done.
+    /// Removes all operations from `boundary` on. Returns false if this is impossible, because a
+    /// frame was sent since.
     pub(super) fn cut_back(&mut self, boundary: &Boundary) -> bool {
         if self.frames != boundary.frames {
             return false;
@@ -179,8 +176,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Puts the last record of the transaction into the ring, beyond what is published: where it
-    /// ends, and what is charged then. Nothing has happened yet.
+    /// Copies the last record of the transaction into the ring, beyond the published tail. Returns
+    /// where it ends, and how many blocks are charged then. The transaction is not committed yet.
     pub(crate) fn finish(&mut self, engine: &Engine) -> Result<(Lsn, u64)> {
         let kind = if self.streaming { RecordKind::FrameCommit } else { RecordKind::Commit };
         self.copy_in(engine, kind, 0)
@@ -188,7 +185,7 @@ impl Stream {
 
     fn copy_in(&mut self, engine: &Engine, kind: RecordKind, reserve: u64) -> Result<(Lsn, u64)> {
         let begun = std::mem::replace(&mut self.begun, record::begin(&mut Vec::new()));
-        // An abort record may stand before this one, whose position is then further on.
+        // An abort record may come before this one, whose position is then later.
         let position = Lsn(self.at.0 + begun.offset() as u64);
         record::finish(&mut self.buffer, begun, self.seed, position, self.txn.as_u64(), kind);
         let len = self.buffer.len() as u64;
@@ -203,20 +200,21 @@ impl Stream {
         Ok((end, reserved_blocks))
     }
 
-    /// Lets the ring grow to `end` if it is in its first lap, and frames with it.
+    /// Grows the ring to `end` if it is in its first lap, and the frame length with it.
     fn grow_ring(&mut self, engine: &Engine, end: Lsn) -> Result<()> {
         self.ring_len = engine.control.grow_ring(end, || engine.control_file())?;
         self.frame_bytes = frame_bytes(self.ring_len);
         Ok(())
     }
 
-    /// Waits until the ring has room up to `end` and the log is granted `reserved_blocks` blocks.
+    /// Waits until the ring has space up to `end` and the logger has granted `reserved_blocks`
+    /// blocks.
     ///
     /// **I5**, the ring's part: bytes are reused only when durable.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if the device has no room for more of the log, and a checkpoint sets
-    /// none free.
+    /// [`Error::DiskFull`] if the device has no space for more of the log, and a checkpoint frees
+    /// none.
     fn wait_for_room(&mut self, engine: &Engine, end: Lsn, reserved_blocks: u64) -> Result<()> {
         self.grow_ring(engine, end)?;
         if engine.control.durable().is_none_or(|(_, lsn)| end.0 > lsn.0 + self.ring_len) {
@@ -243,21 +241,20 @@ impl Stream {
     }
 }
 
-/// The error of a log that can't grow.
+/// Returns the error of a log that can't grow.
 fn no_log(engine: &Engine) -> Error {
     let kept = engine.control.fixed().counters.wal_kept();
     Error::DiskFull { what: if kept == 0 { Space::Log } else { Space::RetainedLog { segments: kept } } }
 }
 
-/// Waits until the log is granted `reserved_blocks` blocks. Everything before `at` is published.
-/// The caller ends the request.
+/// Waits until the logger has granted `reserved_blocks` blocks. The caller ends the request.
 fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     let words = &engine.control.fixed().durable;
     let start = clock::now();
     let logger = &engine.control.fixed().logger;
-    // The logger preallocates, and counts each attempt that fails. One may be under way that began
-    // before this request, and does not know what a checkpoint has set free since. The next one
-    // does.
+    // The logger preallocates, and counts each failed attempt. An attempt may be under way that
+    // began before this request, and before a checkpoint freed space. The next attempt uses that
+    // space.
     let failures = logger.log_failures();
     logger.request_credit(reserved_blocks);
     let mut watch = engine.watch_logger();
@@ -279,7 +276,7 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
         },
         || {
             watch.check(engine, start)?;
-            // A logger that lives and grants nothing: a charge that no log can hold.
+            // A living logger that grants nothing means that no log can hold the charge.
             let now = words.credit_by_waiter();
             if now != block_credit.0 {
                 block_credit = (now, clock::now());

@@ -1,33 +1,33 @@
-//! The keyspaces that a transaction has looked at, and what they were at its savepoints.
+//! The keyspaces that a transaction has opened, and their states at its savepoints.
 //!
-//! For each savepoint there is a list of what changed since, up to the next one: the entry of each
-//! keyspace as it was, or that it was not open. So a savepoint costs what is changed after it,
-//! however many keyspaces are open.
+//! For each savepoint there is a list of the keyspaces that changed between it and the next one:
+//! the former entry of each, or that it was not open. So a savepoint costs what is changed after
+//! it, however many keyspaces are open.
 
 use crate::KeyspaceId;
 use crate::txn::catalog;
 use std::collections::HashMap;
 
-/// A keyspace that the transaction has looked at.
+/// A keyspace that the transaction has opened.
 #[derive(Clone)]
 pub(super) struct OpenTree {
     pub(super) entry: catalog::CatalogEntry,
     pub(super) changed: bool,
 }
 
-/// A few are found by going through them, more by an index, so that a transaction over n keyspaces
-/// takes time in proportion to n.
+/// The open keyspaces. A few are searched linearly, more through an index, so that a transaction
+/// over n keyspaces takes time in proportion to n.
 #[derive(Default)]
 pub(super) struct OpenTrees {
     list: Vec<OpenTree>,
-    /// Where each one is in `list`, once there are more than [`LINEAR_SEARCH_MAX`].
+    /// The index of each keyspace in `list`, if there are more than [`LINEAR_SEARCH_MAX`].
     index: HashMap<KeyspaceId, usize>,
-    /// For each savepoint, what the keyspaces that changed since were before; `None` if they were
-    /// not open.
+    /// For each savepoint, the former states of the keyspaces that changed since; `None` if they
+    /// were not open.
     before: Vec<HashMap<KeyspaceId, Option<OpenTree>>>,
 }
 
-/// Keyspaces that are found without an index.
+/// The number of keyspaces that are searched without an index.
 const LINEAR_SEARCH_MAX: usize = 16;
 
 impl OpenTrees {
@@ -42,7 +42,7 @@ impl OpenTrees {
         &self.list[at]
     }
 
-    /// A keyspace that is about to be changed.
+    /// Returns a keyspace that is about to be changed.
     pub(super) fn change(&mut self, at: usize) -> &mut OpenTree {
         if let Some(before) = self.before.last_mut() {
             let tree = &self.list[at];
@@ -66,7 +66,7 @@ impl OpenTrees {
         Some(removed)
     }
 
-    /// All of them, for the last changes of the transaction.
+    /// Returns all open keyspaces, for the last changes of the transaction.
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut OpenTree> {
         self.list.iter_mut()
     }
@@ -75,8 +75,8 @@ impl OpenTrees {
         self.before.push(HashMap::new());
     }
 
-    /// Makes all keyspaces what they were at savepoint number `depth`, counted from 0, and forgets
-    /// the savepoints after it.
+    /// Restores all keyspaces to their states at savepoint number `depth`, counted from 0, and
+    /// removes the savepoints after it.
     pub(super) fn roll_back_to(&mut self, depth: usize) {
         for before in self.before.split_off(depth).into_iter().rev() {
             for (id, tree) in before {

@@ -1,4 +1,4 @@
-//! A write transaction: its operations on keyspaces, each done to the pages and noted for the log.
+//! A write transaction. Each operation changes the pages and is recorded for the log.
 
 mod apply;
 
@@ -22,20 +22,20 @@ use std::ops::Bound;
 
 /// The state of a write transaction. Its owner holds the writer lock.
 ///
-/// Before [`Write::commit`] publishes, nothing of it can be seen and nothing needs to be undone:
-/// dropping it rolls it back.
+/// Before [`Write::commit`] publishes it, no change is visible and none needs to be undone:
+/// dropping the transaction rolls it back.
 pub(crate) struct Write<'e> {
     pub(crate) engine: &'e Engine,
     pub(crate) work: Workspace<'e>,
     pub(crate) base: SlotImage,
     pub(crate) txn: TxnId,
-    /// `None` when records are replayed, which are in the log already.
+    /// The log record; `None` in replay, since the records are in the log already.
     pub(crate) stream: Option<Stream>,
     pub(crate) changed: bool,
     pub(super) trees: OpenTrees,
-    /// An operation failed in the middle: the transaction can only be rolled back.
+    /// Whether an operation failed in the middle, so that the transaction can only be rolled back.
     pub(super) failed: bool,
-    /// The savepoints that can be returned to, and how many were made in all.
+    /// The savepoints to which the transaction can return, and how many were made in all.
     pub(super) saved: Vec<Saved>,
     pub(super) savepoints_made: u64,
     /// A large value whose bytes are still coming (replay only).
@@ -55,7 +55,7 @@ impl<'e> Write<'e> {
     /// Begins the transaction after the newest visible one. The caller holds the writer lock.
     ///
     /// # Errors
-    /// [`Error::Limit`] if no id is left for it.
+    /// [`Error::Limit`] if no id is left.
     pub(crate) fn begin(engine: &'e Engine) -> Result<Write<'e>> {
         engine.refuse_poisoned()?;
         engine.arena.make_writable(|| engine.arena_file())?;
@@ -94,18 +94,18 @@ impl<'e> Write<'e> {
         })
     }
 
-    /// The id that the transaction will have.
+    /// Returns the id that the transaction will have.
     pub(crate) fn txn_id(&self) -> TxnId {
         self.txn
     }
 
-    /// The transaction that this one began from.
+    /// Returns the transaction that this one began from.
     pub(crate) fn base(&self) -> TxnId {
         self.base.txn
     }
 
-    /// Runs a changing step; if it fails in the middle, the transaction can only be rolled back. So
-    /// arguments are checked before it.
+    /// Runs a step that changes pages. If it fails in the middle, the transaction can only be
+    /// rolled back, so arguments are checked before it.
     fn step<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.refuse_failed()?;
         self.failed = true;
@@ -125,12 +125,13 @@ impl<'e> Write<'e> {
         self.add_to_log(op)
     }
 
-    /// Adds an operation to the log record; not in replay, whose operations are in the log already.
+    /// Adds an operation to the log record. Does nothing in replay, since the operations are in the
+    /// log already.
     pub(super) fn add_to_log(&mut self, op: Op<'_>) -> Result<()> {
         match &mut self.stream {
             Some(stream) => {
                 let added = stream.add(self.engine, op);
-                // Also after an error, for what is done next.
+                // Also after an error, for the next operation.
                 if stream.take_checkpointed() {
                     self.work.refresh()?;
                 }
@@ -140,15 +141,14 @@ impl<'e> Write<'e> {
         }
     }
 
-    /// Lets the transaction use the pages of this share: it overwrites records with others of the
-    /// same length.
+    /// Sets the quota of the transaction, which overwrites records with others of the same length.
     pub(crate) fn overwrites_only(&mut self, quota: SpaceQuota) {
         self.work.set_quota(quota);
     }
 
     // ---- keyspaces
 
-    /// The place of a keyspace in `trees`.
+    /// Returns the index of a keyspace in `trees`.
     fn open(&mut self, id: KeyspaceId) -> Result<usize> {
         if let Some(at) = self.trees.position(id) {
             return Ok(at);
@@ -158,7 +158,7 @@ impl<'e> Write<'e> {
         Ok(self.trees.open(OpenTree { entry, changed: false }))
     }
 
-    /// The root of a keyspace's tree as the transaction sees it.
+    /// Returns the root of a keyspace's tree as the transaction sees it.
     fn root(&self, id: KeyspaceId) -> Result<PageId> {
         if let Some(at) = self.trees.position(id) {
             return Ok(self.trees.at(at).entry.root);
@@ -167,7 +167,7 @@ impl<'e> Write<'e> {
             .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })
     }
 
-    /// The keyspace of this name.
+    /// Returns the keyspace of this name.
     pub(crate) fn find_keyspace(&self, name: &str) -> Result<Option<KeyspaceId>> {
         catalog::find(&self.work, self.work.image.catalog, name)
     }
@@ -240,21 +240,21 @@ impl<'e> Write<'e> {
         Ok(search::get(&self.work, root, key)?.map(|found| found.value))
     }
 
-    /// The value of a key and its version: the transaction that wrote it last, which may be this
-    /// one.
+    /// Returns the value of a key and its version: the transaction that wrote it last, which may be
+    /// this one.
     pub(crate) fn get_versioned(&self, id: KeyspaceId, key: &[u8]) -> Result<Option<(&[u8], TxnId)>> {
         self.refuse_failed()?;
         let root = self.root(id)?;
         Ok(search::get(&self.work, root, key)?.map(|found| (found.value, found.version)))
     }
 
-    /// A cursor over a range; it is good until the transaction changes something.
+    /// Returns a cursor over a range; it is valid until the transaction changes something.
     pub(crate) fn cursor(&self, id: KeyspaceId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Result<RangeCursor> {
         self.refuse_failed()?;
         Ok(RangeCursor::new(self.root(id)?, lower, upper))
     }
 
-    /// A cursor on one entry; it is good until the transaction changes something.
+    /// Returns a cursor on one entry; it is valid until the transaction changes something.
     pub(crate) fn point_cursor(&self, id: KeyspaceId) -> Result<PointCursor> {
         self.refuse_failed()?;
         Ok(PointCursor::new(self.root(id)?))
@@ -321,7 +321,7 @@ impl<'e> Write<'e> {
         self.check_limits(key, 0)?;
         self.refuse_failed()?;
         let at = self.open(id)?;
-        // A delete of nothing must not copy the path.
+        // A delete of a missing key must not copy the path.
         if search::get(&self.work, self.trees.at(at).entry.root, key)?.is_none() {
             return Ok(false);
         }
@@ -367,13 +367,13 @@ impl<'e> Write<'e> {
         })
     }
 
-    /// Whether this is the first transaction of its incarnation.
+    /// Returns whether this is the first transaction of its incarnation.
     pub(crate) fn begins_incarnation(&self) -> bool {
         self.txn.incarnation() != self.base.txn.incarnation()
     }
 
-    /// Notes a new incarnation, whose predecessor ended with `last`: the first change of its first
-    /// transaction.
+    /// Records a new incarnation; the one before it ended with `last`. This is the first change of
+    /// its first transaction.
     fn note_incarnation(&mut self, last: TxnId) -> Result<()> {
         let mut catalog = self.work.image.catalog;
         catalog::store_incarnation(&mut self.work, &mut catalog, self.txn.incarnation(), last)?;
@@ -385,13 +385,13 @@ impl<'e> Write<'e> {
 
     // ---- cells
 
-    /// Versions of new cells are above this one.
+    /// Returns the version above which those of new cells are.
     pub(crate) fn cells_floor(&self) -> Version {
         let noted_in = if self.changed { self.txn } else { self.base.txn };
         self.work.image.cells_floor.floor(noted_in.incarnation(), self.txn.incarnation())
     }
 
-    /// Notes that dropped cells have had versions up to `version`.
+    /// Records that dropped cells have had versions up to `version`.
     pub(crate) fn raise_cells_floor(&mut self, version: Version) -> Result<()> {
         if version <= self.work.image.cells_floor {
             return Ok(());
@@ -414,8 +414,8 @@ impl<'e> Write<'e> {
         Ok(())
     }
 
-    /// An error once an operation has failed in the middle: what the trees hold is neither the old
-    /// nor the new state.
+    /// Returns an error if an operation has failed in the middle: the trees hold neither the old
+    /// nor the new state then.
     pub(crate) fn refuse_failed(&self) -> Result<()> {
         if self.failed {
             return Err(Error::TransactionFailed);

@@ -1,12 +1,12 @@
-//! The seam to the file system: one directory of files, written in whole blocks. The real one is
-//! here, an injected one in [`crate::testing`].
+//! The interface to the file system: one directory of files, written in whole blocks. The real disk
+//! is here, a simulated one in [`crate::testing`].
 //!
-//! The real disk names files relative to a directory descriptor, so the length of the path does not
-//! matter. It writes past the page cache where the file system allows it: large folios in the cache
-//! make small writes slow, and what a failed sync leaves in the cache can't mislead a later reader.
-//! `sync` is a plain fdatasync: one write with a per-write sync flag measured the same within noise
-//! (117 to 136 µs for a block, 364 to 410 µs for 1 MiB), and not every file system honours the flag
-//! with direct I/O.
+//! The real disk opens files relative to a directory descriptor, so the length of the path does not
+//! matter. It uses direct I/O where the file system allows it, for two reasons. Large folios in the
+//! page cache make small writes slow. And after a failed sync no stale page in the cache can
+//! mislead a later reader. `sync` is a plain fdatasync. One write with a per-write sync flag took
+//! the same time within noise (117 to 136 µs for a block, 364 to 410 µs for 1 MiB), and not every
+//! file system honours the flag with direct I/O.
 
 use crate::{files, limits::BLOCK_BYTES, planted_bug};
 use rustix::{
@@ -24,16 +24,16 @@ use std::{
 pub trait Disk: Send + Sync {
     /// An open file.
     type File: DiskFile;
-    /// The names of all files, in no particular order.
+    /// Returns the names of all files, in no particular order.
     ///
     /// # Errors
-    /// As the system reports them; this holds for every call of both traits.
+    /// As the system reports them; this applies to every call of both traits.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Self::File>;
     /// Creates a file that must not exist.
     fn create(&self, name: &str) -> io::Result<Self::File>;
-    /// Gives a file another name. Durable only after [`Disk::sync_dir`].
+    /// Renames a file. Durable only after [`Disk::sync_dir`].
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file. Durable only after [`Disk::sync_dir`].
     fn remove(&self, name: &str) -> io::Result<()>;
@@ -41,10 +41,10 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> io::Result<()>;
 }
 
-/// Gives what root makes in somebody's directory to the directory's owner, who could not use it
-/// otherwise. Others may not give anything away, and leave it as it is.
+/// Gives a file that root creates to the owner of its directory, who could not use it otherwise.
+/// Other users may not change a file's owner, so for them this does nothing.
 pub fn give_to_owner(dir: impl AsFd, made: impl AsFd) {
-    /// What the kernel says of an owner whom a user namespace does not know.
+    /// The uid that the kernel reports for an owner that is not mapped in the user namespace.
     const UNKNOWN: u32 = 65534;
     let (Ok(dir), Ok(stat)) = (fs::fstat(dir), fs::fstat(&made)) else { return };
     if stat.st_uid != dir.st_uid && dir.st_uid != UNKNOWN {
@@ -55,24 +55,24 @@ pub fn give_to_owner(dir: impl AsFd, made: impl AsFd) {
 /// An open file. Offsets, lengths and the addresses of buffers are multiples of [`BLOCK_BYTES`];
 /// see [`AlignedBuf`].
 pub trait DiskFile: Send {
-    /// The file's length in bytes.
+    /// Returns the file's length in bytes.
     fn size(&self) -> io::Result<u64>;
-    /// Sets the length of an empty file without giving it blocks, where the file system has sparse
+    /// Sets the length of an empty file without allocating blocks, if the file system has sparse
     /// files.
     fn set_size(&self, bytes: u64) -> io::Result<()>;
-    /// Bytes from the beginning that have blocks: where the first hole begins. A file system that
-    /// can't tell answers with the file's length.
+    /// Returns how many bytes from the beginning have blocks: the offset of the first hole. If the
+    /// file system can't tell, this is the file's length.
     fn ready_bytes(&self) -> io::Result<u64>;
-    /// Fills the buffer; a file that ends before is an error of the kind `UnexpectedEof`.
+    /// Fills the buffer. If the file is too short, the error is of the kind `UnexpectedEof`.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all bytes. After an error any part of them may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Returns success only if everything written is durable. After an error nothing written since
-    /// the last success can be relied on, whatever a later call says.
+    /// Returns success only if everything written is durable. After an error, nothing written since
+    /// the last success can be relied on, whatever a later call returns.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A buffer that begins at a multiple of [`BLOCK_BYTES`] in memory, as direct I/O demands.
+/// A buffer that begins at a multiple of [`BLOCK_BYTES`] in memory, as direct I/O requires.
 #[derive(Debug)]
 pub struct AlignedBuf {
     bytes: Vec<u8>,
@@ -81,28 +81,29 @@ pub struct AlignedBuf {
 }
 
 impl AlignedBuf {
-    /// A zeroed buffer of `len` bytes.
+    /// Returns a zeroed buffer of `len` bytes.
     #[must_use]
     pub fn new(len: usize) -> Self {
         let bytes = vec![0; len + BLOCK_BYTES];
-        // The vector is never resized, so its bytes stay where they are.
+        // The vector is never resized, so its bytes do not move.
         let start = bytes.as_ptr().addr().next_multiple_of(BLOCK_BYTES) - bytes.as_ptr().addr();
         Self { bytes, start, len }
     }
 
-    /// Its bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.start + self.len]
     }
 
-    /// Its bytes, to be changed.
+    /// Returns the bytes, for writing.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + self.len]
     }
 }
 
-/// What a [`RealDisk`] calls after each call that may take long: reads, writes and syncs.
+/// The function that a [`RealDisk`] calls after each operation that may take long: reads, writes
+/// and syncs.
 #[derive(Clone, Default)]
 struct OnStep(Option<Arc<dyn Fn() + Send + Sync>>);
 
@@ -129,21 +130,21 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// The directory `name` in the directory `parent`.
+    /// Opens the directory `name` in the directory `parent`.
     ///
     /// # Errors
-    /// As the system reports them, `NotFound` above all.
+    /// As the system reports them, usually `NotFound`.
     pub fn open_under(parent: impl AsFd, name: &str) -> io::Result<Self> {
         Ok(Self { dir: files::open_folder(parent, name)?, read_only: false, on_step: OnStep::default() })
     }
 
-    /// Calls `on_step` after each read, write and sync, on the thread that made it.
+    /// Sets `on_step` to be called after each read, write and sync, on the thread that made it.
     #[must_use]
     pub fn with_steps(self, on_step: Arc<dyn Fn() + Send + Sync>) -> Self {
         Self { on_step: OnStep(Some(on_step)), ..self }
     }
 
-    /// As [`RealDisk::open_under`], but its files are opened for reading only.
+    /// Opens a directory as [`RealDisk::open_under`], but its files for reading only.
     ///
     /// # Errors
     /// As the system reports them.
@@ -151,7 +152,8 @@ impl RealDisk {
         Ok(Self { read_only: true, ..Self::open_under(parent, name)? })
     }
 
-    /// As [`RealDisk::open_under`], but makes the directory (mode 0700, durably) if it is missing.
+    /// Opens a directory as [`RealDisk::open_under`], but creates it (mode 0700, durably) if it is
+    /// missing.
     ///
     /// # Errors
     /// As the system reports them.
@@ -161,9 +163,9 @@ impl RealDisk {
         Self::open_under(parent, name)
     }
 
-    /// Has the file written past the page cache, where the file system allows it. Set only on the
-    /// open file: some file systems create a file before they refuse to open it for direct I/O, and
-    /// it would not be known whose it is.
+    /// Enables direct I/O for the file, where the file system allows it. The flag is set only on
+    /// the open file, since some file systems create a file before they refuse to open it for
+    /// direct I/O. The caller could then not know which process had created it.
     fn prefer_direct(&self, fd: OwnedFd) -> RealFile {
         let direct = fs::fcntl_getfl(&fd).and_then(|flags| fs::fcntl_setfl(&fd, flags | OFlags::DIRECT)).is_ok();
         RealFile { fd, direct: AtomicBool::new(direct), on_step: self.on_step.clone() }
@@ -176,7 +178,7 @@ impl Disk for RealDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.dir)? {
-            // Whatever its kind: a segment that is no regular file must be an error, not a gap in
+            // Files of all kinds: a segment that is no regular file must be an error, not a gap in
             // the log.
             if let Ok(name) = entry?.file_name().to_str() {
                 names.push(name.to_owned());
@@ -192,7 +194,7 @@ impl Disk for RealDisk {
     fn create(&self, name: &str) -> io::Result<RealFile> {
         let file = self.prefer_direct(files::create_new(&self.dir, name)?);
         // On btrfs even a rewrite of allocated blocks needs free space, unless the file is not
-        // copy-on-write. Elsewhere the flag is unknown, and that is as good.
+        // copy-on-write. Other file systems do not know the flag, and do not need it.
         if let Ok(flags) = fs::ioctl_getflags(&file.fd) {
             let _ = fs::ioctl_setflags(&file.fd, flags | IFlags::NOCOW);
         }
@@ -226,13 +228,13 @@ pub struct RealFile {
 }
 
 impl RealFile {
-    /// Bytes of the blocks that the file has.
+    /// Returns how many bytes of blocks the file has.
     fn allocated(&self) -> io::Result<u64> {
         Ok(fs::fstat(&self.fd)?.st_blocks as u64 * STAT_BLOCK_BYTES)
     }
 
-    /// Goes back to the page cache if direct I/O is what the system objects to (a device with
-    /// sectors larger than a block, for one). Returns whether the call is worth repeating.
+    /// Disables direct I/O if the error may be caused by it (for example by a device with sectors
+    /// larger than a block). Succeeds if the call is worth repeating.
     fn give_up_direct(&self, error: Errno) -> io::Result<()> {
         if error != Errno::INVAL || !self.direct.swap(false, Ordering::Relaxed) {
             return Err(error.into());
@@ -256,7 +258,7 @@ impl DiskFile for RealFile {
 
     fn ready_bytes(&self) -> io::Result<u64> {
         match fs::seek(&self.fd, SeekFrom::Hole(0)) {
-            // A file system that does not know its holes answers with the length.
+            // A file system that does not record holes returns the length.
             Ok(bytes) => Ok(bytes.min(self.allocated()?)),
             // The file is empty.
             Err(Errno::NXIO) => Ok(0),
@@ -295,7 +297,7 @@ impl DiskFile for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // An interrupted sync is not repeated: whether it lost an error on the way is unknown.
+        // An interrupted sync is not repeated, since it may have lost an error.
         let synced = fs::fdatasync(&self.fd);
         self.on_step.call();
         match synced {

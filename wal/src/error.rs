@@ -1,9 +1,9 @@
-//! What can go wrong with the log, by what the caller can do about it.
+//! The errors of the log, grouped by what the caller can do about them.
 
 use crate::{Lsn, files::WrongKind};
 use std::io;
 
-/// What the calls of this crate return.
+/// The result of the calls of this crate.
 pub type Result<T, E = LogError> = std::result::Result<T, E>;
 
 /// An error of the log.
@@ -14,7 +14,7 @@ pub enum LogError {
     /// no more bytes: start a new one from the durable position.
     #[error("{what}: {source}")]
     Io {
-        /// What was attempted, on which file.
+        /// The operation that failed, and its file.
         what: String,
         /// The system's error.
         source: io::Error,
@@ -23,13 +23,13 @@ pub enum LogError {
     /// ([`SegmentPool::add_spare`](crate::SegmentPool::add_spare)) or recycle.
     #[error("the log has no spare segment")]
     NoRoom,
-    /// The file system is full. Goes away when there is room again.
+    /// The file system is full. The call can succeed once there is space again.
     #[error("no space left on the device for {what}")]
     DiskFull {
-        /// What could not be written.
+        /// The file or directory that could not be written.
         what: String,
     },
-    /// Stored bytes that were acknowledged are not what was written.
+    /// Stored bytes that were acknowledged have changed.
     #[error("{file} is damaged at byte {offset}: {what}")]
     Corrupt {
         /// The file's name in the log's directory.
@@ -47,36 +47,36 @@ pub enum LogError {
         /// What was expected and found.
         what: String,
     },
-    /// The log does not reach back to the position that was asked for.
+    /// The log does not reach back to the requested position.
     #[error("the log holds nothing at position {wanted}; it begins at {}", oldest.map_or("nothing".to_owned(), |l| l.to_string()))]
     Gap {
-        /// The position that was asked for.
+        /// The requested position.
         wanted: Lsn,
-        /// The oldest position that is there.
+        /// The oldest position in the log.
         oldest: Option<Lsn>,
     },
     /// An earlier write or sync failed, or no segment has been started yet. Start one.
     #[error("the current segment takes no more bytes after a failure; a new one must be started")]
     NeedsSegment,
-    /// The caller's position is not where the log stands.
-    #[error("the log stands at position {expected}, not at {found}")]
+    /// The caller's position is not the log's position.
+    #[error("the log is at position {expected}, not at {found}")]
     Position {
-        /// Where the log stands.
+        /// The log's position.
         expected: Lsn,
-        /// What the caller passed.
+        /// The position that the caller passed.
         found: Lsn,
     },
-    /// An argument makes no sense.
+    /// An argument is invalid.
     #[error("{what}")]
     Invalid {
-        /// What is wrong, with its limits.
+        /// A description of the error, with the limits.
         what: String,
     },
 }
 
 impl LogError {
-    /// Turns a system error into the fitting variant: a full disk or an exhausted quota is
-    /// `DiskFull`, a name that leads to no regular file is `Mismatch`.
+    /// Converts a system error to its variant: a full disk or an exhausted quota is `DiskFull`, a
+    /// name that leads to no regular file is `Mismatch`.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let what = what.into();
         move |source| match source.kind() {

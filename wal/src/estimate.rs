@@ -1,10 +1,9 @@
-//! How long something will take, from how long it has taken: a smoothed mean, and how far samples
-//! stray from it.
+//! An estimate of a duration from earlier ones: a smoothed mean and a smoothed deviation.
 //!
 //! Jacobson's estimator, as TCP uses it for its retransmission timer: V. Jacobson and M. Karels,
 //! *Congestion Avoidance and Control* (SIGCOMM 1988); RFC 6298. It follows a device that becomes
-//! slower within some ten samples, allows for one whose times vary, and costs a few additions per
-//! sample.
+//! slower within about ten samples, allows for a device whose times vary, and costs a few additions
+//! per sample.
 
 use std::time::Duration;
 
@@ -26,13 +25,13 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// An estimate without samples: the guess counts until the first one, which replaces it.
+    /// Returns an estimate without samples. The first sample replaces the guess.
     #[must_use]
     pub fn starting_at(guess: Duration) -> Estimate {
         Estimate { mean_ns: nanos(guess), deviation_ns: 0, is_first: true }
     }
 
-    /// Takes a sample into account: an eighth of the mean, a quarter of the deviation.
+    /// Adds a sample, with a weight of an eighth in the mean and a quarter in the deviation.
     pub fn add(&mut self, sample: Duration) {
         let sample = nanos(sample);
         if std::mem::take(&mut self.is_first) {
@@ -43,20 +42,21 @@ impl Estimate {
         self.mean_ns = self.mean_ns - self.mean_ns / 8 + sample / 8;
     }
 
-    /// The smoothed mean.
+    /// Returns the smoothed mean.
     #[must_use]
     pub fn mean(&self) -> Duration {
         Duration::from_nanos(self.mean_ns)
     }
 
-    /// What the next sample will hardly exceed: the mean, and four times the deviation.
+    /// Returns a bound that the next sample will hardly exceed: the mean plus four times the
+    /// deviation.
     #[must_use]
     pub fn bound(&self) -> Duration {
         Duration::from_nanos(self.mean_ns.saturating_add(self.deviation_ns.saturating_mul(4)))
     }
 }
 
-/// In nanoseconds; an hour at the most, so that no sum overflows.
+/// Returns a time in nanoseconds, at most an hour, so that no sum overflows.
 fn nanos(time: Duration) -> u64 {
     time.min(Duration::from_secs(3600)).as_nanos() as u64
 }

@@ -1,19 +1,19 @@
-//! How the files and folders of a store are opened: the only functions that do it.
+//! Opening and creating the files and folders of a store. Only these functions do it.
 //!
 //! A store's directory may be writable by others, so a name in it may lead anywhere. No call
 //! follows a symbolic link (`O_NOFOLLOW`), waits for the other end of a FIFO or for a device
 //! (`O_NONBLOCK`), or passes a descriptor on to another program (`O_CLOEXEC`). What was opened is
-//! checked to be a regular file. A name that is there but is no regular file is an error that
+//! checked to be a regular file. A name that exists but is no regular file is an error that
 //! contains [`WrongKind`]; it is never treated as missing.
 //!
-//! A file or folder that does not belong to its directory's owner is refused as well
-//! ([`OtherOwner`]): another user has put it there, and could change it under the store. Root's are
-//! accepted in a directory of the caller's own, since a restored backup may contain them and root
-//! needs no trick. In another user's directory they are not: a hard link is all that it takes to
-//! have one there.
+//! A file or folder that does not belong to its directory's owner is rejected as well
+//! ([`OtherOwner`]): another user has put it there, and could change it while the store uses it.
+//! Files of root are accepted in a directory of the caller's own, since a restored backup may
+//! contain them, and root has access in any case. In another user's directory they are rejected,
+//! since that user can place a hard link to any file of root there.
 //!
-//! Only [`create_new`] and [`create_folder`] give away what they made, since only they know that
-//! they made it: with `O_EXCL` and `mkdir` no other file can have taken the name.
+//! Only [`create_new`] and [`create_folder`] change the owner of a file, since only they know that
+//! they created it: with `O_EXCL` and `mkdir` no other file can have taken the name.
 
 use crate::disk::give_to_owner;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
@@ -22,40 +22,40 @@ use rustix::process::geteuid;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// A name of a store's file or folder that leads to something else.
+/// The error of a store's file or folder whose name leads to an object of another kind.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{name} is {found}, expected {expected}")]
 pub struct WrongKind {
-    /// The name in its directory.
+    /// The name in the directory.
     pub name: String,
-    /// What it is.
+    /// The kind that was found.
     pub found: &'static str,
-    /// What it must be.
+    /// The kind that is required.
     pub expected: &'static str,
 }
 
 impl WrongKind {
-    /// The one that caused `error`, if one did.
+    /// Returns the [`WrongKind`] that caused `error`, if one did.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<&WrongKind> {
         error.get_ref()?.downcast_ref()
     }
 
-    /// What was found and expected, for an error that names the file by itself.
+    /// Returns what was found and expected, for an error that contains the file's name already.
     #[must_use]
     pub fn what(&self) -> String {
         format!("it is {}, expected {}", self.found, self.expected)
     }
 }
 
-/// A file or folder in a store's directory that belongs to another user.
+/// The error of a file or folder in a store's directory that belongs to another user.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "{name}: it belongs to uid {found}, the directory that it is in to uid {expected}; if it is part of the store, give it to the owner (chown \
      {expected})"
 )]
 pub struct OtherOwner {
-    /// The name in its directory.
+    /// The name in the directory.
     pub name: String,
     /// The uid that owns it.
     pub found: u32,
@@ -64,7 +64,7 @@ pub struct OtherOwner {
 }
 
 impl OtherOwner {
-    /// The one that caused `error`, if one did.
+    /// Returns the [`OtherOwner`] that caused `error`, if one did.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<&OtherOwner> {
         error.get_ref()?.downcast_ref()
@@ -118,18 +118,18 @@ fn open_any_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
         .map_err(|errno| explain(&dir, name, FileType::Directory, errno))
 }
 
-/// Checks that what was opened belongs to the owner of its directory.
+/// Checks that an opened file belongs to the owner of its directory.
 fn check_owner(dir: impl AsFd, name: &str, stat: &Stat) -> io::Result<()> {
     let (found, expected, own) = (stat.st_uid, fs::fstat(dir)?.st_uid, geteuid().as_raw());
     let is_accepted = found == expected || (own == expected && found == 0) || (own != 0 && own == found);
     if is_accepted { Ok(()) } else { Err(io::Error::other(OtherOwner { name: name.to_owned(), found, expected })) }
 }
 
-/// Creates the folder `name` in `dir`, with mode 0700, and gives it to the directory's owner. False
-/// if it is there already.
+/// Creates the folder `name` in `dir`, with mode 0700, and gives it to the directory's owner.
+/// Returns false if it exists already.
 ///
 /// # Errors
-/// As the system reports them; [`WrongKind`] if the name is there and is no directory.
+/// As the system reports them; [`WrongKind`] if the name exists and is no directory.
 pub fn create_folder(dir: impl AsFd, name: &str) -> io::Result<bool> {
     let is_new = match fs::mkdirat(&dir, name, Mode::RWXU) {
         Ok(()) => true,
@@ -144,8 +144,8 @@ pub fn create_folder(dir: impl AsFd, name: &str) -> io::Result<bool> {
     Ok(is_new)
 }
 
-/// The error of an open that the system refused with `errno`: the kind of the file, if that is the
-/// reason.
+/// Returns the error of an open that the system refused with `errno`: [`WrongKind`] if the file's
+/// kind is the reason.
 fn explain(dir: impl AsFd, name: &str, expected: FileType, errno: Errno) -> io::Error {
     let found = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) != expected => describe(stat.st_mode),

@@ -1,60 +1,62 @@
-//! When what is written becomes durable: by policy, or by deadline. Pure arithmetic; the flush
-//! thread asks it each time something changes.
+//! When the log is flushed: by policy, or by deadline. Pure arithmetic; the flush thread calls it
+//! each time something changes.
 
 use crate::limits::EVERY_BYTES_AGE_MAX;
 use std::time::Duration;
 
-/// When the log syncs on its own account. Whoever asks for a sync gets one under any policy.
+/// The flush policy: when the log is synced without a request. A requested sync happens under any
+/// policy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum FlushPolicy {
-    /// As soon as there is something: every commit is on its way to the disk, and one sync covers
-    /// all that have gathered meanwhile (group commit).
+    /// As soon as there is a commit. One sync covers all commits that were published meanwhile
+    /// (group commit).
     #[default]
     OnCommit,
-    /// So often, if there is anything.
+    /// At this interval, if there are commits.
     Every(Duration),
-    /// When so many bytes have gathered; at the latest after one second
-    /// ([`EVERY_BYTES_AGE_MAX`]), and when the ring is half full.
+    /// When this many bytes are pending; at the latest after one second ([`EVERY_BYTES_AGE_MAX`]),
+    /// and when the ring is half full.
     EveryBytes(u64),
 }
 
-/// What waits for a flush.
+/// The bytes that wait for a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Pending {
-    /// Published bytes that are not durable: as much of the ring cannot be reused yet.
+    /// The number of published bytes that are not durable, so that the ring cannot reuse their
+    /// space yet.
     pub bytes: u64,
-    /// How long the oldest commit has waited for which the policy decides, or the time since the
-    /// last flush if that is less. `None`: all that waits has a deadline of its own.
+    /// How long the oldest commit without a deadline has waited, or the time since the last flush
+    /// if that is less. `None` if every waiting commit has a deadline of its own.
     pub policy_age: Option<Duration>,
-    /// In what time a flush must begin so that the earliest deadline is met; zero if that is past.
-    /// `None`: nothing that waits has a deadline.
+    /// The time within which a flush must begin to meet the earliest deadline; zero if that has
+    /// passed. `None` if no waiting commit has a deadline.
     pub start_in: Option<Duration>,
-    /// Size of the ring in bytes.
+    /// The size of the ring in bytes.
     pub ring_len: u64,
-    /// Somebody asks for a flush and waits.
+    /// Whether a caller has requested a flush and waits.
     pub requested: bool,
 }
 
-/// When to flush.
+/// The time of the next flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Due {
     /// At once.
     Now,
     /// After this time, unless something changes.
     In(Duration),
-    /// Nothing waits, or nothing says when.
+    /// Not yet: nothing waits, or nothing that waits determines a time.
     Idle,
 }
 
-/// When to flush what is pending: as late as all that waits allows. One flush covers everything
-/// that is published, so it is due at the earliest time at which the policy, a deadline, a request
-/// or the ring wants one.
+/// Returns when to flush what is pending: as late as everything that waits allows. One flush covers
+/// all published bytes, so it is due at the earliest time that the policy, a deadline, a request or
+/// the ring requires.
 ///
-/// For deadlines alone this is the greedy choice of points that stab intervals: each commit is one,
-/// from its publication to the last instant at which its flush can begin, and no choice of points
-/// is smaller than waiting for the first of those ends each time (a test compares it with the best
-/// of all choices).
+/// For deadlines alone this is the greedy algorithm for stabbing intervals with the fewest points.
+/// Each commit is an interval, from its publication to the last instant at which its flush can
+/// begin. Waiting each time for the first interval to end needs the fewest flushes (a test compares
+/// it with the best of all choices).
 #[must_use]
 pub fn due(policy: FlushPolicy, pending: &Pending) -> Due {
     if pending.bytes == 0 {
@@ -76,8 +78,9 @@ pub fn due(policy: FlushPolicy, pending: &Pending) -> Due {
     }
 }
 
-/// How many pending bytes are flushed at once, whatever their age, if the policy decides. A
-/// half-full ring is flushed under any policy, so that writers never wait for a policy.
+/// Returns the number of pending bytes from which on they are flushed at once, whatever their age,
+/// if the policy decides. A half-full ring is flushed under any policy, so that writers never wait
+/// for a policy.
 #[must_use]
 pub fn bytes_due(policy: FlushPolicy, ring_len: u64) -> u64 {
     match policy {
@@ -102,7 +105,7 @@ mod tests {
         Pending { bytes, policy_age: Some(age), start_in: None, ring_len: 1 << 20, requested: false }
     }
 
-    /// Nothing for the policy to decide, but a deadline.
+    /// Returns a pending commit with a deadline, and none for which the policy decides.
     fn within(bytes: u64, start_in: Duration) -> Pending {
         Pending { policy_age: None, start_in: Some(start_in), ..pending(bytes, MS) }
     }
@@ -158,11 +161,11 @@ mod tests {
         assert_eq!(due(FlushPolicy::OnCommit, &orphan), Due::Idle);
     }
 
-    /// A commit: published at, and to be durable at, in units of 1 ms.
+    /// A commit: the times at which it is published and must be durable, in ms.
     type Commit = (u64, u64);
 
-    /// What a logger does that asks [`due`] at each instant and whose flushes take `flush` ms each,
-    /// of which it expects `estimate`: when its flushes begin.
+    /// Simulates a logger that calls [`due`] at each instant. Its flushes take `flush` ms each, and
+    /// it expects `estimate` ms. Returns when its flushes begin.
     fn flushes(commits: &[Commit], flush: u64, estimate: u64) -> Vec<u64> {
         let mut begun: Vec<u64> = Vec::new();
         let last = commits.iter().map(|&(_, deadline)| deadline).max().unwrap_or(0);
@@ -185,8 +188,8 @@ mod tests {
         begun
     }
 
-    /// The least number of instants such that each commit has one between its publication and the
-    /// last instant at which its flush can begin, by trying all choices.
+    /// Returns the least number of instants such that each commit has one between its publication
+    /// and the last instant at which its flush can begin, by trying all choices.
     fn fewest(commits: &[Commit], estimate: u64) -> usize {
         let mut instants: Vec<u64> = commits.iter().map(|&(_, deadline)| deadline - estimate).collect();
         instants.sort_unstable();
@@ -205,8 +208,8 @@ mod tests {
 
     proptest! {
         /// Goal: if no flush takes longer than estimated, no deadline is missed that leaves time
-        /// for one flush in progress and its own; and no schedule, though it knew all that is to
-        /// come, could do with fewer flushes.
+        /// for one flush in progress and its own. No schedule needs fewer flushes, even with
+        /// knowledge of all later commits.
         #[test]
         fn deadlines_are_met_with_the_fewest_flushes(
             arrivals in proptest::collection::vec((0_u64..60, 0_u64..40), 0..9),

@@ -1,9 +1,9 @@
-//! Reading the log beside a running logger, from the segment files.
+//! Reading the log while a logger runs, from the segment files.
 //!
-//! A follower keeps no file open between two reads and holds nothing back. The logger never waits
-//! for it: the segments that it reads may be recycled meanwhile. So the follower reads a segment's
-//! header again after each copy, and each batch contains its segment's number and salt, its own
-//! position and checksums. It returns what was written there, or an error.
+//! A follower keeps no file open between two reads, and the logger never waits for it: the segments
+//! that it reads may be recycled meanwhile. So the follower reads a segment's header again after
+//! each copy. Each batch contains its segment's number and salt, its own position, and checksums.
+//! Thus a read returns the bytes that were written there, or an error.
 //!
 //! | what happens | then |
 //! |---|---|
@@ -19,7 +19,7 @@ use crate::{
     segment_catalog::{Depth, SegmentCatalog},
 };
 
-/// A read returns once it has as many bytes as this, or a little more.
+/// A read returns once it has this many bytes, or slightly more.
 const READ_BYTES: usize = 256 << 10;
 
 /// A follower of the stream. Its memory is bounded by two batches.
@@ -29,8 +29,8 @@ pub struct LogFollower {
     paused: Option<PausedScan>,
 }
 
-/// A position from which a follower can read: a record begins at `position`, and all records before
-/// it belong to transactions up to `txn`, or to none that commits.
+/// A position from which a follower can read. A record begins at `position`, and all records before
+/// it belong to transactions up to `txn`, or to transactions that never commit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResumePoint {
     /// The transaction's id.
@@ -46,13 +46,13 @@ impl ResumePoint {
 }
 
 impl LogFollower {
-    /// A follower that begins at `from`.
+    /// Returns a follower that begins at `from`.
     #[must_use]
     pub fn new(shape: LogShape, from: Lsn) -> LogFollower {
         LogFollower { shape, position: from, paused: None }
     }
 
-    /// Up to where everything has been returned.
+    /// Returns the position up to which everything has been returned.
     #[must_use]
     pub fn position(&self) -> Lsn {
         self.position
@@ -62,9 +62,9 @@ impl LogFollower {
     /// before `until`, which must be durable.
     ///
     /// # Errors
-    /// [`LogError::Gap`] if the log does not hold the position any more, [`LogError::Corrupt`] for
-    /// damage, [`LogError::Io`] if a file can't be read. Nothing was appended then, and the read
-    /// may be tried again.
+    /// [`LogError::Gap`] if the log does not contain the position any more, [`LogError::Corrupt`]
+    /// for damage, [`LogError::Io`] if a file can't be read. Nothing was appended then, and the
+    /// read may be tried again.
     pub fn read<D: Disk>(&mut self, disk: &D, until: Lsn, out: &mut Vec<u8>) -> Result<()> {
         if until <= self.position {
             return Ok(());
@@ -74,8 +74,8 @@ impl LogFollower {
         {
             return Ok(());
         }
-        // Recycled, removed, or just being written: a fresh look tells, and of several in a row one
-        // is not disturbed.
+        // The segment may be recycled, removed, or just being written. Reading the catalog again
+        // shows which. Of several attempts one is not disturbed.
         let mut last = Ok(());
         for _ in 0..3 {
             last = self.read_on(LogScan::follow(disk, &self.shape, self.position, until), out);
@@ -93,12 +93,12 @@ impl LogFollower {
             match scan.next_chunk() {
                 Ok(Some((_, bytes))) => out.extend_from_slice(bytes),
                 Ok(None) if out.len() > len => break,
-                // What came before is good; the next read meets this again.
+                // The bytes before the error are valid; the next read meets the error again.
                 Err(_) if out.len() > len => {
                     self.position = scan.end();
                     return Ok(());
                 }
-                // `until` is durable, so there is more, and this is not it.
+                // `until` is durable, so more bytes exist; they are not in these files.
                 Ok(None) => return Err(LogError::Gap { wanted: self.position, oldest: None }),
                 Err(error) => return Err(scan.gap_or(error)),
             }
@@ -109,8 +109,9 @@ impl LogFollower {
     }
 }
 
-/// The newest place to begin at for somebody who knows all up to `txn`, among those that the
-/// headers of segments state; `None` if there is none so old, or the log does not reach back to it.
+/// Returns the newest resume point for a reader that has consumed every transaction up to `txn`,
+/// among those that the headers of segments state. Returns `None` if none is old enough, or the log
+/// does not reach back to it.
 ///
 /// # Errors
 /// Those of [`SegmentCatalog::read`].
@@ -122,7 +123,7 @@ pub fn resume_point_at_or_before<D: Disk>(disk: &D, shape: &LogShape, txn: u64) 
     Ok(readable.max_by_key(|resume_point| resume_point.position))
 }
 
-/// The oldest place to begin at from which the log can be read to its end; `None` if no header
+/// Returns the oldest resume point from which the log can be read to its end; `None` if no header
 /// states one.
 ///
 /// # Errors
@@ -132,8 +133,8 @@ pub fn oldest_resume_point<D: Disk>(disk: &D, shape: &LogShape) -> Result<Option
     let mut first = None;
     for (index, segment) in segment_catalog.segments.iter().enumerate().rev() {
         let next = segment_catalog.segments.get(index + 1);
-        // A number that is missing was a segment that has been recycled, or one that never came to
-        // be.
+        // A missing number belongs to a segment that has been recycled, or that was never
+        // completed.
         if next.is_some_and(|next| Some(next.header.number.0) != segment.header.number.0.checked_add(1)) {
             break;
         }
@@ -146,8 +147,8 @@ pub fn oldest_resume_point<D: Disk>(disk: &D, shape: &LogShape) -> Result<Option
     first_resume_point(disk, shape, &segment_catalog, start)
 }
 
-/// The first place to begin at that is not before `start`; `None` if no header from there on states
-/// one.
+/// Returns the first resume point that is not before `start`; `None` if no header from there on
+/// states one.
 ///
 /// # Errors
 /// As [`oldest_resume_point`].
@@ -161,8 +162,8 @@ fn first_resume_point<D: Disk>(
     segment_catalog: &SegmentCatalog,
     start: Lsn,
 ) -> Result<Option<ResumePoint>> {
-    // A segment may begin in the middle of a record: the first place that is stated behind its
-    // start.
+    // A segment may begin in the middle of a record, so use the first resume point stated behind
+    // its start.
     for segment in segment_catalog.segments.iter().filter(|segment| segment.header.start >= start) {
         if segment.header.log_state.safe_start >= start {
             return Ok(Some(ResumePoint::of(&segment.header.log_state)));

@@ -1,6 +1,6 @@
-//! The lead time of a flush: how long before a deadline it begins. It is the time of a flush, and
-//! twice the delay of a wake-up: the flush thread wakes up before the flush, and the waiting client
-//! after it.
+//! The lead time of a flush: how long before a deadline it begins. It is the duration of a flush
+//! plus twice the delay of a wake-up: the flush thread wakes up before the flush, and the waiting
+//! client after it.
 //!
 //! The delay of a wake-up can be measured only when a thread sleeps until a given time. A thread
 //! that is always busy never does. If it were busy *because* one wake-up was late, the estimate
@@ -10,10 +10,11 @@
 use crate::Estimate;
 use std::time::Duration;
 
-/// Initial estimates of the time of a flush and of the delay of a wake-up.
+/// The initial estimates of the duration of a flush and of the delay of a wake-up.
 const FLUSH_TIME_GUESS: Duration = Duration::from_millis(5);
 const WAKE_DELAY_GUESS: Duration = Duration::from_micros(100);
-/// Longer delays are counted as this one: the process was stopped, or the machine slept.
+/// The bound of a measured delay. Longer ones count as this one: the process was stopped, or the
+/// machine slept.
 const WAKE_DELAY_MAX: Duration = Duration::from_millis(10);
 
 /// The running estimates of the lead time.
@@ -29,7 +30,7 @@ const WAKE_DELAY_MAX: Duration = Duration::from_millis(10);
 pub struct LeadTime {
     flush: Estimate,
     wake: Estimate,
-    /// A wake-up was measured since the last flush.
+    /// Whether a wake-up was measured since the last flush.
     has_woken: bool,
 }
 
@@ -44,14 +45,14 @@ impl Default for LeadTime {
 }
 
 impl LeadTime {
-    /// The thread slept until a time, and woke up so much after it.
+    /// Adds a wake-up: the thread slept until a given time, and woke up `late` after it.
     pub fn woke(&mut self, late: Duration) {
         self.wake.add(late.min(WAKE_DELAY_MAX));
         self.has_woken = true;
     }
 
-    /// A flush has ended that took so long; `None` if it did what others need not do, and says
-    /// nothing of the next one.
+    /// Adds a flush that took `took`. `None` if it did extra work, so that its duration does not
+    /// predict the next one's.
     pub fn flushed(&mut self, took: Option<Duration>) {
         if let Some(took) = took {
             self.flush.add(took);
@@ -61,19 +62,19 @@ impl LeadTime {
         }
     }
 
-    /// What the next flush will hardly exceed.
+    /// Returns a bound that the next flush will hardly exceed.
     #[must_use]
     pub fn flush(&self) -> Duration {
         self.flush.bound()
     }
 
-    /// How late the next wake-up will hardly be.
+    /// Returns a bound that the delay of the next wake-up will hardly exceed.
     #[must_use]
     pub fn wake(&self) -> Duration {
         self.wake.bound()
     }
 
-    /// How long before a deadline a flush begins.
+    /// Returns how long before a deadline a flush begins.
     #[must_use]
     pub fn bound(&self) -> Duration {
         self.flush() + 2 * self.wake()
@@ -86,8 +87,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Once every commit has less time than the estimate says a flush needs, each is flushed at
-    /// once and nobody sleeps any more: that must not last.
+    /// If every commit has less time than the estimated duration of a flush, each is flushed at
+    /// once and the thread never sleeps: the estimate must recover from that.
     #[test]
     fn one_late_wake_up_is_forgotten_though_nobody_sleeps() {
         let deadline = 20 * MS;

@@ -1,56 +1,59 @@
 //! The write-ahead log of untorn: an ordered stream of records that survives power loss.
 //!
-//! This crate knows bytes, positions and files. It knows no pages and no keys, and it never looks
-//! into a record's payload. It is safe Rust throughout.
+//! This crate deals with bytes, positions and files. It has no notion of pages or keys, and never
+//! interprets a record's payload. It contains no unsafe code.
 //!
 //! # Map of the modules
 //! Imports point upward in this list.
 //!
-//! | module | its one job |
+//! | module | its purpose |
 //! |---|---|
 //! | [`limits`] | sizes, and how they relate |
 //! | [`lsn`] | [`Lsn`], [`SegmentNumber`], [`StoreId`] |
-//! | [`error`] | [`LogError`]: what can go wrong, by what the caller can do |
-//! | [`record`] | the bytes of one record; the only codec of them |
+//! | [`error`] | [`LogError`]: errors, by what the caller can do about them |
+//! | [`record`] | the bytes of one record; their only codec |
 //! | [`segment`] | the bytes of segment headers and batch headers, and what they state |
-//! | [`files`] | how files and folders are opened, whatever their names lead to |
-//! | [`disk`] | the seam to the file system |
-//! | [`segment_catalog`] | which segments there are, and which bytes of each count |
+//! | [`files`] | opening and creating files and folders safely |
+//! | [`disk`] | the interface to the file system |
+//! | [`segment_catalog`] | the segments of a log, and the range of valid bytes in each |
 //! | [`scan`] | reading the stream back: valid, torn tail, or corrupt |
-//! | [`follow`] | reading it beside a running logger, which recycles what is read |
+//! | [`follow`] | reading it while a logger runs and recycles segments |
 //! | [`pool`] | the segment files: spares made ahead, recycling |
 //! | [`log`] | writing: append, sync, and the one function that starts a segment |
-//! | [`estimate`] | how long something will take |
+//! | [`estimate`] | estimates of durations |
 //! | [`lead_time`] | how long before a deadline a flush begins |
 //! | [`flush`] | policies and deadlines: when to sync |
-//! | [`response`] | how long a commit can take at the most |
-//! | [`planted_bugs`] | deliberate bugs that the checks must catch, in no ordinary build |
+//! | [`response`] | bounds of the time that a commit takes |
+//! | [`planted_bugs`] | deliberate bugs that the checks must catch; absent from ordinary builds |
 //! | [`testing`] | a disk in memory that fails and loses power on command |
 //!
 //! # How the pieces fit
 //! Records ([`record`]) form one endless stream of bytes; a position in it is an [`Lsn`]. The log
-//! writes pieces of that stream as *batches*: one write each, beginning on a fresh block, with a
-//! header that says where in the stream the piece lies and what was durable when it was written.
-//! Batches fill *segments*, files of one fixed size. A segment is begun at the durable position, so
-//! segments may overlap: from a segment's first position on, the highest number wins.
+//! writes pieces of that stream as *batches*: one write each, beginning on a fresh block. The
+//! header of a batch contains the position of the piece in the stream, and what was durable when it
+//! was written. Batches fill *segments*, files of one fixed size. A segment begins at the durable
+//! position, so segments may overlap: from a segment's first position on, the segment with the
+//! highest number is valid.
 //!
 //! # Invariants
 //! * A block that may hold acknowledged bytes is never written again until the checkpoint has
 //!   passed it.
 //! * A failed write or sync is never retried on the same segment: [`log::Log::start_segment`]
-//!   writes everything that is not durable once more, elsewhere.
-//! * The header of a new segment reaches the disk after its first batches have, so a segment that
-//!   counts always holds what it took over from its predecessor.
-//! * Bytes pass for part of the stream only with their segment's number and random salt, their own
-//!   block index, the checksum of the batch before them, and their own checksums.
-//! * Whatever is below a `durable` that any valid header states must be readable; otherwise opening
-//!   is an error that names the file and the offset.
+//!   writes everything that is not durable once more, to another file.
+//! * The header of a new segment reaches the disk after its first batches, so a valid segment
+//!   always contains the bytes that it took over from the previous one.
+//! * A batch is accepted as part of the stream only if it contains its segment's number and random
+//!   salt, its own block index, the checksum of the batch before it, and valid checksums of its
+//!   own.
+//! * Every byte below a `durable` position that any valid header states must be readable; otherwise
+//!   opening fails with an error that contains the file and the offset.
 //!
-//! # What remains
+//! # Remaining risk
 //! The last flush before a crash is acknowledged before any later header can state it. If exactly
-//! its bytes rot on the disk, and nothing has been written after them, they look like a torn tail.
-//! An idle store closes that window by appending one empty batch. A segment header is written into
-//! one 512-byte sector, and the disk is trusted to write such a sector whole or not at all.
+//! its bytes are damaged on the disk, and nothing was written after them, they look like a torn
+//! tail. An idle store removes this risk by appending one empty batch. A segment header is written
+//! into one 512-byte sector, and this crate assumes that the disk writes such a sector whole or not
+//! at all.
 
 pub mod disk;
 pub mod error;
@@ -86,8 +89,8 @@ pub use scan::LogScan;
 pub use segment::{LogShape, LogState};
 pub use segment_catalog::{BrokenSegment, SegmentCatalog, holds_batches, set_aside};
 
-/// Text that comes from outside, from a peer or a file, as it may be printed: control characters,
-/// which a terminal would obey, and those that change the direction of the text are written as
+/// Returns text from a peer or a file in a form that is safe to print. Control characters, which a
+/// terminal would execute, and characters that change the direction of the text are written as
 /// escapes.
 #[must_use]
 pub fn printable(text: &str) -> String {

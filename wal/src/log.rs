@@ -1,29 +1,30 @@
 //! Writing the log: append, sync, and the one function that starts a segment. Owned by the flush
 //! thread.
 //!
-//! The flush loop is: [`Log::append`] → [`Log::sync`] → publish what is durable → and if the append
-//! stopped short, [`Log::start_segment`] at the durable position, which continues there and returns
-//! how far it is durable. After any failed write or sync the current segment takes no more bytes,
-//! and `start_segment`, the same function, writes everything from the durable position on into
-//! another file. It also serves a logger's start and the end of recovery.
+//! The flush loop is: [`Log::append`] → [`Log::sync`] → publish the durable position. If the append
+//! stopped early, [`Log::start_segment`] follows at the durable position; it continues there and
+//! returns how far the stream is durable. After any failed write or sync the current segment takes
+//! no more bytes, and the same `start_segment` writes everything from the durable position on into
+//! another file. A logger that starts and the end of recovery use it as well.
 //!
 //! # How many blocks a commit needs
-//! A writer must know before it commits that its bytes will find room. [`blocks_for`] counts what a
-//! record of that length takes if it is flushed alone: full batches, which waste nothing, and one
-//! more whose last block may be padded. Flushing several together never takes more: look at a run
-//! of consecutive batches of which only the last is not full. It begins and ends between records,
-//! if a flush ends only at the end of a record or after a full batch. With T bytes it takes ⌈(T +
-//! 128·⌈T/P⌉) / 4096⌉ blocks (P is the payload of a full batch), and the sum over its records of
-//! ⌈(n + 128·⌈n/P⌉) / 4096⌉ is at least that, since neither rounding up grows by joining. The end
-//! of a segment may cut a run once, between two blocks, which costs one more header and so at most
-//! one block: that block, and the header's, are not counted as free ([`Log::free_blocks`]). A
-//! segment that fails is given up: its successor takes what was not durable in no more blocks than
-//! before, and has at least as many left as the failed one had, if it was a spare with no fewer
-//! ready blocks. Therefore the spare with the most is never counted as free, nor are those blocks
-//! of the current segment that this spare lacks; see [`pool`](crate::pool).
+//! A writer must know before it commits that the log has space for its bytes. [`blocks_for`]
+//! returns the blocks that a record of that length takes if it is flushed alone: full batches,
+//! which have no padding, and one more whose last block may be padded. Flushing several records
+//! together never takes more. Proof: take a run of consecutive batches of which only the last is
+//! not full. It begins and ends between records, if a flush ends only at the end of a record or
+//! after a full batch. With T bytes it takes ⌈(T + 128·⌈T/P⌉) / 4096⌉ blocks (P is the payload of a
+//! full batch), and the sum over its records of ⌈(n + 128·⌈n/P⌉) / 4096⌉ is at least that, since
+//! joining records increases neither of the rounded values. The end of a segment may cut a run
+//! once, between two blocks, which costs one more header and so at most one block. That block, and
+//! the header's, are not counted as free ([`Log::free_blocks`]). A segment that fails is abandoned.
+//! Its successor takes the bytes that were not durable in no more blocks than before. It has at
+//! least as many blocks left as the failed one had, if it was a spare with no fewer ready blocks.
+//! Therefore the spare with the most ready blocks is never counted as free. Nor are those blocks of
+//! the current segment that this spare lacks; see [`pool`](crate::pool).
 //!
-//! A batch without payload states something and takes one block. The caller pays for it out of what
-//! grouping saved, or writes it when nothing else is under way.
+//! A batch without payload only records a log state, and takes one block. The caller writes it if
+//! grouping has saved a block, or if no commit is pending.
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
@@ -42,7 +43,8 @@ use std::{io, sync::Arc};
 /// Copies the bytes of the stream from a position on into a buffer.
 pub type Fill<'a> = &'a mut dyn FnMut(Lsn, &mut [u8]);
 
-/// The most blocks that `len` bytes of the stream take, however they are grouped with others.
+/// Returns the most blocks that `len` bytes of the stream take, however they are grouped with
+/// others.
 #[must_use]
 pub const fn blocks_for(len: u64) -> u64 {
     let full = len / BATCH_PAYLOAD_BYTES_MAX as u64;
@@ -51,14 +53,15 @@ pub const fn blocks_for(len: u64) -> u64 {
     full * (BATCH_BYTES_MAX / BLOCK_BYTES) as u64 + last
 }
 
-/// How far an append came.
+/// The result of an append.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub struct Appended {
-    /// Everything below is written; none of it is durable before the next [`Log::sync`].
+    /// The position up to which everything is written; the new bytes are not durable before the
+    /// next [`Log::sync`].
     pub to: Lsn,
-    /// The segment is full and something is left, be it only a statement: sync, then start a
-    /// segment.
+    /// Whether the segment is full and something is left to write, possibly only a log state. The
+    /// caller then syncs and starts a segment.
     pub full: bool,
 }
 
@@ -71,77 +74,79 @@ pub struct Log<D: Disk> {
     region: u64,
 }
 
-/// The segment that is being written.
+/// The segment to which batches are written.
 #[derive(Debug)]
 struct Current<F> {
     file: F,
     name: String,
-    /// Blocks that are ready: the segment ends behind them.
+    /// The number of ready blocks: the segment ends behind them.
     ready: u32,
-    /// It follows a segment that failed, and must take all that that one was promised.
+    /// Whether it follows a segment that failed, and must take every byte for which that one had
+    /// promised space.
     succeeds_failed: bool,
     number: SegmentNumber,
     salt: u64,
     next_block: u32,
-    /// Checksum of the header before the next batch.
+    /// The checksum of the header before the next batch.
     chain: u32,
-    /// Position of the next batch.
+    /// The position of the next batch.
     written: Lsn,
     unsynced: bool,
     failed: bool,
 }
 
 impl<D: Disk> Log<D> {
-    /// A log that has no segment yet: the first thing to do is [`Log::start_segment`].
+    /// Returns a log that has no segment yet: the first call must be [`Log::start_segment`].
     #[must_use]
     pub fn new(pool: Arc<SegmentPool<D>>) -> Self {
         Self { pool, current: None, buf: AlignedBuf::new(BATCH_BYTES_MAX), region: 0 }
     }
 
-    /// The same log, whose segments' headers will contain `region`: so the caller recognises, after
-    /// a crash, that the newest segment is one that it started.
+    /// Sets the `region` in the headers of the log's segments. By it the caller recognises after a
+    /// crash that it started the newest segment.
     #[must_use]
     pub fn with_region(self, region: u64) -> Self {
         Self { region, ..self }
     }
 
-    /// The number of the segment that was started last.
+    /// Returns the number of the segment that was started last.
     #[must_use]
     pub fn number(&self) -> Option<SegmentNumber> {
         self.current.as_ref().map(|current| current.number)
     }
 
-    /// The files.
+    /// Returns the pool of files.
     #[must_use]
     pub fn pool(&self) -> &Arc<SegmentPool<D>> {
         &self.pool
     }
 
-    /// Up to where everything is written; `None` if a segment must be started first.
+    /// Returns the position up to which everything is written; `None` if a segment must be started
+    /// first.
     #[must_use]
     pub fn written(&self) -> Option<Lsn> {
         self.current.as_ref().filter(|c| !c.failed).map(|c| c.written)
     }
 
-    /// How many blocks commits may still claim, counted by [`blocks_for`] and not by bytes: in the
-    /// current segment and in all spares but the largest. 0 without a spare, since then a failure
-    /// would find no successor.
+    /// Returns how many blocks commits may still be charged, in the current segment and in all
+    /// spares but the largest. A commit is charged the blocks of [`blocks_for`]. Returns 0 without
+    /// a spare, since a segment that fails would then have no successor.
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
         let Some(spares) = self.pool.spare_blocks() else { return 0 };
         let current = self.current.as_ref().filter(|c| !c.failed);
         let here = current.map_or(0, |c| c.ready.min(spares.largest).saturating_sub(c.next_block));
-        // The last block of each segment pays for the cut at its end.
+        // The last block of each segment covers the extra header of the cut at its end.
         u64::from(here.saturating_sub(1)) + spares.others
     }
 
-    /// Sees to it that [`Log::start_segment`] can take `len` bytes into one segment.
+    /// Ensures that [`Log::start_segment`] can take `len` bytes into one segment.
     ///
     /// # Errors
-    /// [`LogError::DiskFull`] if no spare is large enough and the device has no room for one:
-    /// nothing has changed.
+    /// [`LogError::DiskFull`] if no spare is large enough and the device has no space for one;
+    /// nothing has changed then.
     pub fn ensure_successor(&self, len: u64) -> Result<()> {
-        // Its header, and the block that pays for the cut at its end.
+        // The header's block, and the block that covers the cut at the segment's end.
         let blocks = blocks_for(len) + 2;
         let largest = self.pool.spare_blocks().map_or(0, |spares| u64::from(spares.largest));
         if largest >= blocks.min(u64::from(self.pool.shape().segment_blocks())) {
@@ -150,22 +155,23 @@ impl<D: Disk> Log<D> {
         self.pool.add_spare_of(blocks)
     }
 
-    /// Ready blocks that are left in the current segment, and all of them.
+    /// Returns the number of ready blocks that are left in the current segment, and of all its
+    /// ready blocks.
     #[must_use]
     pub fn blocks_left(&self) -> (u64, u64) {
         let current = self.current.as_ref().filter(|c| !c.failed);
         current.map_or((0, 0), |c| (u64::from(c.ready - c.next_block), u64::from(c.ready)))
     }
 
-    /// Writes the bytes `from .. from + len` of the stream, which must continue what is written,
-    /// without syncing. `len` 0 writes an empty batch, for what it states. Stops where the segment
-    /// is full.
+    /// Writes the bytes `from .. from + len` of the stream, without syncing. `from` must be
+    /// [`Log::written`]. With `len` 0 writes an empty batch, which records the log state. Stops if
+    /// the segment is full.
     ///
     /// # Errors
     /// [`LogError::Io`] or [`LogError::DiskFull`] if a write fails; any part may have been written,
     /// and the segment takes no more. [`LogError::NeedsSegment`] if that has happened before.
-    /// [`LogError::Position`] or [`LogError::Invalid`] for a place or a length that does not fit;
-    /// nothing has happened then.
+    /// [`LogError::Position`] or [`LogError::Invalid`] for a position or a length that does not
+    /// fit; nothing was written then.
     pub fn append(&mut self, from: Lsn, len: u64, log_state: &LogState, fill: Fill<'_>) -> Result<Appended> {
         let current = self.current.as_mut().filter(|c| !c.failed).ok_or(LogError::NeedsSegment)?;
         if current.written != from {
@@ -183,8 +189,9 @@ impl<D: Disk> Log<D> {
     /// Makes everything written durable: [`Log::written`] is durable when this returns success.
     ///
     /// # Errors
-    /// [`LogError::Io`] if the sync fails. It is never repeated: the kernel may have dropped the
-    /// bytes and would answer success. Start a segment at the durable position.
+    /// [`LogError::Io`] if the sync fails. A sync is never repeated, since the kernel may have
+    /// dropped the bytes and would report success. The caller must start a segment at the durable
+    /// position.
     pub fn sync(&mut self) -> Result<Lsn> {
         let current = self.current.as_mut().filter(|c| !c.failed).ok_or(LogError::NeedsSegment)?;
         if current.unsynced {
@@ -196,8 +203,8 @@ impl<D: Disk> Log<D> {
         Ok(current.written)
     }
 
-    /// Gives the current segment up, as a failed write or sync does: its bytes past the durable
-    /// position are trusted no more, and [`Log::start_segment`] must follow.
+    /// Abandons the current segment, as a failed write or sync does: its bytes past the durable
+    /// position are no longer trusted, and [`Log::start_segment`] must follow.
     pub fn abandon(&mut self) {
         if let Some(current) = &mut self.current {
             current.failed = true;
@@ -205,25 +212,26 @@ impl<D: Disk> Log<D> {
     }
 
     /// Starts a segment at the durable position `log_state.durable` with the `len` bytes of the
-    /// stream that follow it, or as many of them as fit, and returns up to where the stream is
-    /// durable.
+    /// stream that follow it, or as many of them as fit. Returns the position up to which the
+    /// stream is durable.
     ///
-    /// `len` must reach at least to the end of what is written, or, after recovery, of what was
-    /// read: the old segment's bytes from the durable position on count no longer. After recovery
-    /// they must fit in one segment ([`Log::ensure_successor`]): a process that dies between two
-    /// would leave a header that overrides bytes which no segment holds.
+    /// `len` must reach at least to the end of the written bytes, or, after recovery, of those that
+    /// were read: the old segment's bytes from the durable position on are no longer valid. After
+    /// recovery they must fit in one segment ([`Log::ensure_successor`]): a process that dies
+    /// between two would leave a header that overrides bytes which no segment holds.
     ///
-    /// Recovery keeps whole records only. If the last of them ends at R, below the newest durable
-    /// position stated (which then lies inside a record that never became whole), it starts the
-    /// segment at R instead, with a record of the kind [`Abort`](crate::RecordKind::Abort) there
-    /// whose payload is long enough to reach that position: so the stream stays a row of records,
-    /// and positions that were stated durable stay readable. Otherwise it starts at the stated
-    /// position, passes the bytes up to R, and new records follow at R.
+    /// Recovery keeps only whole records. Let R be the end of the last of them. R may be below the
+    /// newest stated durable position, which is then inside a record that was never completed. In
+    /// that case recovery starts the segment at R, with an [`Abort`](crate::RecordKind::Abort)
+    /// record there whose payload is long enough to reach that position. So the stream remains a
+    /// sequence of records, and positions that were stated durable stay readable. Otherwise
+    /// recovery starts at the stated position and passes the bytes up to R; new records follow at
+    /// R.
     ///
-    /// The spare that it takes is not trusted in any way. First its old header is blanked, then the
-    /// batches are written, then the header, each synced before the next. So at no instant does a
-    /// header count whose batches may be missing, and whatever failed before leaves no trace. After
-    /// an error it may be called again and takes another spare and another number.
+    /// The content of the spare that it takes is not trusted. First its old header is blanked, then
+    /// the batches are written, then the header, each synced before the next. So there is never a
+    /// valid header whose batches may be missing, and an earlier failure has no effect. After an
+    /// error it may be called again, and takes another spare and another number.
     ///
     /// # Errors
     /// [`LogError::NoRoom`] without a spare, [`LogError::Io`] if it can't be opened; the current
@@ -235,7 +243,7 @@ impl<D: Disk> Log<D> {
             return Err(LogError::Invalid { what: format!("a segment can't start at position {}", log_state.durable) });
         }
         let salt = random_salt()?;
-        // The successor of a segment that failed has room for what that one was promised to take.
+        // The successor of a segment that failed has space for every byte that was promised there.
         let succeeds_filled = self.current.as_ref().is_some_and(|current| !current.failed);
         let (name, ready, number) = self.pool.take_spare(!succeeds_filled).ok_or(LogError::NoRoom)?;
         let file = match self.pool.disk().open(&name) {
@@ -316,8 +324,8 @@ impl<D: Disk> Log<D> {
 }
 
 impl<F: DiskFile> Current<F> {
-    /// Up to which block the segment takes bytes: no further than the largest spare reaches. So
-    /// what recovery finds here that no header states fits in that spare.
+    /// Returns the block before which the segment takes bytes: no further than the largest spare
+    /// reaches. So if recovery finds bytes here that no header states, they fit in that spare.
     fn limit(&self, spares: Option<SpareBlocks>) -> u32 {
         match spares {
             Some(spares) if !self.succeeds_failed => self.ready.min(spares.largest).max(self.next_block),

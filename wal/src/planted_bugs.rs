@@ -1,52 +1,52 @@
 //! The catalogue of planted bugs: deliberate mistakes, one at a time, that the checks of
-//! `crash-harness` must catch. A name that is not here does not compile.
+//! `crash-harness` must catch. Using a name that is not in the catalogue is a compile error.
 //!
-//! It stands in this crate because this is the lowest one: the log has such bugs, and so has the
-//! store above it. In ordinary builds it is a list that nothing but the compiler reads: each place
-//! asks a constant `false`. With `--cfg untorn_instrumented`, which no feature switches on, the
-//! variable `UNTORN_BUG` names the one that this process has.
+//! The catalogue is in this crate because both the log and the store above it have planted bugs. In
+//! ordinary builds only the compiler reads it: each place tests a constant `false`. With `--cfg
+//! untorn_instrumented`, which no feature enables, the variable `UNTORN_BUG` selects the bug of a
+//! process.
 
-/// All of them, in alphabetical order, each with the line that says what goes wrong.
+/// All planted bugs, in alphabetical order, each with a line that describes the mistake.
 pub const ALL: &[(&str, &str)] = &[
     ("acknowledge-before-fsync", "a flush publishes what it is about to write as durable"),
     ("acknowledge-sample-early", "a sample of cells counts as committed before it is"),
     ("append-to-sealed-tail", "a queue page that a checkpoint contains is filled further"),
     ("counter-by-load-and-store", "a counter's addition is a load and a store"),
-    ("feed-before-fsync", "a durable feed tells of what is visible"),
-    ("feed-open-stream", "a feed tells of a streamed transaction that has not committed"),
-    ("feed-skips-what-is-gone", "a feed goes on behind what was recycled, and does not say so"),
+    ("feed-before-fsync", "a durable feed delivers changes that are only visible"),
+    ("feed-open-stream", "a feed delivers a streamed transaction that has not committed"),
+    ("feed-skips-what-is-gone", "a feed continues behind recycled segments without an error"),
     ("header-before-pages", "a checkpoint's header is written before its pages"),
     ("ignore-fsync-error", "a sync that fails counts as done"),
-    ("liveness-by-pid", "who lives is asked of the kernel by process id"),
-    ("lock-without-takeover", "a lock whose owner is dead is waited for"),
-    ("malformed-message-unwrapped", "who serves a peer takes it for granted that its message can be decoded"),
+    ("liveness-by-pid", "liveness is tested by process id"),
+    ("lock-without-takeover", "a waiter waits for a lock whose owner is dead"),
+    ("malformed-message-unwrapped", "the server panics on a message that can't be decoded"),
     ("mapped-without-blocks", "the arena grows by a length without blocks behind it"),
-    ("message-answered-before-sync", "a durable commit by message is answered at visibility"),
-    ("no-abort-record", "the next writer does not say that a stream before it ended"),
-    ("no-descriptor-no-file", "a file that can't be opened for want of a descriptor counts as one that is not there"),
-    ("number-without-complement", "a number that leads to memory is not held against its complement"),
-    ("page-without-checksum", "nobody holds a page against its checksum"),
-    ("read-cell-once", "a cell's load does not look at its stamp again"),
-    ("region-removed-first", "recovery removes the region of the dead before the log has what that says"),
-    ("retry-fsync", "a sync that fails is tried again, and the second answer believed"),
+    ("message-answered-before-sync", "a durable commit by message is answered when it is visible"),
+    ("no-abort-record", "the next writer writes no abort record for a stream before it"),
+    ("no-descriptor-no-file", "a file that can't be opened for want of a descriptor counts as missing"),
+    ("number-without-complement", "a number that leads to memory is not compared with its complement"),
+    ("page-without-checksum", "no page is checked against its checksum"),
+    ("read-cell-once", "a cell's load does not check the stamp again"),
+    ("region-removed-first", "recovery removes the old region before the log contains its records"),
+    ("retry-fsync", "a failed sync is repeated, and the second result trusted"),
     ("reuse-one-txn-early", "a page is reused while the transaction that it belongs to is pinned"),
     ("reuse-running-checkpoint", "a page of the checkpoint that is being written is reused"),
     ("seqlock-without-fence", "a cell's stamp and version come before its payload, as a missing fence would let them"),
-    ("short-write-is-done", "a write that wrote less than it was asked counts as done"),
+    ("short-write-is-done", "a write that wrote fewer bytes than requested counts as done"),
     ("single-copy-cell", "a cell has one copy, which is overwritten in place"),
     ("skip-directory-fsync", "directories are not synced after a create, rename or unlink"),
-    ("skip-reader-reread", "a reader pins what it saw and does not look whether that still is the newest"),
+    ("skip-reader-reread", "a reader pins a transaction and does not check that it is still the newest"),
     ("snapshot-beyond-its-pin", "a snapshot reads a newer transaction than it has pinned"),
     ("sum-once", "pages that have a checksum are not written again after a failed sync"),
-    ("swing-before-record", "the pointer swings before the log record is there"),
-    ("trust-read-header", "recovery builds on a header that may be in the page cache alone"),
-    ("trust-recycled-segment", "recovery takes batches of a segment's former life for its own"),
-    ("versions-go-on", "a cell's versions go on after a loss as if nothing had been lost"),
-    ("wal-without-crc", "recovery does not look at the log's checksums"),
+    ("swing-before-record", "the commit is published before its log record is written"),
+    ("trust-read-header", "recovery trusts a header that may be only in the page cache"),
+    ("trust-recycled-segment", "recovery accepts batches of a segment's earlier use"),
+    ("versions-go-on", "a cell's versions continue after a loss as if nothing had been lost"),
+    ("wal-without-crc", "recovery does not check the log's checksums"),
     ("within-answered-before-sync", "a commit that has time is answered before the sync that covers it"),
 ];
 
-/// Whether the catalogue has this name. Asked at compile time, by each place.
+/// Returns whether the catalogue has this name. Each place calls it at compile time.
 #[must_use]
 pub const fn has(name: &str) -> bool {
     let mut index = 0;
@@ -59,7 +59,7 @@ pub const fn has(name: &str) -> bool {
     false
 }
 
-/// Whether two names are the same, as a constant expression can ask.
+/// Returns whether two names are equal, in a constant expression.
 #[must_use]
 pub const fn is_same(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
@@ -70,11 +70,11 @@ pub const fn is_same(a: &str, b: &str) -> bool {
     index == a.len() && index == b.len()
 }
 
-/// Whether this process has the bug `name`.
+/// Returns whether this process has the bug `name`.
 ///
 /// # Panics
-/// If `UNTORN_BUG` names none of the catalogue: a check that is run with a bug that nobody plants
-/// would seem to miss it.
+/// If `UNTORN_BUG` is not in the catalogue: a check that runs with an unknown bug would seem to
+/// miss it.
 #[cfg(untorn_instrumented)]
 #[inline(never)]
 #[must_use]
@@ -114,7 +114,7 @@ macro_rules! planted_bug {
 
 #[cfg(test)]
 mod tests {
-    /// Goal: no name stands twice, and the order is the one that people look them up in.
+    /// Goal: no name occurs twice, and the order is alphabetical.
     #[test]
     fn the_catalogue_is_in_order() {
         assert!(super::ALL.is_sorted_by(|(a, _), (b, _)| a < b));

@@ -3,32 +3,32 @@
 //! Shared by the flush thread, which takes spares, and the background thread, which makes and
 //! recycles them. The lock is never held across a write or a sync.
 //!
-//! A file's life: *making* (zeros written under another name, synced, renamed) → *spare* → *taken*
-//! (the log writes its first batches and then its header) → *live* → *kept* for followers, once the
-//! checkpoint has passed its last byte and as far as [`Retention`] says → spare again, or deleted
-//! if it is small. A process that dies at any of these leaves a file that the next
-//! [`SegmentCatalog`] judges by its header alone.
+//! The states of a file: *making* (zeros written under another name, synced, renamed) → *spare* →
+//! *taken* (the log writes its first batches and then its header) → *live* → *kept* for followers,
+//! once the checkpoint has passed its last byte, as far as [`Retention`] allows → spare again, or
+//! deleted if it is small. If a process dies in any of these, the next [`SegmentCatalog`]
+//! classifies the file by its header alone.
 //!
-//! **Ready blocks.** Every segment file has the same length, but a log that holds little takes
-//! little of the disk: only the first blocks of a file are ready, that is written with zeros, and
-//! the rest is a hole. The log continues in another file where the ready blocks end, so no commit
-//! needs a block that the device may not have. The first files have
-//! [`LogShape::ready_bytes_initial`]. Each spare is made as large as all that this pool was given
-//! to log, and twice as large as the one before if that was used up, up to the length of a file.
-//! Four rules keep what [`Log::free_blocks`](crate::Log::free_blocks) promises:
-//! 1. A spare is made with no fewer ready blocks than any other file has. So no segment that is
-//!    being written has more than the largest spare, unless the device is full.
-//! 2. The log continues in the spare with the fewest. The one with the most is not counted: it is
+//! **Ready blocks.** Every segment file has the same length, but a small log takes little disk
+//! space. Only the first blocks of a file are ready, that is, written with zeros; the rest is a
+//! hole. Where the ready blocks end, the log continues in another file, so no commit needs a block
+//! that the device may not have. The first files have [`LogShape::ready_bytes_initial`]. Each spare
+//! is as large as all bytes that this pool has logged. It is twice as large as the previous one if
+//! that was used up. The length of a file is the limit. Four rules ensure what
+//! [`Log::free_blocks`](crate::Log::free_blocks) promises:
+//! 1. A spare is made with no fewer ready blocks than any other file has. So the current segment
+//!    has no more than the largest spare, unless the device is full.
+//! 2. The log continues in the spare with the fewest. The spare with the most is not counted: it is
 //!    the successor of a segment that fails.
 //! 3. The ready blocks of a spare do not change. A file with fewer than the first files have, such
 //!    as one that was copied with holes in place of zeros, is no spare until
 //!    [`SegmentPool::add_spare`] has filled it.
-//! 4. A file that became free is deleted at once if it is small, or never: a spare may have been
-//!    promised.
+//! 4. A file that became free is deleted at once if it is small, or never, since a spare may have
+//!    been promised.
 //!
-//! **Old headers.** A file that became free keeps its header until it is taken, and counts as a
-//! segment again if the process dies before. So files are taken and deleted from the oldest header
-//! on (`SegmentSlots::is_next`): what the next [`SegmentCatalog`] finds has no gap.
+//! **Old headers.** A file that became free keeps its header until it is taken, and is a segment
+//! again if the process dies before that. So files are taken and deleted from the oldest header on
+//! (`SegmentSlots::is_next`), and the next [`SegmentCatalog`] finds no gap.
 
 mod retention;
 mod slots;
@@ -58,9 +58,9 @@ pub struct SegmentPool<D: Disk> {
 }
 
 impl<D: Disk> SegmentPool<D> {
-    /// The pool of the files that `segment_catalog` found. What lies below `checkpoint_lsn` no
-    /// longer counts, but is kept as `retention` says. Files that were never finished are removed.
-    /// Those that have not the size of a segment get another name: the caller has seen that
+    /// Opens the pool of the files in `segment_catalog`. Segments below `checkpoint_lsn` are no
+    /// longer needed, but kept as far as `retention` requires. Files that were never finished are
+    /// removed. Files of another size than a segment's are renamed: the caller has checked that
     /// recovery needs none of them ([`SegmentCatalog::refuse_broken`]).
     ///
     /// # Errors
@@ -83,10 +83,10 @@ impl<D: Disk> SegmentPool<D> {
             disk.rename(&broken.file, &name).map_err(LogError::io(format!("renaming {} to {name}", broken.file)))?;
             set_aside.push(name);
         }
-        // A predecessor may have died between renaming a spare and syncing its name. A segment
-        // whose name a power cut takes back would take acknowledged bytes with it.
+        // An earlier logger may have died between renaming a spare and syncing its name. If a power
+        // cut took back the name of a segment, acknowledged bytes would be lost.
         disk.sync_dir().map_err(LogError::io("syncing the log's directory"))?;
-        // Damaged ones are used last: they are all that tells of the damage.
+        // Damaged files are used last, since they are the only evidence of the damage.
         let (damaged, whole): (Vec<_>, Vec<_>) =
             segment_catalog.spares.iter().partition(|name| segment_catalog.damaged.contains(name));
         let spares = whole.into_iter().chain(damaged).map(|name| (name, SlotState::Spare));
@@ -119,13 +119,13 @@ impl<D: Disk> SegmentPool<D> {
         Ok(pool)
     }
 
-    /// The log's shape.
+    /// Returns the log's shape.
     #[must_use]
     pub fn shape(&self) -> &LogShape {
         &self.shape
     }
 
-    /// How many spares [`SegmentPool::recycle`] keeps; it deletes those beyond.
+    /// Sets how many spares [`SegmentPool::recycle`] keeps; it deletes further ones.
     pub fn set_spares_max(&self, spares_max: usize) {
         self.lock().spares_max = spares_max;
     }
@@ -134,14 +134,14 @@ impl<D: Disk> SegmentPool<D> {
     /// Slow; for the background thread.
     ///
     /// # Errors
-    /// [`LogError::DiskFull`] if there is no room, [`LogError::Io`] otherwise. Nothing is left
-    /// behind, or only a file that the next [`SegmentPool::open`] puts in order.
+    /// [`LogError::DiskFull`] if there is no space, [`LogError::Io`] otherwise. No file is left
+    /// behind, or only one that the next [`SegmentPool::open`] cleans up.
     pub fn add_spare(&self) -> Result<()> {
         self.add_spare_or_smaller(0)
     }
 
-    /// As [`SegmentPool::add_spare_of`]. If the device has no room for as many blocks, the spare
-    /// has as few as the first ones.
+    /// Makes a spare as [`SegmentPool::add_spare_of`]. If the device lacks the space, the spare has
+    /// as few blocks as the first ones.
     ///
     /// # Errors
     /// As [`SegmentPool::add_spare`].
@@ -154,7 +154,8 @@ impl<D: Disk> SegmentPool<D> {
         }
     }
 
-    /// As [`SegmentPool::add_spare`], with at least `blocks` ready blocks if a segment has as many.
+    /// Makes a spare as [`SegmentPool::add_spare`], with at least `blocks` ready blocks, or all
+    /// blocks of a segment if it has fewer.
     ///
     /// # Errors
     /// As [`SegmentPool::add_spare`].
@@ -162,7 +163,7 @@ impl<D: Disk> SegmentPool<D> {
         let (bytes, before) = {
             let mut slots = self.lock();
             let before = slots.spare_bytes;
-            // One that a caller needs is followed by one twice as large.
+            // A spare that a caller needs is followed by one twice as large.
             let doubled = if blocks > 0 { 2 * before } else { 0 };
             let wanted = slots.logged.max(doubled).max(blocks.saturating_mul(BLOCK_BYTES as u64));
             let wanted = wanted.checked_next_power_of_two().unwrap_or(u64::MAX);
@@ -171,13 +172,13 @@ impl<D: Disk> SegmentPool<D> {
         };
         let made = self.make_spare(bytes);
         if matches!(made, Err(LogError::DiskFull { .. })) {
-            // The device may have room for a smaller one.
+            // The device may have space for a smaller one.
             self.lock().spare_bytes = before;
         }
         made
     }
 
-    /// Makes a spare of so many ready bytes, or fills one with holes.
+    /// Makes a spare of `bytes` ready bytes, or fills one that has holes.
     fn make_spare(&self, bytes: u64) -> Result<()> {
         let (name, hollow) = {
             let mut slots = self.lock();
@@ -203,8 +204,8 @@ impl<D: Disk> SegmentPool<D> {
         made
     }
 
-    /// Writes zeros into a file with holes that is no segment any more. Its header goes first, so
-    /// that no survey takes what a crash leaves for a damaged segment.
+    /// Writes zeros into a file with holes that is no segment any more. Its header is erased first,
+    /// so that no catalog takes the file for a damaged segment after a crash.
     fn fill_file(&self, name: &str, bytes: u64) -> Result<()> {
         let filled = self.zero_file(name, BLOCK_BYTES as u64).and_then(|()| self.zero_file(name, bytes));
         filled.map_err(LogError::io(format!("zero-filling {name}")))
@@ -234,21 +235,21 @@ impl<D: Disk> SegmentPool<D> {
         })
     }
 
-    /// Turns segments whose every byte lies below `checkpoint_lsn`, or in a later one, into spares,
-    /// but for those that `retention` keeps, and deletes spares beyond the maximum. Small ones are
-    /// deleted rather than made spares once spares have grown, if there are two others and the
-    /// device has room. Call it only when a durable header states that checkpoint. Returns how many
-    /// segments it freed.
+    /// Turns segments whose every byte is below `checkpoint_lsn`, or in a later segment, into
+    /// spares, except those that `retention` keeps. Deletes spares beyond the maximum. Small
+    /// segments are deleted instead once spares have grown, if there are two other spares and the
+    /// device has space. Call it only when a durable header states that checkpoint. Returns how
+    /// many segments it freed.
     ///
     /// # Errors
-    /// [`LogError::Io`] if a surplus file can't be deleted: it stays a spare. What was freed stays
+    /// [`LogError::Io`] if a surplus file can't be deleted: it stays a spare. Freed segments stay
     /// freed.
     pub fn recycle(&self, checkpoint_lsn: Lsn, retention: Retention) -> Result<usize> {
         self.recycle_with(checkpoint_lsn, retention, || ())
     }
 
-    /// As [`SegmentPool::recycle`]. Calls `on_freed` before it deletes a file: a reader that misses
-    /// one of them learns from what the caller publishes there that the log begins later by now.
+    /// Recycles as [`SegmentPool::recycle`]. Calls `on_freed` before it deletes a file. There the
+    /// caller publishes where the log begins, for readers that find a file missing.
     ///
     /// # Errors
     /// As [`SegmentPool::recycle`].
@@ -259,7 +260,7 @@ impl<D: Disk> SegmentPool<D> {
             let retired = slots.retire_below(retention);
             let freed = retired.len();
             let mut surplus = Vec::new();
-            // The oldest first, and none that is younger than one that stays.
+            // The oldest first, and none that is younger than one that is kept.
             for at in retired.into_iter().rev() {
                 let ready = slots.files[at].ready;
                 let is_initial = ready <= slots.ready_min && ready < self.shape.segment_blocks();
@@ -272,7 +273,8 @@ impl<D: Disk> SegmentPool<D> {
             }
             while slots.spares() > slots.spares_max {
                 let Some(at) = slots.least_spare() else { break };
-                // It keeps its name until it is gone: one that is made meanwhile must not take it.
+                // The file keeps its name until it is deleted: a new file must not take the name
+                // meanwhile.
                 slots.files[at].state = SlotState::Making;
                 surplus.push(slots.files[at].name.clone());
             }
@@ -297,8 +299,8 @@ impl<D: Disk> SegmentPool<D> {
         Ok(freed)
     }
 
-    /// As [`SegmentPool::recycle_with`] at the same checkpoint as the last time: for those that
-    /// have become too old since.
+    /// Recycles as [`SegmentPool::recycle_with`] at the checkpoint of the last call, for segments
+    /// that have become too old since.
     ///
     /// # Errors
     /// As [`SegmentPool::recycle`].
@@ -306,8 +308,8 @@ impl<D: Disk> SegmentPool<D> {
         self.recycle_with(Lsn::ZERO, retention, on_freed)
     }
 
-    /// Gives the oldest segment that is kept for followers alone up, when the device is full: it
-    /// becomes a spare, or with `delete` its room is given back. False if there is none. Calls
+    /// Frees the oldest segment that is kept only for followers, when the device is full. It
+    /// becomes a spare, or with `delete` it is deleted. Returns false if there is none. Calls
     /// `on_freed` before it deletes the file, as [`SegmentPool::recycle_with`] does.
     ///
     /// # Errors
@@ -320,7 +322,7 @@ impl<D: Disk> SegmentPool<D> {
             let Some((at, _)) = kept.min_by_key(oldest) else { return Ok(false) };
             slots.files[at].header = slots.files[at].state.started().map(|started| started.number);
             slots.files[at].state = SlotState::Spare;
-            // A spare with an older header goes before it, if no less log is left then.
+            // A spare with an older header is deleted instead of it, if no less log is left then.
             let oldest = slots.files.iter().position(|slot| slot.header.is_some() && slots.is_next(slot));
             let Some(oldest) = oldest.filter(|oldest| slots.files[*oldest].ready <= slots.files[at].ready) else {
                 return Ok(true);
@@ -336,8 +338,8 @@ impl<D: Disk> SegmentPool<D> {
         Ok(true)
     }
 
-    /// Deletes the largest spare, but never the last one, when the device is full and the room is
-    /// needed for something else. False if there is no other.
+    /// Deletes the largest spare, but never the last one, when the device is full and the space is
+    /// needed elsewhere. Returns false if there is only one.
     ///
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
@@ -359,7 +361,7 @@ impl<D: Disk> SegmentPool<D> {
         Ok(true)
     }
 
-    /// Deletes a file that is no other's any more; if that fails it is a spare.
+    /// Deletes a file that nothing uses any more. If that fails, the file is a spare.
     fn delete(&self, name: &str) -> Result<()> {
         let removed = self.disk.remove(name).map_err(LogError::io(format!("removing {name}")));
         let mut slots = self.lock();
@@ -374,7 +376,7 @@ impl<D: Disk> SegmentPool<D> {
         self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
     }
 
-    /// How many files there are.
+    /// Returns the numbers of files.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let slots = self.lock();
@@ -394,25 +396,26 @@ impl<D: Disk> SegmentPool<D> {
         }
     }
 
-    /// Blocks of the spares that commits can be promised: of all but the largest.
+    /// Returns how many blocks of the spares can be promised to commits: those of all spares but
+    /// the largest.
     #[must_use]
     pub fn countable_blocks(&self) -> u64 {
         self.spare_blocks().map_or(0, |spares| spares.others)
     }
 
-    /// What the spares hold: see [`SpareBlocks`]. Asked at each flush, however many segments are
-    /// kept.
+    /// Returns the ready blocks of the spares: see [`SpareBlocks`]. Called at each flush, so it
+    /// must be fast even if many segments are kept.
     pub(crate) fn spare_blocks(&self) -> Option<SpareBlocks> {
         self.lock().spare_blocks()
     }
 
-    /// Whether the newest segment has more ready blocks than the largest spare.
+    /// Returns whether the newest segment has more ready blocks than the largest spare.
     #[must_use]
     pub fn lacks_successor(&self) -> bool {
         self.lock().lacks_successor()
     }
 
-    /// So many blocks of a segment were written.
+    /// Records that `blocks` blocks of a segment were written.
     pub(crate) fn note_logged(&self, blocks: u32) {
         let mut slots = self.lock();
         slots.logged = slots.logged.saturating_add(bytes_of(blocks));
@@ -423,17 +426,17 @@ impl<D: Disk> SegmentPool<D> {
     }
 
     /// Takes a spare and a number above all existing ones for a new segment: the smallest spare, or
-    /// the `largest`. The spare's name, its ready blocks, and the number. By the flush thread,
-    /// which alone takes spares.
+    /// the `largest`. Returns the spare's name, its ready blocks, and the number. Only the flush
+    /// thread takes spares.
     pub(crate) fn take_spare(&self, largest: bool) -> Option<(String, u32, SegmentNumber)> {
         let mut slots = self.lock();
-        // The first one of several that are as good.
+        // The first of several equal ones.
         let spares = slots.spare_files();
         let (at, _) = match largest {
             true => spares.min_by_key(|(_, slot)| Reverse(slot.ready)),
             false => {
                 let next = spares.filter(|(_, slot)| slots.is_next(slot)).min_by_key(|(_, slot)| slot.ready);
-                // A file with holes may be before all others.
+                // A file with holes may come before all others.
                 next.or_else(|| slots.spare_files().min_by_key(|(_, slot)| slot.header))
             }
         }?;
@@ -456,24 +459,24 @@ impl<D: Disk> SegmentPool<D> {
             None => Vec::new(),
         };
         drop(slots);
-        // A header that stays does no more harm than before.
+        // If zeroing fails, the old header does no more harm than before.
         older.iter().for_each(|name| drop(self.zero_file(name, BLOCK_BYTES as u64)));
         Some((name, ready, number))
     }
 
-    /// The spare that was taken is a segment now, or a spare again.
+    /// Records that the spare that was taken is a segment now, or a spare again.
     pub(crate) fn give_back(&self, name: &str, started: Option<StartedSegment>) {
         let state = started.map_or(SlotState::Spare, SlotState::Live);
         self.lock().set(name, state);
     }
 
     fn lock(&self) -> MutexGuard<'_, SegmentSlots> {
-        // No critical section can panic half-way through a change, so a poisoned lock is as good.
+        // No critical section can panic in the middle of a change, so a poisoned lock can be used.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes zeros from the beginning of a file on.
+/// Writes `bytes` zeros from the beginning of a file on.
 fn write_zeros(file: &impl DiskFile, bytes: u64) -> std::io::Result<()> {
     let zeros = AlignedBuf::new(ZERO_FILL_BYTES);
     let mut offset = 0;

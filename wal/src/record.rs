@@ -1,5 +1,5 @@
-//! The bytes of one record. This is the only codec of them: writers encode into the ring with it,
-//! and replay and the change feed decode with it.
+//! The bytes of one record. This is their only codec: writers encode into the ring with it, and
+//! replay and the change feed decode with it.
 //!
 //! ```text
 //!  0  payload length u32     8  LSN of the record u64    24  kind u8
@@ -7,8 +7,8 @@
 //! 32  payload, zero-padded to a multiple of 8
 //! ```
 //! Little-endian. The checksum starts from a seed that depends on the store and covers the header
-//! (with the checksum as 0) and the payload. The LSN makes the same bytes elsewhere in the stream
-//! another record.
+//! (with the checksum as 0) and the payload. The checksum covers the LSN, so the same bytes
+//! elsewhere in the stream are not a valid record.
 
 use crate::{
     Lsn,
@@ -25,17 +25,17 @@ const KIND: usize = 24;
 const RESERVED: Range<usize> = 25..32;
 const _: () = assert!(RESERVED.end == RECORD_HEADER_BYTES);
 
-/// What a record means for its transaction.
+/// The kind of a record: its role in its transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum RecordKind {
     /// A whole transaction, committed.
     Commit = 1,
-    /// A piece of a transaction that is streamed because it is larger than the ring.
+    /// A frame of a transaction that is streamed because it outgrows the ring.
     Frame = 2,
-    /// The last piece of a streamed transaction; commits it.
+    /// The last frame of a streamed transaction; commits it.
     FrameCommit = 3,
-    /// The pieces since the last commit belong to a transaction that will never commit.
+    /// The frames since the last commit belong to a transaction that will never commit.
     Abort = 4,
 }
 
@@ -51,36 +51,36 @@ impl RecordKind {
     }
 }
 
-/// What stands at a position of the stream.
+/// The content of the stream at a position.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decoded<'a> {
     /// A whole record.
     Record {
-        /// The transaction it belongs to.
+        /// The transaction that the record belongs to.
         txn: u64,
-        /// What it means for that transaction.
+        /// The record's kind.
         kind: RecordKind,
-        /// Its payload.
+        /// The record's payload.
         payload: &'a [u8],
-        /// How many bytes of the stream it takes; the next record begins that much further on.
+        /// The number of bytes of the stream that the record takes; the next record follows them.
         len: usize,
     },
     /// The bytes end before the record does. More bytes may complete it.
     Incomplete,
-    /// No record: no further bytes can make it one.
+    /// The bytes are no record, and further bytes can't make them one.
     Bad(BadRecord),
 }
 
-/// Why bytes are no record.
+/// The reason why bytes are no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRecord {
-    /// It says it stands elsewhere in the stream.
-    #[error("the record says it stands at position {found}, but it stands at {expected}")]
+    /// The record contains another position of the stream.
+    #[error("the record is at position {expected}, but its header contains position {found}")]
     Place {
-        /// Where it stands.
+        /// The position of the record.
         expected: Lsn,
-        /// Where it says it stands.
+        /// The position in its header.
         found: Lsn,
     },
     /// Its length is beyond the limit.
@@ -95,14 +95,14 @@ pub enum BadRecord {
     /// Its checksum does not fit.
     #[error("the record's checksum is {found:#010x}, its bytes give {expected:#010x}")]
     Checksum {
-        /// What the bytes give.
+        /// The checksum of the bytes.
         expected: u32,
-        /// What the record says.
+        /// The checksum in the record.
         found: u32,
     },
 }
 
-/// How many bytes of the stream a record with so long a payload takes.
+/// Returns how many bytes of the stream a record with a payload of `payload_len` bytes takes.
 #[must_use]
 pub const fn encoded_len(payload_len: usize) -> usize {
     (RECORD_HEADER_BYTES + payload_len).next_multiple_of(RECORD_ALIGN_BYTES)
@@ -116,7 +116,7 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// Where in the buffer the record begins.
+    /// Returns where in the buffer the record begins.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.start
@@ -135,8 +135,8 @@ pub fn begin(buf: &mut Vec<u8>) -> Begun {
 /// Returns how many bytes of the stream it takes.
 ///
 /// # Panics
-/// If `buf` was cut back to before the header's end, or the payload is longer than
-/// [`RECORD_PAYLOAD_BYTES_MAX`]; both are mistakes of the caller alone.
+/// If `buf` was truncated to before the header's end, or the payload is longer than
+/// [`RECORD_PAYLOAD_BYTES_MAX`]; both are mistakes of the caller.
 pub fn finish(buf: &mut Vec<u8>, begun: Begun, seed: u32, lsn: Lsn, txn: u64, kind: RecordKind) -> usize {
     let payload_len = buf[begun.start + RECORD_HEADER_BYTES..].len();
     assert!(
@@ -168,7 +168,7 @@ pub fn encode(buf: &mut Vec<u8>, seed: u32, lsn: Lsn, txn: u64, kind: RecordKind
     finish(buf, begun, seed, lsn, txn, kind)
 }
 
-/// Reads the record at the beginning of `bytes`, which stand at `expected_lsn` of the stream.
+/// Reads the record at the beginning of `bytes`, which are at `expected_lsn` of the stream.
 #[must_use]
 pub fn decode(bytes: &[u8], seed: u32, expected_lsn: Lsn) -> Decoded<'_> {
     let Some(header) = bytes.first_chunk::<RECORD_HEADER_BYTES>() else {
@@ -204,7 +204,7 @@ pub fn decode(bytes: &[u8], seed: u32, expected_lsn: Lsn) -> Decoded<'_> {
     Decoded::Record { txn: u64_at(header, TXN), kind, payload: &covered[RECORD_HEADER_BYTES..], len }
 }
 
-/// The checksum of a record's header and payload, whatever its checksum field holds.
+/// Returns the checksum of a record's header and payload, with its checksum field as 0.
 fn checksum(seed: u32, record: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
     hasher.update(&record[..CRC.start]);

@@ -1,39 +1,39 @@
 //! The longest time that a commit can take: response-time analysis for fixed priorities without
 //! preemption.
 //!
-//! The writer lock is a resource like the bus of a controller area network: whoever holds it is not
-//! interrupted, and of those who wait the most urgent is next. So the analysis of that bus applies:
-//! K. Tindell, A. Burns, A. Wellings, *Calculating controller area network (CAN) message response
-//! times* (1995), as mended by R. Davis, A. Burns, R. Bril, J. Lukkien, *Controller Area Network
+//! The writer lock is a resource like the bus of a controller area network: its holder is not
+//! interrupted, and the most urgent waiter is next. So the analysis of that bus applies: K.
+//! Tindell, A. Burns, A. Wellings, *Calculating controller area network (CAN) message response
+//! times* (1995), as corrected by R. Davis, A. Burns, R. Bril, J. Lukkien, *Controller Area Network
 //! (CAN) schedulability analysis: Refuted, revisited and revised*, Real-Time Systems 35 (2007). The
-//! older one looked at the first instance only; a later one of the same busy period can take
-//! longer, since an instance that is not preempted pushes others behind itself.
+//! older analysis considered only the first instance. A later instance of the same busy period can
+//! take longer, since an instance that is not preempted delays others.
 //!
-//! One thing differs. Messages of one priority are sent in their order; of two requests of one
-//! class that wait for the lock, whichever is quicker gets it. So each may be passed by all of its
-//! class that come before it gets its turn.
+//! There is one difference. Messages of one priority are sent in their order. Of two requests of
+//! one class that wait for the lock, the quicker one gets it. So a request may be passed by all
+//! requests of its class that arrive before it gets the lock.
 //!
 //! All times are nanoseconds. Pure arithmetic.
 
-/// Who asks for the resource again and again. The order of a slice of them is that of their
+/// A source of repeated requests for the resource. A slice of tasks is in the order of their
 /// priorities, the highest first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Task {
-    /// For how long it holds the resource at the most.
+    /// The longest time for which it holds the resource.
     pub hold_ns: u64,
     /// The shortest time between two of its requests, on average over a burst.
     pub period_ns: u64,
-    /// How much earlier than by that period a request may come: n at once are a jitter of n − 1
-    /// periods.
+    /// How much earlier than by that period a request may come. A burst of n requests is a jitter
+    /// of n − 1 periods.
     pub jitter_ns: u64,
 }
 
 impl Task {
-    /// `callers` who ask `per_second` times in all, each for at most `hold_ns`. They may all come
-    /// at once.
+    /// Returns the task of `callers` threads that make `per_second` requests in all, each for at
+    /// most `hold_ns`. All threads may request at once.
     #[must_use]
     pub fn of_callers(callers: u64, per_second: f64, hold_ns: u64) -> Task {
-        // As good as never is once in an hour.
+        // Once in an hour counts as never.
         let period_ns = (1e9 / per_second).clamp(1.0, RESPONSE_MAX_NS as f64) as u64;
         Task::of_callers_each(callers, period_ns, hold_ns)
     }
@@ -46,22 +46,22 @@ impl Task {
         self.jitter_ns / self.period_ns.max(1) + 1
     }
 
-    /// How many requests can come in a window of `ns`, its end included.
+    /// Returns how many requests can come in a window of `ns`, including its end.
     fn requests(&self, ns: u64) -> u64 {
         (ns.saturating_add(self.jitter_ns) / self.period_ns.max(1)).saturating_add(1)
     }
 }
 
-/// Beyond this no bound is looked for: it would be of no use.
+/// The longest bound that is searched for: a longer one would be of no use.
 const RESPONSE_MAX_NS: u64 = 3_600_000_000_000;
 
-/// Nor after so many steps, or instances: more come only where all but nothing is left of the
-/// resource.
+/// The search also ends after this many steps, or instances. More are needed only if the resource
+/// is almost completely in use.
 const STEPS_MAX: u64 = 10_000;
 
-/// The longest time from a request of task `index` until it gives the resource back, if it may have
-/// to wait for `blocking_ns` for those of lower priority; `None` if there is no bound, since more
-/// is asked for than there is, or all but that.
+/// Returns the longest time from a request of task `index` until it releases the resource, if tasks
+/// of lower priority may block it for `blocking_ns`. Returns `None` if there is no bound, because
+/// the resource is overloaded or almost so.
 #[must_use]
 pub fn response_ns(tasks: &[Task], index: usize, blocking_ns: u64) -> Option<u64> {
     let task = tasks.get(index)?;
@@ -69,8 +69,8 @@ pub fn response_ns(tasks: &[Task], index: usize, blocking_ns: u64) -> Option<u64
     let asked = |tasks: &[Task], window: u64| {
         tasks.iter().fold(0_u64, |sum, task| sum.saturating_add(task.requests(window).saturating_mul(task.hold_ns)))
     };
-    // The longest time for which those of this priority and above keep the resource busy. A request
-    // that comes at its very end is not part of it any more.
+    // The longest time for which tasks of this priority and above keep the resource busy. A request
+    // that comes exactly at its end is not part of it.
     let busy_ns = fixed_point(task.hold_ns.max(1), |busy| {
         blocking_ns.saturating_add(asked(&tasks[..=index], busy.saturating_sub(1)))
     })?;
@@ -79,17 +79,18 @@ pub fn response_ns(tasks: &[Task], index: usize, blocking_ns: u64) -> Option<u64
         return None;
     }
     let mut longest = 0;
-    // The start of instance q cannot be held up any more than by all that came up to it, its own
-    // instant included.
+    // The start of instance q cannot be delayed by more than all requests that came up to then,
+    // including that instant.
     let mut start_ns = 0;
-    // Which instance it is depends on who passes whom. It may be the first to ask of all that have
-    // asked since the last start at which only one was waiting: that one could not be passed.
+    // Requests of one class may pass each other, so the instance that starts is not known. It may
+    // be the first of all requests since the last start at which only one request was waiting: that
+    // one could not be passed.
     let mut first = 0_u64;
     for instance in 0..instances {
         let before = blocking_ns.saturating_add(instance.saturating_mul(task.hold_ns));
         start_ns = fixed_point(before.max(start_ns), |start| before.saturating_add(asked(higher, start)))?;
-        // Requests are late by the jitter at first and come by the period then: the window begins
-        // with the first.
+        // The first requests are late by the jitter, and later ones come at the period: the window
+        // begins with the first.
         let asked_at = first.saturating_mul(task.period_ns).saturating_sub(task.jitter_ns);
         longest = longest.max(start_ns.saturating_add(task.hold_ns).saturating_sub(asked_at));
         if task.requests(start_ns) <= instance + 1 {
@@ -99,7 +100,7 @@ pub fn response_ns(tasks: &[Task], index: usize, blocking_ns: u64) -> Option<u64
     Some(longest)
 }
 
-/// The least value from `begin` on that `next` maps to itself.
+/// Returns the least value from `begin` on that `next` maps to itself.
 fn fixed_point(begin: u64, next: impl Fn(u64) -> u64) -> Option<u64> {
     let mut now = begin;
     for _ in 0..STEPS_MAX {
@@ -115,16 +116,16 @@ fn fixed_point(begin: u64, next: impl Fn(u64) -> u64) -> Option<u64> {
     None
 }
 
-/// What is known of a store, for the bounds of its two classes of commits.
+/// The figures of a store from which the bounds of its two classes of commits are computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Classes {
-    /// Urgent commits, and all others.
+    /// The urgent commits.
     pub urgent: Task,
-    /// All others.
+    /// The bulk commits.
     pub bulk: Task,
     /// How long a bulk commit waits for the lock before it counts as urgent.
     pub bulk_patience_ns: u64,
-    /// How long a bulk commit at most waits for its share of the log, while urgent ones come.
+    /// How long a bulk commit waits at most for its share of the ring, while urgent commits come.
     pub share_wait_ns: u64,
     /// The longest flush: an fsync that has begun is not interrupted.
     pub flush_ns: u64,
@@ -135,26 +136,26 @@ pub struct Classes {
 /// The bound of an urgent commit, part by part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResponseBound {
-    /// For how long those of lower priority hold it up: two of their sections, the one that is
-    /// under way when it asks, and one that begins in the instant before it has announced itself
-    /// (the writer lock's header says why no third one).
+    /// How long bulk commits block it: for two of their critical sections. One is under way when
+    /// the urgent commit requests the lock; another may begin just before it has announced itself.
+    /// The comment of the writer lock explains why there is no third.
     pub blocking_ns: u64,
-    /// Until the commit is visible and the lock given back.
+    /// Until the commit is visible and the lock is released.
     pub visible_ns: u64,
-    /// Until its caller knows that it is durable.
+    /// Until its caller returns, when it is durable.
     pub durable_ns: u64,
 }
 
 impl Classes {
-    /// The longest times of an urgent commit; `None` if there is no bound.
+    /// Returns the longest times of an urgent commit; `None` if there is no bound.
     ///
-    /// What comes after the lock is not a matter of how many commits there are: one flush covers
-    /// all that is published when it begins. So a commit waits for the one that has begun just
-    /// before it, for its own, and for the logger and its caller to wake up.
+    /// The time after the lock is released does not depend on the number of commits, since one
+    /// flush covers all that is published when it begins. So a commit waits for the flush that has
+    /// just begun, for its own, and for the wake-ups of the logger and of its caller.
     ///
-    /// Bulk commits that have lost their patience come before it, too: as often as they can lose
-    /// it. Every section may begin with the wake-up of whoever it was handed to, which keeps the
-    /// lock from all others.
+    /// Bulk commits that have waited longer than their patience may come before it, too, as often
+    /// as that can happen. Every critical section may begin with the wake-up of the waiter that the
+    /// lock is reserved for, during which no other waiter gets it.
     #[must_use]
     pub fn urgent(&self) -> Option<ResponseBound> {
         let bulk = self.handed(self.bulk);
@@ -166,8 +167,8 @@ impl Classes {
         Some(self.with_flush(blocking_ns, visible_ns))
     }
 
-    /// The longest times of a bulk commit that is waited for: until the log has a share for it, for
-    /// the lock, and for the flush.
+    /// Returns the longest times of a bulk commit whose caller waits: for its share of the ring,
+    /// for the lock, and for the flush.
     #[must_use]
     pub fn bulk(&self) -> Option<ResponseBound> {
         let share_wait_ns = if self.urgent.period_ns < RESPONSE_MAX_NS { self.share_wait_ns } else { 0 };
@@ -220,7 +221,7 @@ mod tests {
         let four = Task::of_callers(4, 100.0, 200 * US);
         assert_eq!(response_ns(&[four], 0, 0), Some(800 * US));
         assert_eq!(response_ns(&[four], 0, 300 * US), Some(1100 * US));
-        // One who never asks.
+        // A task that never makes a request.
         assert_eq!(response_ns(&[Task::of_callers(3, 0.0, 200 * US), task(100, 1000)], 1, 0), Some(700 * US));
     }
 
@@ -239,14 +240,14 @@ mod tests {
         assert_eq!(one.durable_ns - one.visible_ns, 6200 * US);
         // Seven more sections, and as many wake-ups.
         assert_eq!(eight.durable_ns - one.durable_ns, 770 * US);
-        // Of nobody urgent, nobody who goes first, and no wait for a share.
+        // Without urgent commits, no commit comes first, and there is no wait for a share.
         let alone = Classes { urgent: Task::of_callers(1, 0.0, 0), ..classes(1) };
         let (alone, beside) = (alone.bulk().unwrap(), classes(1).bulk().unwrap());
         assert_eq!(beside.visible_ns - alone.visible_ns, 50_000 * US + 10 * US);
     }
 
-    /// Of two that wait, the later one may be first: the third request of this burst passes the
-    /// second.
+    /// Of two waiting requests, the later one may be first: the third request of this burst passes
+    /// the second.
     #[test]
     fn a_request_may_be_passed_by_a_later_one_of_its_class() {
         let task = Task { jitter_ns: 1000 * US, ..task(400, 1000) };
@@ -260,9 +261,9 @@ mod tests {
         assert_eq!(response_ns(&tasks, 1, 1_000_000), None);
     }
 
-    /// What the resource does when the requests are these, by arrival: of each, its class and how
-    /// long it took. Of one class, `victim` (a place in `requests`) is served last, and of the
-    /// others the latest first.
+    /// Simulates the resource for these requests, which are in the order of arrival. Returns the
+    /// class of each request, and how long it took. Within a class, `victim` (an index in
+    /// `requests`) is served last, and of the others the latest first.
     fn simulate(requests: &[(u64, usize)], holds: &[u64], victim: usize) -> Vec<(usize, u64)> {
         let mut waiting: Vec<usize> = Vec::new();
         let (mut to_come, mut now, mut done) = (0, 0, Vec::new());
@@ -286,7 +287,7 @@ mod tests {
     }
 
     proptest! {
-        /// Goal: no simulated run of a non-preemptive resource takes longer than the bound says,
+        /// Goal: no simulated run of a non-preemptive resource takes longer than the bound,
         /// whatever the offsets, the bursts, and the order within a class.
         #[test]
         fn no_run_exceeds_the_bound(

@@ -1,9 +1,9 @@
 //! Reading the stream back, one batch at a time: valid, torn tail, or corrupt.
 //!
-//! A batch is valid if its header and payload are whole and it continues the one before. What
-//! follows the last valid batch is a torn tail if nothing there is known to be durable; below a
-//! durable position that any header states (or below the position where the caller begins, which a
-//! checkpoint vouches for) it is damage to acknowledged data, an error. A read error is an error,
+//! A batch is valid if its header and payload are complete and it continues the one before. If
+//! nothing behind the last valid batch is known to be durable, it is a torn tail. Below a durable
+//! position that any header states (or below the position where the caller begins, which a
+//! checkpoint guarantees) it is damage to acknowledged data, an error. A read error is an error,
 //! never a torn tail.
 
 use crate::{
@@ -23,9 +23,9 @@ pub struct LogScan<'d, D: Disk> {
     segment_catalog: SegmentCatalog,
     /// The position up to which everything has been returned.
     position: Lsn,
-    /// Everything below must be readable.
+    /// The position below which everything must be readable.
     durable: Lsn,
-    /// A follower stops here.
+    /// The position at which a follower stops.
     until: Option<Lsn>,
     cursor: Option<ScanPosition<D::File>>,
     read_buffer: ReadBuffer,
@@ -44,11 +44,11 @@ pub(crate) struct PausedScan {
 /// The scan's position in the files.
 struct ScanPosition<F> {
     file: F,
-    /// Index among the segments of the catalog.
+    /// The index among the segments of the catalog.
     segment: usize,
     block: u32,
     chain: u32,
-    /// Position of the batch at `block`.
+    /// The position of the batch at `block`.
     lsn: Lsn,
 }
 
@@ -58,13 +58,13 @@ struct ReadBuffer {
     blocks: Range<u32>,
 }
 
-/// A batch that was read whole.
+/// A complete batch in the read buffer.
 struct BatchSpan {
     lsn: Lsn,
     /// The payload's range in the read buffer.
     payload: Range<usize>,
     log_state: LogState,
-    /// Where the next batch begins, and the checksum that it must name.
+    /// Where the next batch begins, and the checksum that it must contain.
     next_block: u32,
     next_chain: u32,
 }
@@ -74,7 +74,7 @@ impl ReadBuffer {
         block >= self.blocks.start && block + count <= self.blocks.end
     }
 
-    /// Makes sure that so many blocks of the file are at hand, and returns where in the buffer they
+    /// Ensures that `count` blocks of the file are in the buffer, and returns where in it they
     /// begin.
     fn get<F: DiskFile>(&mut self, file: &F, name: &str, block: u32, count: u32, blocks: u32) -> Result<usize> {
         if !self.has(block, count) {
@@ -90,8 +90,9 @@ impl ReadBuffer {
 }
 
 impl<'d, D: Disk> LogScan<'d, D> {
-    /// Surveys the log and prepares to read everything from `from` on: where the newest checkpoint
-    /// says that replay begins. A log in which no segment was ever started is empty.
+    /// Reads the log's catalog and prepares to read everything from `from` on, the position where
+    /// replay begins after the newest checkpoint. A log in which no segment was ever started is
+    /// empty.
     ///
     /// # Errors
     /// Those of [`SegmentCatalog::read`], and [`LogError::Gap`] if the log does not reach back to
@@ -100,7 +101,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Self::begin(disk, SegmentCatalog::read(disk, shape)?, from, None)
     }
 
-    /// As [`LogScan::open`], of a log that was surveyed just now.
+    /// Prepares to read as [`LogScan::open`], with a catalog that was just read.
     ///
     /// # Errors
     /// As [`LogScan::open`].
@@ -109,10 +110,10 @@ impl<'d, D: Disk> LogScan<'d, D> {
     }
 
     /// Prepares to read from `from` up to `until`, which must be durable, beside a running logger.
-    /// Headers of segments are all it looks at beforehand.
+    /// Before that it reads only the headers of segments.
     ///
-    /// An error [`LogError::Corrupt`] or [`LogError::Gap`] may mean that the segment has been
-    /// recycled meanwhile; it has if opening again answers [`LogError::Gap`].
+    /// A [`LogError::Corrupt`] or [`LogError::Gap`] may mean that the segment has been recycled
+    /// meanwhile. If reopening returns [`LogError::Gap`], it was recycled.
     ///
     /// # Errors
     /// As [`LogScan::open`].
@@ -136,48 +137,49 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Ok(scan)
     }
 
-    /// Returns the catalog that the scan reads by.
+    /// Returns the catalog that the scan uses.
     #[must_use]
     pub fn segment_catalog(&self) -> &SegmentCatalog {
         &self.segment_catalog
     }
 
-    /// The newest that any header states, those beyond the end of the valid data included.
+    /// Returns the newest log state in any header, including headers beyond the end of the valid
+    /// data.
     #[must_use]
     pub fn newest_log_state(&self) -> LogState {
         self.segment_catalog.log_state
     }
 
-    /// Up to where everything has been returned; once [`LogScan::next_chunk`] has returned `None`,
-    /// the end of the log.
+    /// Returns the position up to which everything has been returned. Once [`LogScan::next_chunk`]
+    /// has returned `None`, this is the end of the log.
     #[must_use]
     pub fn end(&self) -> Lsn {
         self.position
     }
 
-    /// The file, and the offset in it, of the batch that comes next, or in which the last chunk
-    /// lies.
+    /// Returns the file and the offset in it of the next batch, or of the batch that contains the
+    /// last chunk.
     #[must_use]
     pub fn file_position(&self) -> Option<(&str, u64)> {
         let cursor = self.cursor.as_ref()?;
         Some((&self.segment_catalog.segments[cursor.segment].file, u64::from(cursor.block) * BLOCK_BYTES as u64))
     }
 
-    /// Where the segment after the current position begins, as of the last look at the files: where
-    /// a reader goes on that has met damage.
+    /// Returns where the segment after the current position begins, as of the last catalog: where a
+    /// reader resumes after damage.
     #[must_use]
     pub fn next_start(&self) -> Option<Lsn> {
         self.segment_catalog.next_start(self.position)
     }
 
-    /// Lets a follower read on, up to a new durable position.
+    /// Extends a follower's limit to a new durable position.
     pub fn extend(&mut self, until: Lsn) {
         self.until = Some(until);
         self.durable = self.durable.max(until);
         self.read_buffer.blocks = 0..0;
     }
 
-    /// Lets go of the files. To be resumed.
+    /// Closes the files. [`LogScan::resume`] continues the scan.
     pub(crate) fn pause(self) -> PausedScan {
         let LogScan { segment_catalog, position, durable, cursor, read_buffer, .. } = self;
         let cursor = cursor.map(|ScanPosition { segment, block, chain, lsn, .. }| ScanPosition {
@@ -190,7 +192,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
         PausedScan { segment_catalog, position, durable, cursor, read_buffer }
     }
 
-    /// Goes on where a follower paused.
+    /// Continues where a follower paused.
     ///
     /// # Errors
     /// [`LogError::Gap`] if the segment has been recycled, [`LogError::Io`] if it can't be opened.
@@ -210,9 +212,9 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Ok(scan)
     }
 
-    /// An error if the segment has come to hold other bytes. Recycling blanks the header before it
-    /// writes any batch, so a header that still stands after something was copied vouches for the
-    /// copy.
+    /// Returns an error if the segment has been recycled. Recycling blanks the header before it
+    /// writes any batch, so if the header is unchanged after a copy, the copied bytes were those of
+    /// the segment.
     fn refuse_recycled(&self) -> Result<()> {
         let Some(cursor) = &self.cursor else { return Ok(()) };
         let found = &self.segment_catalog.segments[cursor.segment];
@@ -225,8 +227,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
         }
     }
 
-    /// The error of a follower: what looks like damage is a gap if the segment after this one has
-    /// been recycled, or if this one has.
+    /// Returns the error for a follower: apparent damage is a gap if this segment, or the one after
+    /// it, has been recycled.
     #[must_use]
     pub fn gap_or(&self, error: LogError) -> LogError {
         let (LogError::Corrupt { .. }, Some(cursor)) = (&error, &self.cursor) else { return error };
@@ -239,8 +241,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
         error
     }
 
-    /// What the header of the batch at the current place states; `None` where there is no whole
-    /// batch. Goes on to the next one, without returning its bytes.
+    /// Returns the log state in the header of the batch at the current position; `None` if there is
+    /// no complete batch. Moves to the next batch without returning its bytes.
     pub(crate) fn next_log_state(&mut self) -> Result<Option<LogState>> {
         if self.cursor.is_none() {
             return Ok(None);
@@ -251,8 +253,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Ok(Some(log_state))
     }
 
-    /// The next bytes of the stream and their position; `None` at the end. Chunks are cut as they
-    /// were written, not at the bounds of records.
+    /// Returns the next bytes of the stream and their position; `None` at the end. Chunks are
+    /// divided as they were written, not at the boundaries of records.
     ///
     /// # Errors
     /// [`LogError::Corrupt`] for damage below a durable position, [`LogError::Io`] if a file can't
@@ -274,7 +276,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
                 if self.until.is_none() {
                     return Ok(None);
                 }
-                // A follower that began before the first segment was started.
+                // The follower began before the first segment was started.
                 self.segment_catalog = SegmentCatalog::read_to(self.disk, &self.segment_catalog.shape, Depth::Headers)?;
                 self.seek()?;
                 continue;
@@ -312,7 +314,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
         }
     }
 
-    /// Goes to the start of the segment that holds the current position.
+    /// Moves to the start of the segment that contains the current position.
     fn seek(&mut self) -> Result<()> {
         self.cursor = None;
         self.read_buffer.blocks = 0..0;
@@ -320,7 +322,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
             if let Some(broken) = self.segment_catalog.broken_at(self.position) {
                 return Err(wrong_size(broken, &self.segment_catalog.shape));
             }
-            // A file that has lost its header is the likely place of what is missing.
+            // The missing bytes are probably in a file whose header is invalid.
             if let Some(file) = self.segment_catalog.damaged.first() {
                 let what =
                     format!("the segment's header is damaged, and no other segment holds position {}", self.position);
@@ -345,7 +347,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Ok(())
     }
 
-    /// Reads the batch at the current place, or says why there is none, and at which position.
+    /// Reads the batch at the current position. If there is none, returns the reason, and its
+    /// position.
     fn read_batch(&mut self) -> Result<std::result::Result<BatchSpan, (String, Lsn)>> {
         let Some(cursor) = &self.cursor else { unreachable!("advance has checked the place") };
         let found = &self.segment_catalog.segments[cursor.segment];
@@ -360,7 +363,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
         let store = self.segment_catalog.shape.store();
         let Some((header, crc)) = BatchHeader::decode(&self.read_buffer.buf.bytes()[head..], store, cursor.block)
         else {
-            return bad("there is no whole batch header".to_owned());
+            return bad("there is no valid batch header".to_owned());
         };
         let trusts_all = planted_bug!("trust-recycled-segment");
         if (header.number, header.salt) != (found.header.number, found.header.salt) && !trusts_all {
@@ -394,11 +397,11 @@ impl<'d, D: Disk> LogScan<'d, D> {
         }
     }
 
-    /// Damage at the current place.
+    /// Returns the error for damage at the current position.
     fn corrupt(&self, what: String) -> LogError {
         let Some(cursor) = &self.cursor else { unreachable!("damage is found at a place") };
-        // What follows a segment that ends too early is missing altogether, perhaps with its
-        // header.
+        // The segment that should follow one that ends too early is missing, possibly because its
+        // header is damaged.
         let file = match self.segment_catalog.damaged.first() {
             Some(damaged) if self.segment_catalog.segments[cursor.segment].end.is_some() => {
                 let what = format!("the segment's header is damaged; before it, {what}");
@@ -411,7 +414,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
     }
 }
 
-/// A follower can't open a segment: the logger may have deleted it just now.
+/// Returns the error of a follower that can't open a segment: the logger may have just deleted it.
 fn not_there(error: std::io::Error, name: &str, wanted: Lsn) -> LogError {
     match error.kind() {
         std::io::ErrorKind::NotFound => LogError::Gap { wanted, oldest: None },

@@ -1,4 +1,5 @@
-//! The bytes of segment headers and batch headers, and what only the logger states in them.
+//! The bytes of segment headers and batch headers, and the log state in them, which only the logger
+//! writes.
 //!
 //! A segment is a file of one fixed size. Block 0 is its header; batches follow from block 1 on,
 //! each on a fresh block. All integers are little-endian; reserved bytes are zero and checked.
@@ -20,11 +21,11 @@
 //! stated: durable u64, durable txn u64, settled u64, checkpoint txn u64, checkpoint LSN u64, incarnation u32,
 //!         reserved u32
 //! ```
-//! The position, length and meaning of the segment header's checksum, and the store id's and
-//! version's place, stay the same in all versions, so that a newer file is told apart from a
-//! damaged one. A batch header's checksum starts from the store id; the checksum of a payload
-//! starts from the salt. The chain is the checksum of the batch header before, or of the segment
-//! header for the first batch.
+//! Three things stay the same in all versions, so that a newer file is distinguished from a damaged
+//! one: the position, length and meaning of the segment header's checksum, and the positions of the
+//! store id and the version. A batch header's checksum starts from the store id; the checksum of a
+//! payload starts from the salt. The chain is the checksum of the batch header before, or of the
+//! segment header for the first batch.
 
 use crate::{
     Lsn, SegmentNumber, StoreId,
@@ -43,7 +44,7 @@ const STATED_BYTES: usize = 48;
 const CRC_AT: usize = 124;
 const _: () = assert!(CRC_AT + 4 == SEGMENT_HEADER_BYTES && CRC_AT + 4 == BATCH_HEADER_BYTES);
 
-/// What is fixed for a store's log when the store is created.
+/// The properties of a store's log that are fixed when the store is created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogShape {
     store: StoreId,
@@ -51,7 +52,7 @@ pub struct LogShape {
 }
 
 impl LogShape {
-    /// A log of the store `store` with segments of `segment_bytes`.
+    /// Returns the shape of a log of the store `store` with segments of `segment_bytes`.
     ///
     /// # Errors
     /// [`LogError::Invalid`] unless the size is a multiple of 4096 between 64 KiB and 1 GiB.
@@ -68,20 +69,20 @@ impl LogShape {
         Ok(Self { store, segment_bytes })
     }
 
-    /// The store's identity.
+    /// Returns the store's identity.
     #[must_use]
     pub fn store(&self) -> StoreId {
         self.store
     }
 
-    /// The size of each segment in bytes.
+    /// Returns the size of each segment in bytes.
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
         self.segment_bytes
     }
 
-    /// Bytes that are ready in the log's first segments, and the least in a spare. Small segments
-    /// are ready as a whole.
+    /// Returns the number of ready bytes in the log's first segments, which is also the least in a
+    /// spare. Small segments are ready as a whole.
     #[must_use]
     pub fn ready_bytes_initial(&self) -> u64 {
         if self.segment_bytes <= 2 * SEGMENT_READY_BYTES_INITIAL {
@@ -91,9 +92,10 @@ impl LogShape {
         }
     }
 
-    /// The longest record, with its header and padding, that this log may be given: what the first
-    /// batches of a fresh segment hold. Recovery relies on it, since it may have to void a record
-    /// that a segment's end cut in two; see [`Log::start_segment`](crate::Log::start_segment).
+    /// Returns the length of the longest record, with its header and padding, that may be written
+    /// to this log: as much as the first batches of a fresh segment can contain. Recovery relies on
+    /// it, since it may have to replace a record that a segment's end cut in two; see
+    /// [`Log::start_segment`](crate::Log::start_segment).
     #[must_use]
     pub fn record_bytes_max(&self) -> u64 {
         let bytes = self.segment_bytes - BLOCK_BYTES as u64;
@@ -101,25 +103,25 @@ impl LogShape {
         bytes - batches * BATCH_HEADER_BYTES as u64
     }
 
-    /// The number of blocks in a segment, its header included.
+    /// Returns the number of blocks in a segment, including its header.
     #[must_use]
     pub fn segment_blocks(&self) -> u32 {
         (self.segment_bytes / BLOCK_BYTES as u64) as u32
     }
 }
 
-/// The state of the log that each segment header and batch header records. It is no part of the
+/// The state of the log that each segment header and batch header records. It is not part of the
 /// stream. Each field only grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogState {
-    /// Everything below is durable: a sync of it has returned success. May fall inside a record
+    /// Everything below is durable: a sync of it has returned success. It may be inside a record
     /// that a segment's end cut in two.
     pub durable: Lsn,
     /// The newest transaction that is durable as a whole.
     pub durable_txn: u64,
     /// The safe start: a record begins here, and all records before it belong to transactions up to
-    /// `durable_txn`, or to none that commits. A reader that has consumed every transaction up to
-    /// `durable_txn` resumes here. A segment may begin beyond it.
+    /// `durable_txn`, or to transactions that never commit. A reader that has consumed every
+    /// transaction up to `durable_txn` resumes here. A segment may begin beyond it.
     pub safe_start: Lsn,
     /// The transaction of the newest finished checkpoint.
     pub checkpoint_txn: u64,
@@ -130,7 +132,7 @@ pub struct LogState {
 }
 
 impl LogState {
-    /// The newest of both, field by field.
+    /// Returns the newer of both, field by field.
     #[must_use]
     pub fn newest(self, other: LogState) -> LogState {
         LogState {
@@ -168,34 +170,34 @@ impl LogState {
 /// The header of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
-    /// Its number; above all others when it was started.
+    /// The segment's number; above all others when it was started.
     pub number: SegmentNumber,
     /// A random value that no other segment shares.
     pub salt: u64,
-    /// Where in the stream its first batch begins.
+    /// The position in the stream of its first batch.
     pub start: Lsn,
-    /// What the logger said when it started the segment.
+    /// The log state when the logger started the segment.
     pub log_state: LogState,
-    /// When that was, in milliseconds since 1970: all before `start` is older.
+    /// When it was started, in milliseconds since 1970: all bytes before `start` are older.
     pub started_ms: u64,
-    /// What the caller of the log wants to recognise its segments by: see
+    /// A value by which the caller recognises its segments: see
     /// [`Log::with_region`](crate::Log::with_region).
     pub region: u64,
 }
 
-/// What block 0 of a segment file holds.
+/// The content of block 0 of a segment file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HeaderBlock {
     /// A header, and its checksum, from which the batches are chained.
     Valid(SegmentHeader, u32),
     /// Only zeros: a spare.
     Blank,
-    /// Neither.
+    /// Neither a valid header nor only zeros.
     Damaged,
 }
 
 impl SegmentHeader {
-    /// The header's bytes, and their checksum.
+    /// Returns the header's bytes and their checksum.
     #[must_use]
     pub fn encode(&self, shape: &LogShape) -> ([u8; SEGMENT_HEADER_BYTES], u32) {
         let mut out = [0; SEGMENT_HEADER_BYTES];
@@ -217,8 +219,9 @@ impl SegmentHeader {
     /// Reads block 0 of the segment file `file`.
     ///
     /// # Errors
-    /// [`LogError::Mismatch`] if the header is whole but belongs to another store, version or
-    /// segment size; [`LogError::Corrupt`] if it is whole and no logger can have written it.
+    /// [`LogError::Mismatch`] if the header is valid but belongs to another store, version or
+    /// segment size; [`LogError::Corrupt`] if its checksum is valid and no logger can have written
+    /// it.
     pub fn decode(block: &[u8; BLOCK_BYTES], shape: &LogShape, file: &str) -> Result<HeaderBlock> {
         let mismatch = |what| Err(LogError::Mismatch { file: file.to_owned(), what });
         let bytes = &block[..SEGMENT_HEADER_BYTES];
@@ -229,7 +232,7 @@ impl SegmentHeader {
         }
         let version = get_u32(bytes, 8);
         if version != FORMAT_VERSION {
-            return mismatch(format!("its format version is {version}, this program knows {FORMAT_VERSION}"));
+            return mismatch(format!("its format version is {version}, this program supports {FORMAT_VERSION}"));
         }
         if bytes[16..32] != shape.store.0 {
             return mismatch("it belongs to another store".to_owned());
@@ -261,26 +264,26 @@ impl SegmentHeader {
 /// The header of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchHeader {
-    /// The segment it was written to.
+    /// The segment to which it was written.
     pub number: SegmentNumber,
     /// That segment's salt.
     pub salt: u64,
-    /// Where in the stream its payload lies.
+    /// The position of its payload in the stream.
     pub lsn: Lsn,
-    /// How many bytes of the stream it carries; may be 0.
+    /// The number of bytes of the stream in its payload; may be 0.
     pub payload_len: u32,
-    /// Checksum of these bytes; see [`payload_checksum`].
+    /// The checksum of the payload; see [`payload_checksum`].
     pub payload_crc: u32,
-    /// Checksum of the header before it.
+    /// The checksum of the header before it.
     pub chain: u32,
-    /// The block of the file at which it stands.
+    /// The block of the file at which the batch begins.
     pub block: u32,
-    /// What the logger said when it wrote the batch.
+    /// The log state when the logger wrote the batch.
     pub log_state: LogState,
 }
 
 impl BatchHeader {
-    /// The header's bytes, and their checksum.
+    /// Returns the header's bytes and their checksum.
     #[must_use]
     pub fn encode(&self, store: StoreId) -> ([u8; BATCH_HEADER_BYTES], u32) {
         let mut out = [0; BATCH_HEADER_BYTES];
@@ -298,8 +301,8 @@ impl BatchHeader {
         (out, crc)
     }
 
-    /// Reads the batch header that begins `bytes` and stands at block `block` of its file. `None`
-    /// if there is none that is whole. Whether it belongs where it stands is for the caller to say.
+    /// Reads the batch header at the beginning of `bytes`, which are block `block` of the file.
+    /// Returns `None` if there is no valid one. The caller checks whether the batch belongs there.
     #[must_use]
     pub fn decode(bytes: &[u8], store: StoreId, block: u32) -> Option<(BatchHeader, u32)> {
         let bytes = bytes.first_chunk::<BATCH_HEADER_BYTES>()?;
@@ -328,19 +331,19 @@ impl BatchHeader {
         sound.then_some((header, crc))
     }
 
-    /// How many blocks the batch takes.
+    /// Returns how many blocks the batch takes.
     #[must_use]
     pub fn blocks(&self) -> u32 {
         batch_blocks(self.payload_len as usize)
     }
 }
 
-/// How many blocks a batch with so long a payload takes.
+/// Returns how many blocks a batch with a payload of `payload_len` bytes takes.
 pub(crate) const fn batch_blocks(payload_len: usize) -> u32 {
     (BATCH_HEADER_BYTES + payload_len).div_ceil(BLOCK_BYTES) as u32
 }
 
-/// The checksum of a batch's payload in a segment with this salt.
+/// Returns the checksum of a batch's payload in a segment with this salt.
 #[must_use]
 pub fn payload_checksum(salt: u64, payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();

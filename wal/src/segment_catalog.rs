@@ -1,8 +1,8 @@
-//! The catalog of segments: which files are segments, and which bytes of each count.
+//! The catalog of segments: the files that are segments, and the range of valid bytes in each.
 //!
-//! Segments are identified by their headers; file names are only slots. A segment's bytes count
+//! Segments are identified by their headers; file names are only slots. A segment's bytes are valid
 //! from its start up to the lowest start among the segments with higher numbers. The catalog also
-//! contains the newest [`LogState`] of all whole headers, including batches beyond the end of the
+//! contains the newest [`LogState`] of all valid headers, including batches beyond the end of the
 //! valid data: everything that a header records as durable must be readable.
 
 use crate::{
@@ -14,61 +14,61 @@ use crate::{
 };
 use std::io;
 
-/// Names of segment files are this and eight digits.
+/// The prefix of segment files' names, before eight digits.
 pub(crate) const SEGMENT_PREFIX: &str = "seg-";
-/// Names of files that are still being made.
+/// The prefix of files that are still being made.
 pub(crate) const UNFINISHED_PREFIX: &str = "new-";
-/// Names of files that were segments, and that no log uses: see [`BrokenSegment`].
+/// The prefix of files that were segments, and that no log uses: see [`BrokenSegment`].
 pub const BROKEN_PREFIX: &str = "broken-";
 
-/// The name of the slot with this index.
+/// Returns the name of the slot with this index.
 #[must_use]
 pub fn slot_name(slot: u32) -> String {
     format!("{SEGMENT_PREFIX}{slot:08}")
 }
 
-/// The index of the slot with this name, if it is one.
+/// Returns the index of the slot with this name, if it is one.
 pub(crate) fn slot_of(name: &str) -> Option<u32> {
     let digits = name.strip_prefix(SEGMENT_PREFIX)?;
     let plain = digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit());
     if plain { digits.parse().ok() } else { None }
 }
 
-/// A segment file with a whole header.
+/// A segment file with a valid header.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FoundSegment {
-    /// Its name in the log's directory.
+    /// The file's name in the log's directory.
     pub file: String,
-    /// Its header.
+    /// The segment's header.
     pub header: SegmentHeader,
     /// The header's checksum, from which the first batch is chained.
     pub header_crc: u32,
-    /// Where the bytes that count end: at a later segment's start. `None` for the newest segment.
+    /// The end of the valid bytes: a later segment's start. `None` for the newest segment.
     pub end: Option<Lsn>,
 }
 
-/// A segment file that has not the size of one: cut short, as a rule. No byte of it counts.
+/// A segment file of the wrong size, usually a truncated one. No byte of it is used.
 ///
-/// One that recovery needs refuses the open ([`SegmentCatalog::refuse_broken`]). One that only
-/// followers need is as good as missing: the open gives it a name that begins with
-/// [`BROKEN_PREFIX`], where it stays for the user to look at.
+/// If recovery needs it, the open fails ([`SegmentCatalog::refuse_broken`]). If only followers need
+/// it, it counts as missing: the open renames it to a name that begins with [`BROKEN_PREFIX`], and
+/// keeps it for inspection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BrokenSegment {
-    /// Its name in the log's directory.
+    /// The file's name in the log's directory.
     pub file: String,
     /// Its size in bytes.
     pub size: u64,
-    /// Its header, if that is whole.
+    /// Its header, if that is valid.
     pub header: Option<SegmentHeader>,
-    /// Its header's block is there as a whole, and blank: it was a spare. The log writes a
+    /// Whether its header's block is complete and blank, so that it was a spare. The log writes a
     /// segment's header before it acknowledges anything in the segment.
     pub is_spare: bool,
 }
 
-/// The files that opens have set aside, see [`BrokenSegment`], with their sizes in bytes.
+/// Returns the files that opens have set aside, see [`BrokenSegment`], with their sizes in bytes.
 ///
 /// # Errors
-/// [`LogError::Io`] if the directory can't be listed, or a file not be measured.
+/// [`LogError::Io`] if the directory can't be listed, or a file's size can't be read.
 pub fn set_aside<D: Disk>(disk: &D) -> Result<Vec<(String, u64)>> {
     let names = disk.list().map_err(LogError::io("listing the log's directory"))?;
     let mut found = Vec::new();
@@ -83,7 +83,7 @@ pub fn set_aside<D: Disk>(disk: &D) -> Result<Vec<(String, u64)>> {
     Ok(found)
 }
 
-/// Whether the file holds a whole header of a batch: then it has been a segment.
+/// Returns whether the file contains a valid batch header, so that it has been a segment.
 ///
 /// # Errors
 /// [`LogError::Io`] if it can't be read.
@@ -101,9 +101,9 @@ pub struct SegmentCatalog {
     pub shape: LogShape,
     /// The segments, by ascending number.
     pub segments: Vec<FoundSegment>,
-    /// Files without a header that counts: spares.
+    /// Files without a valid segment header: spares.
     pub spares: Vec<String>,
-    /// Those of the spares whose header is neither whole nor blank.
+    /// The spares whose header is neither valid nor blank.
     pub damaged: Vec<String>,
     /// Files of another size than a segment's.
     pub broken: Vec<BrokenSegment>,
@@ -125,14 +125,13 @@ impl SegmentCatalog {
     ///
     /// # Errors
     /// [`LogError::Mismatch`] for a foreign file, [`LogError::Corrupt`] for a file whose header is
-    /// damaged while later batches follow it, [`LogError::Io`] if a file can't be read. A file that
-    /// is cut short is none by itself: see [`SegmentCatalog::refuse_broken`].
+    /// damaged while later batches follow it, [`LogError::Io`] if a file can't be read. A truncated
+    /// file is no error here: see [`SegmentCatalog::refuse_broken`].
     pub fn read<D: Disk>(disk: &D, shape: &LogShape) -> Result<SegmentCatalog> {
         Self::read_to(disk, shape, Depth::Blocks)
     }
 
-    /// As [`SegmentCatalog::read`], but looks at headers of segments only, and may be taken beside
-    /// a running logger.
+    /// Reads only the headers of segments. May be called while a logger runs.
     ///
     /// # Errors
     /// As [`SegmentCatalog::read`].
@@ -172,17 +171,17 @@ impl SegmentCatalog {
         Ok(segment_catalog)
     }
 
-    /// The highest number of all segments, 0 if there is none.
+    /// Returns the highest number of all segments, 0 if there is none.
     #[must_use]
     pub fn number_max(&self) -> SegmentNumber {
         self.headers().map(|header| header.number).max().unwrap_or(SegmentNumber(0))
     }
 
-    /// An error if recovery from `from` on may need a file that has not the size of a segment.
-    /// `needs_none` says that it needs no segment: the store was left in order.
+    /// Returns an error if recovery from `from` on may need a file of the wrong size. `needs_none`
+    /// is whether it needs no segment, because the store was shut down in order.
     ///
-    /// A file whose header is blank was a spare, and is not needed. Without a whole header's block
-    /// nothing tells what the file held, so it may have been the newest segment.
+    /// A file whose header is blank was a spare, and is not needed. If the header's block is
+    /// incomplete, the file may have been the newest segment.
     ///
     /// # Errors
     /// [`LogError::Corrupt`].
@@ -198,18 +197,18 @@ impl SegmentCatalog {
         }
     }
 
-    /// Headers of all files that are or were segments.
+    /// Returns the headers of all files that are or were segments.
     fn headers(&self) -> impl Iterator<Item = &SegmentHeader> {
         let broken = self.broken.iter().filter_map(|broken| broken.header.as_ref());
         self.segments.iter().map(|segment| &segment.header).chain(broken)
     }
 
-    /// The segment that holds the byte at `at`, by its index.
+    /// Returns the index of the segment that contains the byte at `at`.
     pub(crate) fn segment_at(&self, at: Lsn) -> Option<usize> {
         self.segments.iter().position(|s| s.header.start <= at && s.end.is_none_or(|end| at < end))
     }
 
-    /// The file that held the byte at `at`, if that is one of the broken ones.
+    /// Returns the file that contained the byte at `at`, if it is one of the broken ones.
     pub(crate) fn broken_at(&self, at: Lsn) -> Option<&BrokenSegment> {
         let holds = |broken: &&BrokenSegment| {
             let Some(header) = &broken.header else { return false };
@@ -219,7 +218,7 @@ impl SegmentCatalog {
         self.broken.iter().find(holds)
     }
 
-    /// The lowest position above `at` at which a segment begins whose bytes count.
+    /// Returns the lowest position above `at` at which a segment with valid bytes begins.
     #[must_use]
     pub fn next_start(&self, at: Lsn) -> Option<Lsn> {
         let counts = self.segments.iter().filter(|segment| segment.end.is_none_or(|end| end > segment.header.start));
@@ -229,7 +228,7 @@ impl SegmentCatalog {
     fn look_at<D: Disk>(&mut self, disk: &D, name: String, depth: Depth, buf: &mut AlignedBuf) -> Result<()> {
         let file = match disk.open(&name) {
             Ok(file) => file,
-            // A reader beside a running logger may see a surplus spare vanish.
+            // While a logger runs, a reader may see a surplus spare vanish.
             Err(e) if e.kind() == io::ErrorKind::NotFound && depth == Depth::Headers => {
                 return Ok(());
             }
@@ -267,9 +266,9 @@ impl SegmentCatalog {
         Ok(())
     }
 
-    /// Gathers what batch headers state, wherever they lie: in the newest segment beyond what is
-    /// valid, and in files whose header is lost. Older segments need no look: the newest header's
-    /// start is a durable position above all that they state.
+    /// Collects the log states of all batch headers: in the newest segment beyond the valid bytes,
+    /// and in files whose header is lost. Older segments need not be read, since the newest
+    /// segment's start is a durable position above all that they state.
     fn look_beyond<D: Disk>(&mut self, disk: &D, buf: &mut AlignedBuf) -> Result<()> {
         if let Some(newest) = self.segments.last().cloned() {
             let of = (newest.header.number, newest.header.salt);
@@ -292,7 +291,7 @@ impl SegmentCatalog {
                 log_state = log_state.newest(batch.log_state);
                 newer |= batch.number > number_max;
             })?;
-            // A crash leaves a header old, blank or new, never broken. So this one was in use.
+            // A crash leaves a header old, blank or new, never damaged. So this file was in use.
             if damaged && newer {
                 let what =
                     "the segment's header is damaged, and newer batches than any other segment's follow it".to_owned();
@@ -308,7 +307,7 @@ pub(crate) fn wrong_size(broken: &BrokenSegment, shape: &LogShape) -> LogError {
     let (expected, size) = (shape.segment_bytes(), broken.size);
     let whose = match &broken.header {
         Some(header) => format!("it is segment {}, which begins at position {}", header.number, header.start),
-        None => "it has no whole header that tells what it held".to_owned(),
+        None => "it has no valid header, so its content is unknown".to_owned(),
     };
     LogError::Corrupt {
         file: broken.file.clone(),
@@ -317,8 +316,8 @@ pub(crate) fn wrong_size(broken: &BrokenSegment, shape: &LogShape) -> LogError {
     }
 }
 
-/// Whether block 1 looks like a batch. A blank header before none is a spare that was never used,
-/// which is not worth reading whole.
+/// Returns whether block 1 looks like a batch. If it does not and the header is blank, the file is
+/// a spare that was never used and need not be read.
 fn begins_with_batch<D: Disk>(disk: &D, name: &str, buf: &mut AlignedBuf) -> Result<bool> {
     let file = disk.open(name).map_err(LogError::io(format!("opening {name}")))?;
     let block = &mut buf.bytes_mut()[..BLOCK_BYTES];
@@ -326,7 +325,7 @@ fn begins_with_batch<D: Disk>(disk: &D, name: &str, buf: &mut AlignedBuf) -> Res
     Ok(block.starts_with(&BATCH_MAGIC))
 }
 
-/// Calls `see` with every whole batch header of the file that stands in its own place.
+/// Calls `see` with every valid batch header of the file that is at its own block.
 fn each_batch<D: Disk>(
     disk: &D,
     name: &str,

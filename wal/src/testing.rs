@@ -1,13 +1,13 @@
-//! A disk in memory that fails and loses power on command. For tests, of this crate and of its
-//! users.
+//! A simulated disk in memory that fails and loses power on command. For tests of this crate and of
+//! its users.
 //!
 //! It models what real disks do to a log:
 //! * Written bytes are in the cache; a sync makes them durable.
-//! * A failed sync leaves the cache's pages *clean*: reads still give the new bytes, a later sync
-//!   answers success, and any part of them, or none, is on the disk.
+//! * A failed sync leaves the cache's pages *clean*: reads still return the new bytes, a later sync
+//!   returns success, and any part of the bytes, or none, is on the disk.
 //! * A power cut keeps any subset of the sectors that were written since the last sync, and any
 //!   prefix of the directory's unsynced changes.
-//! * A process that dies changes nothing: go on with a clone of the disk.
+//! * The death of a process changes nothing: continue with a clone of the disk.
 
 use crate::disk::{Disk, DiskFile};
 use std::{
@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// What a disk writes whole or not at all.
+/// The unit that a disk writes whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
 
 /// A small generator of random numbers: the same seed gives the same numbers everywhere
@@ -25,7 +25,7 @@ pub const SECTOR_BYTES: usize = 512;
 pub struct Rng(pub u64);
 
 impl Rng {
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -34,12 +34,12 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which must not be 0.
+    /// Returns a number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound
     }
 
-    /// True once in `n` times.
+    /// Returns true once in `n` times on average.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
@@ -63,7 +63,8 @@ pub enum Call {
 /// How a call fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// EIO; of a write, nothing was written; of a sync, any part may be on the disk.
+    /// EIO. After a failed write nothing was written; after a failed sync any part may be on the
+    /// disk.
     Io,
     /// ENOSPC; nothing was written.
     NoSpace,
@@ -80,7 +81,7 @@ impl Fault {
     }
 }
 
-/// The disk. Clones share it.
+/// A simulated disk. Clones share it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     state: Arc<Mutex<DiskState>>,
@@ -111,7 +112,7 @@ struct SimInode {
     cached: Vec<u8>,
     durable: Vec<u8>,
     dirty: BTreeSet<usize>,
-    /// Bytes from the beginning that were written. They are written in order.
+    /// The number of bytes from the beginning that were written. They are written in order.
     ready: usize,
 }
 
@@ -186,7 +187,8 @@ fn lock(state: &Mutex<DiskState>) -> MutexGuard<'_, DiskState> {
 }
 
 impl SimDisk {
-    /// An empty disk. The seed decides what reaches it when a sync fails or the power is cut.
+    /// Returns an empty disk. The seed determines which bytes reach it when a sync fails or the
+    /// power is cut.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let state = DiskState {
@@ -202,31 +204,30 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Lets a call fail, once: of the kind `call` (any kind if `None`), after `after` successful
-    /// ones.
+    /// Makes one call fail: of the kind `call` (any kind if `None`), after `after` successful ones.
     pub fn fail(&self, call: Option<Call>, after: u64, fault: Fault) {
         lock(&self.state).faults.push(Planned { call, after, fault });
     }
 
-    /// Forgets all failures that have not happened yet.
+    /// Cancels all failures that have not happened yet.
     pub fn clear_faults(&self) {
         lock(&self.state).faults.clear();
     }
 
-    /// How many syncs of files there were.
+    /// Returns how many syncs of files there were.
     #[must_use]
     pub fn syncs(&self) -> u64 {
         lock(&self.state).syncs
     }
 
-    /// A disk of its own with the same content, cache included.
+    /// Returns an independent disk with the same content, including the cache.
     #[must_use]
     pub fn duplicate(&self) -> SimDisk {
         SimDisk { state: Arc::new(Mutex::new(lock(&self.state).clone())) }
     }
 
-    /// What the disk holds if the power fails now and the sectors for which `survives` says so, by
-    /// file name and sector, had been written already. Unsynced changes of the directory survive up
+    /// Returns the disk after a power failure now. The unsynced sectors for which `survives`
+    /// returns true, by file name and sector, survive. Unsynced changes of the directory survive up
     /// to a random one.
     #[must_use]
     pub fn power_cut_keeping(&self, mut survives: impl FnMut(&str, usize) -> bool) -> SimDisk {
@@ -253,8 +254,8 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// As [`SimDisk::power_cut_keeping`] with a random choice: none, all, or each with one chance
-    /// in two.
+    /// Returns [`SimDisk::power_cut_keeping`] with a random choice of sectors: none, all, or each
+    /// with probability one half.
     #[must_use]
     pub fn power_cut(&self, rng: &mut Rng) -> SimDisk {
         let mode = rng.below(4);
@@ -267,10 +268,10 @@ impl SimDisk {
         })
     }
 
-    /// The bytes of a file.
+    /// Returns the bytes of a file.
     ///
     /// # Panics
-    /// If there is none with this name.
+    /// If there is no file with this name.
     #[must_use]
     pub fn contents(&self, name: &str) -> Vec<u8> {
         let mut state = lock(&self.state);
@@ -278,7 +279,7 @@ impl SimDisk {
         state.inode(inode).expect("named files exist").cached.clone()
     }
 
-    /// Replaces the bytes of a file, durably, or makes one.
+    /// Replaces the bytes of a file, durably, or creates the file.
     pub fn set_contents(&self, name: &str, bytes: &[u8]) {
         let mut state = lock(&self.state);
         let inode = state.names.get(name).copied().unwrap_or(state.next_inode);

@@ -1,17 +1,17 @@
 //! The messages between a message-passing client and the server in the logger process.
 //!
-//! A connection begins with a hello of each side ([`hello`]), by which they agree on a version.
-//! From then on the client sends requests and the server answers each with one reply, in order. A
-//! message is a frame: its length as four bytes, little-endian, and that many bytes, the
-//! [`Request`] or [`Reply`] as bincode encodes it with fixed integers.
+//! A connection begins with a hello of each side ([`hello`]), in which they agree on a version.
+//! Then the client sends requests, and the server sends one reply for each, in order. A message is
+//! a frame: its length as four bytes, little-endian, followed by the [`Request`] or [`Reply`],
+//! encoded by bincode with fixed-size integers.
 //!
-//! Every byte is distrusted, on both sides. A length beyond [`MESSAGE_BYTES_MAX`] is refused before
-//! anything is read or allocated for it. Strings and byte strings are references into the frame, so
-//! that a claimed length costs nothing; a list grows as its items are found to be there. What is
-//! left over after a message is an error.
+//! Both sides check every byte. A length beyond [`MESSAGE_BYTES_MAX`] is rejected before anything
+//! is read or allocated for it. Strings and byte strings are references into the frame, so a
+//! claimed length allocates nothing; a list grows as its items are decoded. Bytes left over after a
+//! message are an error.
 //!
-//! Deliberately absent: compression, checksums (a Unix socket neither loses nor changes bytes),
-//! anything that knows what a key means.
+//! Deliberately absent: compression, checksums (a Unix socket neither loses nor changes bytes), and
+//! any interpretation of keys.
 
 pub mod hello;
 pub mod list;
@@ -28,60 +28,60 @@ use bincode::enc::write::{SizeWriter, Writer};
 use bincode::enc::{Encode, EncoderImpl};
 use bincode::error::EncodeError;
 
-/// The version of the protocol that this code speaks, and the oldest that it understands.
+/// The version of the protocol that this code uses.
 pub const VERSION: u16 = 3;
-/// The oldest version that this code understands. Version 1 has no change that removes a range of
-/// keys, so its followers would keep what is gone. Version 2 has other errors.
+/// The oldest version that this code supports. Version 1 cannot express that a range of keys was
+/// removed, so its followers would keep removed keys. Version 2 has other errors.
 pub const VERSION_MIN: u16 = 3;
 
-/// The longest message in bytes, without the four of its length: 16 MiB and room for what stands
-/// around a value of that size.
+/// The longest message in bytes, without the four of its length: 16 MiB, and space for the other
+/// fields around a value of that size.
 pub const MESSAGE_BYTES_MAX: usize = VALUE_BYTES_MAX + (64 << 10);
 /// The longest value that fits into a message, in bytes. A direct client may store longer ones.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
-/// The bytes that stand before each message: its length.
+/// The number of bytes before each message: its length.
 pub const FRAME_HEADER_BYTES: usize = 4;
 /// The most items of one list: keys of a multi-get, operations of a batch.
 pub const LIST_ITEMS_MAX: usize = 65_536;
 /// The longest name of a keyspace, cell or counter, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
-/// The most bytes of keys and values in one piece of a scan or a change feed, but for a single
-/// larger record.
+/// The most bytes of keys and values in one piece of a scan or a change feed. A single larger
+/// record makes a larger piece.
 pub const PIECE_BYTES_MAX: usize = 1 << 20;
 /// The most records of one piece of a scan or a change feed.
 pub const PIECE_RECORDS_MAX: usize = 16_384;
-/// The longest that the server keeps a request for changes waiting, in milliseconds.
+/// The longest time that a request for changes waits in the server, in milliseconds.
 pub const CHANGES_WAIT_MS_MAX: u32 = 10_000;
 
 const _: () = {
     assert!(VERSION_MIN <= VERSION);
     assert!(PIECE_BYTES_MAX < VALUE_BYTES_MAX && PIECE_RECORDS_MAX <= LIST_ITEMS_MAX);
-    // A piece of the smallest records fits a message: each has two lengths of eight bytes, a change
-    // a few words more.
+    // A piece of the smallest records fits a message: each record has two lengths of eight bytes,
+    // and a change a few words more.
     assert!(PIECE_BYTES_MAX + PIECE_RECORDS_MAX * (64 + NAME_BYTES_MAX) < MESSAGE_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX <= u32::MAX as usize);
 };
 
-/// Why bytes are no message.
+/// The reason why bytes are no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// A frame says that it is longer than a message may be.
+    /// The length of a frame is above the limit.
     #[error("a message of {bytes} bytes; the limit is {MESSAGE_BYTES_MAX}")]
     TooLong {
-        /// What it says.
+        /// The length in the frame.
         bytes: u64,
     },
     /// The bytes of a frame are no message of this version.
     #[error("not a message of this protocol: {what}")]
     Malformed {
-        /// What is wrong with them.
+        /// A description of the error.
         what: String,
     },
-    /// The other side does not speak this protocol at all.
-    #[error("the other side does not speak this protocol: it began with \"{}\"", found.escape_ascii())]
+    /// The other side does not use this protocol.
+    #[error("the other side does not use this protocol: it began with \"{}\"", found.escape_ascii())]
     Magic {
-        /// What it began with.
+        /// The first bytes that it sent.
         found: [u8; 8],
     },
 }
@@ -91,7 +91,7 @@ type Config = Configuration<LittleEndian, Fixint, Limit<MESSAGE_BYTES_MAX>>;
 const CONFIG: Config =
     bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<MESSAGE_BYTES_MAX>();
 
-/// The message as a frame, its length first.
+/// Returns the message as a frame, its length first.
 ///
 /// # Errors
 /// [`WireError::TooLong`].
@@ -101,8 +101,8 @@ pub fn encode(message: &impl Encode) -> Result<Vec<u8>, WireError> {
     Ok(frame)
 }
 
-/// As [`encode`], into a buffer that may have served before: what is in it goes, the memory stays.
-/// It grows to what the frame takes and no further.
+/// Encodes as [`encode`], into an existing buffer: its content is replaced, and its memory reused.
+/// The buffer grows to the frame's length and no further.
 ///
 /// # Errors
 /// [`WireError::TooLong`].
@@ -115,10 +115,10 @@ pub fn encode_into(message: &impl Encode, frame: &mut Vec<u8>) -> Result<(), Wir
     message.encode(&mut encoder).map_err(|error| WireError::Malformed { what: error.to_string() })
 }
 
-/// The length of a message, without the four bytes of its frame that say so.
+/// Returns the length of a message, without the four bytes of the frame's length.
 ///
 /// # Errors
-/// [`WireError::TooLong`] if it may not be so long.
+/// [`WireError::TooLong`] if the message is above the limit.
 pub fn encoded_len(message: &impl Encode) -> Result<usize, WireError> {
     let mut encoder = EncoderImpl::new(SizeWriter::default(), CONFIG);
     message.encode(&mut encoder).map_err(|error| WireError::Malformed { what: error.to_string() })?;
@@ -128,15 +128,15 @@ pub fn encoded_len(message: &impl Encode) -> Result<usize, WireError> {
     }
 }
 
-/// Hands the frame of a message on in pieces, in order. Byte strings of 64 KiB and more come as
-/// they lie in the message, without a copy; what stands between them is collected. Frames that are
-/// shorter than that are one piece.
+/// Passes the frame of a message to `hand_on` in pieces, in order. Byte strings of 64 KiB and more
+/// are passed without a copy; the bytes between them are collected. Frames that are shorter than
+/// that are one piece.
 ///
 /// # Errors
-/// What `hand_on` says; it is not called again after that.
+/// The error of `hand_on`, which is not called again after that.
 ///
 /// # Panics
-/// If [`encoded_len`] has not said that the message is as long as a message may be.
+/// If [`encoded_len`] would fail for the message.
 pub fn encode_in_pieces<E>(message: &impl Encode, hand_on: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     let bytes = encoded_len(message).expect("a message that was measured");
     let mut collected = Vec::with_capacity((FRAME_HEADER_BYTES + bytes).min(PIECE_BYTES));
@@ -153,10 +153,10 @@ pub fn encode_in_pieces<E>(message: &impl Encode, hand_on: impl FnMut(&[u8]) -> 
     }
 }
 
-/// Byte strings of so many bytes are handed on where they lie.
+/// The length from which on byte strings are passed without a copy.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What is encoded goes to the end of it.
+/// A writer that appends the encoded bytes to a buffer.
 struct Appending<'v>(&'v mut Vec<u8>);
 
 impl Writer for Appending<'_> {
@@ -169,7 +169,7 @@ impl Writer for Appending<'_> {
 struct Pieces<F, E> {
     collected: Vec<u8>,
     hand_on: F,
-    /// What `hand_on` said when it failed; the encoder's errors have no place for it.
+    /// The error of `hand_on`, which the encoder's error type can't contain.
     failure: Option<E>,
 }
 
@@ -193,7 +193,8 @@ impl<E, F: FnMut(&[u8]) -> Result<(), E>> Writer for Pieces<F, E> {
     }
 }
 
-/// A value within a message, as bincode encodes it by serde, in the same configuration as messages.
+/// Returns a value within a message, encoded by bincode through serde, in the same configuration as
+/// messages.
 ///
 /// # Errors
 /// [`WireError::Malformed`] if the value can't be serialized, or is longer than a message may be.
@@ -201,7 +202,7 @@ pub fn encode_value(value: &impl serde::Serialize) -> Result<Vec<u8>, WireError>
     bincode::serde::encode_to_vec(value, CONFIG).map_err(|error| WireError::Malformed { what: error.to_string() })
 }
 
-/// The value that [`encode_value`] encoded.
+/// Returns the value that [`encode_value`] encoded.
 ///
 /// # Errors
 /// [`WireError::Malformed`] for anything else than exactly one value.
@@ -213,7 +214,7 @@ pub fn decode_value<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, W
     }
 }
 
-/// How many bytes follow a frame's header.
+/// Returns how many bytes follow a frame's header.
 ///
 /// # Errors
 /// [`WireError::TooLong`].
@@ -225,8 +226,8 @@ pub fn frame_len(header: [u8; FRAME_HEADER_BYTES]) -> Result<usize, WireError> {
     Ok(bytes as usize)
 }
 
-/// The message that a frame holds, without its header. Strings and bytes in it are references into
-/// `bytes`.
+/// Returns the message in `bytes`, a frame without its header. Strings and bytes in it are
+/// references into `bytes`.
 ///
 /// # Errors
 /// [`WireError::Malformed`] for anything else than exactly one message.

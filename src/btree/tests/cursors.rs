@@ -11,7 +11,8 @@ fn bound(kind: u8, key: &[u8]) -> Bound<&[u8]> {
     }
 }
 
-/// `BTreeMap::range` panics on inverted ranges; here they are empty.
+/// Returns whether a range is inverted: `BTreeMap::range` panics on such ranges; here they are
+/// empty.
 fn is_inverted(lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> bool {
     match (lower, upper) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
@@ -76,7 +77,7 @@ fn of_an_empty_tree() {
     assert!(cursor.next(&pages).unwrap().is_none() && cursor.next_back(&pages).unwrap().is_none());
 }
 
-/// A tree of several leaves and one whose leaf behind the first is damaged.
+/// Returns a tree of several leaves, in which the leaf behind the first is damaged.
 fn broken() -> Pair {
     let mut pair = Pair::new(4096);
     for n in 0..400u32 {
@@ -88,8 +89,8 @@ fn broken() -> Pair {
     pair
 }
 
-/// An error leaves a point cursor nowhere, so that a loop that ignores it ends; `first` takes it
-/// back.
+/// After an error a point cursor is on no entry, so that a loop that ignores it ends; `first` moves
+/// it to an entry again.
 #[test]
 fn a_failed_cursor_is_nowhere() {
     let pair = broken();

@@ -19,7 +19,7 @@ fn tree(page_size: usize) -> Pair {
     pair
 }
 
-/// Everything that reads, then edits; results don't matter, coming back does.
+/// Runs all reads, then edits. Results don't matter, but each call must return.
 fn exercise(pair: &Pair) {
     let started = Instant::now();
     for key in pair.map.keys().step_by(7) {
@@ -39,8 +39,7 @@ fn exercise(pair: &Pair) {
     }
     let _ = check_tree(&pair.pages, pair.root, &mut |_| Ok(()));
     let mut edited = pair.clone();
-    // Damage may lead to one page by two ways; the store for tests must then not insist on its
-    // bookkeeping.
+    // Damage may lead to one page by two paths; the test's arena must then tolerate that.
     edited.pages.tolerant = true;
     for (n, key) in pair.map.keys().enumerate().step_by(5) {
         let version = edited.pages.txn_id();
@@ -80,7 +79,7 @@ proptest! {
         exercise(&pair);
     }
 
-    /// Children that name other pages, also their own ancestors: pages move to wherever a child
+    /// Child pointers to other pages, also to ancestors: pages are moved to wherever a child
     /// pointer leads.
     #[test]
     fn exchanged_pages_are_found(a in any::<u32>(), b in any::<u32>(), rename in any::<bool>()) {
@@ -100,7 +99,7 @@ proptest! {
             });
             reached
         };
-        // Another page in the root's place is a sound tree, only a smaller one.
+        // Another page in the root's place is a valid tree, only a smaller one.
         if a != b && reached && b != pair.root.0 {
             prop_assert!(check_tree(&pair.pages, pair.root, &mut |_| Ok(())).is_err());
         }
@@ -108,7 +107,7 @@ proptest! {
     }
 }
 
-/// The finding names the page's place in the arena.
+/// The error contains the page's offset in the arena.
 #[test]
 fn the_error_names_the_place() {
     let mut pair = tree(4096);
@@ -119,8 +118,8 @@ fn the_error_names_the_place() {
     assert_eq!(error.to_string(), expected);
 }
 
-/// A branch all of whose children are one page would be walked through without end at many levels;
-/// the order ends it.
+/// A scan through many levels of branches, each with all children the same page, would not end in
+/// practice; the check of the order ends it.
 #[test]
 fn a_page_reached_by_many_ways_ends_a_walk() {
     let mut pair = tree(4096);

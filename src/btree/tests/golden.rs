@@ -1,12 +1,11 @@
-//! Goal: the bytes of pages don't change unnoticed; `docs/format.md` draws what stands here.
-//! Method: small pages written out in full; what is not shown is zero.
+//! Goal: the bytes of pages don't change unnoticed; `docs/format.md` shows the same pages. Method:
+//! small pages written out in full; what is not shown is zero.
 
 use crate::btree::node::Payload;
 use crate::btree::rebuild::{EntryList, NodeIdentity};
 use crate::btree::tests::*;
 
-/// The body as lines of 8 bytes, each with its offset in the page's body; lines of zeros are left
-/// out.
+/// Returns the body as lines of 8 bytes, each with its offset in the body, without lines of zeros.
 fn dump(body: &[u8]) -> Vec<String> {
     let lines = body.chunks(8).enumerate().filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0));
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");

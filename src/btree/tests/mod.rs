@@ -1,5 +1,5 @@
-//! What the tests of the tree share: a tree beside the map that it must equal, and keys that are
-//! hard on page layouts.
+//! Shared code of the tree's tests: a tree and the map that it must equal, and keys that are
+//! difficult for page layouts.
 
 mod cursors;
 mod damage;
@@ -80,7 +80,7 @@ pub(crate) fn owned(entry: EntryAt<'_>) -> (Vec<u8>, Vec<u8>) {
     (entry.key.to_vec(), entry.value.to_vec())
 }
 
-/// The tree has exactly the map's entries, by iteration and by lookup.
+/// Asserts that the tree has exactly the map's entries, by iteration and by lookup.
 pub(crate) fn assert_holds(pages: &TestPages, root: PageId, map: &Map) {
     let mut cursor = RangeCursor::new(root, Bound::Unbounded, Bound::Unbounded);
     for (key, (version, value)) in map {
@@ -123,7 +123,7 @@ pub(crate) fn values() -> impl Strategy<Value = Vec<u8>> {
     (any::<u8>(), len).prop_map(|(byte, len)| vec![byte; len])
 }
 
-/// All of a range, as a test wants it.
+/// Returns all entries of a range.
 pub(crate) fn collect(pages: &TestPages, mut cursor: RangeCursor) -> Result<Vec<Vec<u8>>> {
     let mut keys = Vec::new();
     while let Some(entry) = cursor.next(pages)? {
@@ -132,7 +132,7 @@ pub(crate) fn collect(pages: &TestPages, mut cursor: RangeCursor) -> Result<Vec<
     Ok(keys)
 }
 
-/// The longest key of a page size, ending in these bytes.
+/// Returns the longest key for a page size, ending in these bytes.
 pub(crate) fn longest(page_size: usize, fill: u8, end: &[u8]) -> Vec<u8> {
     let mut key = vec![fill; key_len_max(page_size) - end.len()];
     key.extend_from_slice(end);

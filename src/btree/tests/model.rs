@@ -1,6 +1,6 @@
 //! Goal: after any edits the tree is sound and equals a map, older roots still read what they held,
 //! and no page leaks. Method: random transactions on hard keys, with snapshots kept and released;
-//! and the shapes that break lesser trees, by hand.
+//! and hand-made shapes that are known to break trees.
 
 use crate::btree::tests::*;
 
@@ -11,7 +11,8 @@ enum Op {
     /// Deletes the n-th key there is, so that deletions hit.
     DeleteNth(usize),
     DeleteRange(Vec<u8>, Option<Vec<u8>>),
-    /// Deletes so many keys from the n-th on, so that large and small parts of the tree go.
+    /// Deletes a number of keys from the n-th on, so that large and small parts of the tree are
+    /// removed.
     DeleteSpan(usize, usize),
     Commit,
     Release,
@@ -113,7 +114,7 @@ proptest! {
     }
 }
 
-/// A page of long keys with a long common prefix, and the empty key comes: two pages are not
+/// The empty key is inserted into a page of long keys with a long common prefix: two pages are not
 /// enough.
 #[test]
 fn a_prefix_that_vanishes_splits_a_page_in_three() {
@@ -159,7 +160,7 @@ fn branches_of_few_children_grow_and_shrink() {
     assert!(pair.root.is_none() && pair.pages.live.is_empty());
 }
 
-/// What is loaded in order fills its pages.
+/// Ascending insertions fill their pages.
 #[test]
 fn a_sorted_load_fills_pages() {
     let mut pair = Pair::new(4096);

@@ -11,7 +11,7 @@ fn key(n: u32) -> Vec<u8> {
     format!("key/{n:08}").into_bytes()
 }
 
-/// A tree of three levels, whose pages are all of an earlier transaction.
+/// Returns a tree of three levels, whose pages are all of an earlier transaction.
 fn tall() -> Pair {
     let mut pair = Pair::new(4096);
     for n in 0..30_000u32 {
@@ -128,7 +128,7 @@ fn pages_of_the_same_transaction_are_reused() {
     pair.verify();
 }
 
-/// A damaged tree must not have pages freed that something else uses.
+/// In a damaged tree, no page may be freed that is in use elsewhere.
 #[test]
 fn damage_inside_the_range_is_an_error() {
     let pair = tall();

@@ -2,7 +2,7 @@
 //! of the arena.
 //!
 //! An allocation scans a bounded number of entries. If it finds no page and the arena can't grow,
-//! it scans more entries; after that it has a checkpoint taken ([`crate::pages::reserve`]), which
+//! it scans more entries; after that it requests a checkpoint ([`crate::pages::reserve`]), which
 //! releases the pages that only the last checkpoint protects.
 
 use super::Workspace;
@@ -13,9 +13,9 @@ use crate::pages::reserve::{Shortage, SpaceQuota};
 use crate::pages::{queue, reserve};
 use crate::{Error, LimitKind, PageId, Result};
 
-/// Entries that one allocation scans in one queue.
+/// The number of entries that one allocation scans in one queue.
 pub(super) const QUEUE_SCAN_LIMIT: u32 = 8;
-/// Entries that it scans in each queue before the transaction fails.
+/// The number of entries that it scans in each queue before the transaction fails.
 const THOROUGH_SCAN_LIMIT: u32 = 512;
 
 impl Workspace<'_> {
@@ -72,7 +72,7 @@ impl Workspace<'_> {
     }
 
     /// Checks that the pages which this transaction must leave to others exist after it has taken
-    /// `pages`: they are free, or lie at the end of the arena and are backed by blocks.
+    /// `pages`. They are free, or are at the end of the arena and backed by blocks.
     ///
     /// Free pages that only the last checkpoint protects count, since another checkpoint releases
     /// them. Pinned pages do not count.
@@ -99,7 +99,8 @@ impl Workspace<'_> {
         }
         let Err(full) = self.ensure_backed(bytes) else { return Ok(()) };
         // The entries of the pinned queue were pinned once. Most of those pins may have ended
-        // since; the logger's own pins advance when all is durable, as it is after a checkpoint.
+        // since. The logger's own pins advance when all commits are durable, as they are after a
+        // checkpoint.
         while end(0, self) <= backed {
             let held = reserve::count_pinned(&self.pages(), &self.engine.arena, &self.base, self.protected.pins()?)?;
             if end(held, self) <= backed {
@@ -112,9 +113,9 @@ impl Workspace<'_> {
         Err(self.explain(full))
     }
 
-    /// After the error `full`, takes the next step by which a page may be found: scan more entries,
-    /// then have a checkpoint taken of the commit that the transaction began from. Returns false if
-    /// no step is left.
+    /// Takes the next step by which a page may be found after the error `full`: scan more entries,
+    /// then checkpoint the commit that the transaction began from. Returns false if no step is
+    /// left.
     pub(super) fn free_space(&mut self, full: &Error) -> Result<bool> {
         if !reserve::is_full(full) {
             return Ok(false);
@@ -122,7 +123,7 @@ impl Workspace<'_> {
         if self.protected.become_thorough() {
             return Ok(true);
         }
-        // Recovery has no checkpoints but the one that it began from.
+        // Recovery has only the checkpoint that it began from.
         if self.quota == SpaceQuota::All {
             return Ok(false);
         }
@@ -131,8 +132,8 @@ impl Workspace<'_> {
         Ok(is_made)
     }
 
-    /// Returns the error for `full`: one that names the snapshot that pins most of the free pages,
-    /// if there is one.
+    /// Returns the error for `full`. If one snapshot pins most of the free pages, the error
+    /// describes it.
     pub(super) fn explain(&self, full: Error) -> Error {
         if !reserve::is_full(&full) || self.quota == SpaceQuota::All {
             return full;
@@ -140,9 +141,8 @@ impl Workspace<'_> {
         reserve::pinning_snapshot(self.engine, &self.base).unwrap_or(None).map_or(full, |what| Error::DiskFull { what })
     }
 
-    /// Reserves a page for the pinned queue. The scans that follow may move entries there while no
-    /// page at the head of a queue is reusable; so the page that this may need is taken as soon as
-    /// there is one.
+    /// Reserves a page for the pinned queue, if it may need one soon. A later scan may move entries
+    /// there while no page at the head of a queue is reusable, so the page is taken beforehand.
     fn reserve_page(&mut self) -> Result<()> {
         let pinned = self.image.queues[QueueKind::Pinned as usize];
         let room = queue_capacity(self.engine.arena.page_size()).saturating_sub(pinned.tail_index);

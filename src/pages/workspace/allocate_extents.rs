@@ -1,8 +1,8 @@
 //! Allocation of extents, and the extent directory of the transaction.
 //!
-//! An extent is taken from the queue of its size class. A longer one is split only when nothing
-//! else is left, so that long extents remain. Single pages are taken from extents at last, so that
-//! space once used by large values can serve small ones.
+//! An extent is taken from the queue of its size class. A longer one is split only if no other free
+//! space is left, so that long extents remain. Single pages are taken from extents as a last
+//! resort, so that space once used by large values can serve small ones.
 
 use super::Workspace;
 use super::allocate::QUEUE_SCAN_LIMIT;
@@ -13,7 +13,7 @@ use crate::pages::extents::{CLASSES, class_for, read_directory};
 use crate::{PageId, Result};
 
 impl Workspace<'_> {
-    /// Returns the queues of extents, and reads them first if need be.
+    /// Returns the queues of extents; reads them at the first call.
     pub(super) fn directory(&mut self) -> Result<&mut Vec<QueueState>> {
         if self.directory.is_none() {
             let mut queues = vec![QueueState::default(); CLASSES.len()];
@@ -42,7 +42,7 @@ impl Workspace<'_> {
             if let Some(page) = self.find_extent(class)? {
                 return Ok(page);
             }
-            // Only when nothing else is left.
+            // Only if no other free space is left.
             if self.protected.is_thorough()
                 && let Some(page) = self.split_extent(class + 1, len)?
             {

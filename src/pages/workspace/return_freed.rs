@@ -13,11 +13,12 @@ use crate::pages::queue;
 use crate::pages::queue::FreeEntry;
 use crate::{PageId, Result};
 
-/// Entries of the pinned queue that each commit checks.
+/// The number of entries of the pinned queue that each commit checks.
 const PINNED_SCAN_LIMIT: u32 = 4;
-/// Bytes of young pages beyond which pages that become free are cold.
+/// The length of all young pages in bytes beyond which pages that become free are cold.
 const YOUNG_BYTES_MAX: usize = 1 << 20;
-/// Young pages that are recycled however large they are: as many as pins may protect for a moment.
+/// The least number of young pages, whatever their size: enough that briefly pinned pages do not
+/// exhaust the queue.
 const YOUNG_PAGES_MIN: usize = 64;
 
 /// The pages that a queue needs for an entry that does not fit its last page.
@@ -108,8 +109,8 @@ impl Workspace<'_> {
         Ok(())
     }
 
-    /// Whether the next entry of a queue goes to a page after its tail. A page that the started
-    /// checkpoint contains is sealed.
+    /// Returns whether the next entry of a queue goes to a page after its tail. A page that the
+    /// started checkpoint contains is sealed.
     pub(super) fn needs_next_page(&self, state: &QueueState) -> Result<bool> {
         let tail = self.pages().expect(state.tail, PageKind::FreeQueue)?;
         let capacity = queue_capacity(self.engine.arena.page_size());
@@ -118,9 +119,9 @@ impl Workspace<'_> {
     }
 
     /// Takes the pages that the next append to this queue needs, if any. If `may_scan`, they come
-    /// from any queue; otherwise from the heads of the other queues where possible. (Queues that
-    /// grew the arena page by page, and freed their consumed pages, would grow it without end.)
-    /// Must be called between two changes of queues, since it changes them.
+    /// from any queue; otherwise from the heads of the other queues where possible. If queues took
+    /// their pages from the end of the arena, and freed their consumed pages, the arena would grow
+    /// without end. Must be called between two changes of queues, since it changes them.
     fn page_to_append(&mut self, state: QueueState, may_scan: bool) -> Result<Option<NewTail>> {
         if !state.tail.is_none() && !self.needs_next_page(&state)? {
             return Ok(None);

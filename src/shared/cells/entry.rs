@@ -13,15 +13,16 @@ use std::time::Instant;
 /// One cell or counter.
 #[repr(C, align(128))]
 pub(crate) struct CellEntry {
-    /// What readers and writers use.
+    /// The words that readers and writers use.
     pub(super) hot: CellWords<Native>,
-    /// Which body is this entry's, in units: a [`checked`](crate::shared::control::checked) number.
+    /// The position of this entry's body, in units: a [`checked`](crate::shared::control::checked)
+    /// number.
     pub(super) body: AtomicU64,
-    /// The [`CellKind`]: a checked number.
+    /// The [`CellKind`], as a checked number.
     pub(super) kind: AtomicU64,
     /// No value is stored under a version below this.
     pub(super) floor: AtomicU64,
-    /// The newest transaction when it was freed.
+    /// The newest transaction when the entry was freed.
     pub(super) freed_txn: AtomicU64,
     /// Writers that wait for the latch sleep here.
     event: AtomicU32,
@@ -36,19 +37,20 @@ impl CellEntry {
         word.and_then(CellKind::decode).ok_or_else(|| damaged("kind of a cell"))
     }
 
-    /// Whether it has never been any cell's.
+    /// Returns whether the entry was never used.
     pub(super) fn is_unused(&self) -> bool {
         self.kind.load(Ordering::Acquire) == 0
     }
 
-    /// Which cell it is; 0 for none. A handle compares it before it uses the entry, and after it
-    /// has read. Acquire: the entry's other words are those of this cell, or of a later one.
+    /// Returns the number of the entry's present cell; 0 if there is none. A handle compares it
+    /// before it uses the entry, and after it has read. Acquire: the entry's other words are those
+    /// of this cell, or of a later one.
     #[inline]
     pub(crate) fn generation(&self) -> u64 {
         self.hot.generation.load(Ordering::Acquire)
     }
 
-    /// The version of a cell's newest value, or the value of a counter.
+    /// Returns the version of a cell's newest value, or the value of a counter.
     #[inline]
     pub(crate) fn newest(&self) -> u64 {
         self.hot.version.load(Ordering::Acquire)
@@ -67,25 +69,26 @@ impl CellEntry {
         }
     }
 
-    /// By the sampler, after it has cleared the flag: whether no committed sample holds the newest
-    /// value. Sequentially consistent: the second half of the idiom of
+    /// Returns whether no committed sample holds the newest value. Called by the sampler after it
+    /// has cleared the flag. Sequentially consistent: the second half of the idiom of
     /// [`crate::shared::protocols::cell`].
     pub(crate) fn is_dirty(&self) -> bool {
         self.hot.version.load(Ordering::SeqCst) != self.hot.sampled.load(Ordering::Relaxed)
     }
 
-    /// By the sampler: the value of a counter, likewise.
+    /// Returns the value of a counter to the sampler, likewise.
     pub(crate) fn counter_to_sample(&self) -> u64 {
         self.hot.version.load(Ordering::SeqCst)
     }
 
-    /// By the sampler, which owns the writer lock: a committed sample holds this version of a cell,
-    /// or value of a counter. No other thread reads the word.
+    /// Records that a committed sample holds this version of a cell, or value of a counter. Called
+    /// by the sampler, which owns the writer lock. No other thread reads the word.
     pub(crate) fn set_sampled(&self, mark: u64) {
         self.hot.sampled.store(mark, Ordering::Relaxed);
     }
 
-    /// No value is stored under a version below this. By the owner of the latch, which orders it.
+    /// Returns the version below which no value is stored. Called by the owner of the latch, which
+    /// orders the load.
     #[inline]
     pub(crate) fn floor(&self) -> Version {
         Version::from_u64(self.floor.load(Ordering::Relaxed))
@@ -97,7 +100,7 @@ impl CellEntry {
         lock::try_acquire::<Native>(&self.hot.latch, me)
     }
 
-    /// The owner of the latch.
+    /// Returns the owner of the latch.
     pub(crate) fn latch_owner(&self) -> Option<Owner> {
         lock::owner::<Native>(&self.hot.latch)
     }
@@ -117,7 +120,7 @@ impl CellEntry {
         lock::acquire::<Native>(&self.hot.latch, &self.event, me, is_alive, deadline)
     }
 
-    /// By the owner of the latch: releases it, and wakes a waiter.
+    /// Releases the latch, and wakes a waiter. Called by the owner of the latch.
     #[inline]
     pub(crate) fn release_latch(&self, me: ClientIdBits) {
         lock::release_and_wake::<Native>(&self.hot.latch, &self.event, me);

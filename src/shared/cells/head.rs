@@ -1,4 +1,4 @@
-//! The words of all cells together: requests of the sampler, its reports, and the extent of the
+//! The words that all cells share: requests to the sampler, its reports, and the extent of the
 //! table.
 
 use crate::Version;
@@ -9,96 +9,102 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What is known of all cells together.
+/// The words that all cells share.
 #[repr(C)]
 pub(crate) struct CellsHead {
-    /// Not 0 while a cell may have a value that no sample holds: see
+    /// Not 0 if a cell may have a value that no sample holds: see
     /// [`crate::shared::protocols::cell`].
     dirty: CacheLine<AtomicU64>,
-    /// Entries that exist and entries ever used; bytes of bodies that exist, in chunks, and that
-    /// are given out, in units. All are [`checked`](crate::shared::control::checked) numbers.
+    /// The numbers of entries that exist and that were ever used; the bytes of bodies that exist,
+    /// in chunks, and that are allocated, in units. All are
+    /// [`checked`](crate::shared::control::checked) numbers.
     pub(super) capacity: AtomicU64,
     pub(super) bound: AtomicU64,
     pub(super) bodies_backed: AtomicU64,
     pub(super) bodies_used: AtomicU64,
-    /// No entry below is free, as a hint.
+    /// A hint: no entry below this one is free.
     pub(super) first_free: AtomicU64,
-    /// No version up to this one is given to a new cell: cells that were dropped had them. By the
-    /// owner of the writer lock.
+    /// No new cell gets a version up to this one, since dropped cells had them. Stored by the owner
+    /// of the writer lock.
     pub(super) versions_gone: AtomicU64,
-    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died,
-    /// whoever next has the writer lock for cells looks which of the two it is.
+    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died, the
+    /// next owner of the writer lock that changes cells finds out which of the two it was.
     pending: AtomicU64,
-    /// Rounds of sampling that are asked for, and the newest one that is committed.
+    /// The newest round of sampling that is requested, and the newest one that is committed.
     wanted: CacheLine<AtomicU64>,
     done: AtomicU64,
     /// The complement of `done`: an acknowledgement needs both.
     pub(super) done_check: AtomicU64,
     /// The sampler waits here.
     pub(crate) sampler: Event,
-    /// Those who wait for a round wait here.
+    /// Callers that need a round wait here.
     pub(crate) done_event: Event,
-    /// Counts rounds that failed, and the error number of the last: see [`crate::logger::sampler`].
+    /// The number of failed rounds, and the error number of the last one: see
+    /// [`crate::logger::sampler`].
     failures: AtomicU32,
     errno: AtomicU32,
-    /// Time between rounds, unless the flush policy says so.
+    /// The time between rounds, unless the flush policy determines it.
     interval_ns: AtomicU64,
-    /// For `stats`: rounds that committed something, and the values in them.
+    /// For `stats`: the rounds that committed something, and the values in them.
     pub(crate) rounds: StatCounter,
     pub(crate) values: StatCounter,
 }
 
-/// Where in [`CellsHead`] the numbers are that lead to memory.
+/// The offset in [`CellsHead`] of the numbers that lead to memory.
 pub(crate) const CAPACITY_AT: usize = offset_of!(CellsHead, capacity);
 pub(crate) const BODIES_BACKED_AT: usize = offset_of!(CellsHead, bodies_backed);
 
 impl CellsHead {
-    /// Records that a cell has a new value, whose store was fenced. True if no process had recorded
-    /// that since the sampler last began: wake it.
+    /// Records that a cell has a new value, whose store was fenced. Returns true if no process had
+    /// recorded that since the sampler last began: the caller then wakes the sampler.
     #[inline]
     pub(crate) fn mark_dirty(&self) -> bool {
         cell::mark_dirty::<Native>(&self.dirty)
     }
 
-    /// Records that a cell may have a new value: after a death, and when a round has failed.
+    /// Records that a cell may have a new value. Called after a death, and when a round has failed.
     pub(crate) fn set_dirty(&self) {
         self.dirty.store_fenced(1);
     }
 
-    /// By the sampler, which has prepared its wait: whether a cell may have a new value.
+    /// Returns whether a cell may have a new value. Called by the sampler, which has prepared its
+    /// wait.
     pub(crate) fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::SeqCst) != 0
     }
 
-    /// By the sampler, before it reads the versions: what is stored from now on is marked anew.
+    /// Clears the mark: later stores set it again. Called by the sampler before it reads the
+    /// versions.
     pub(crate) fn clear_dirty(&self) {
         cell::clear_dirty::<Native>(&self.dirty);
     }
 
-    /// The entry of a cell whose creation or drop has begun and is not resolved; see `pending`.
+    /// Returns the entry of a cell whose creation or drop has begun and is not resolved; see
+    /// `pending`.
     pub(crate) fn pending(&self) -> Option<usize> {
         (self.pending.load(Ordering::Acquire) as usize).checked_sub(1)
     }
 
-    /// By the owner of the writer lock: the creation or drop of this entry's cell begins.
+    /// Records that the creation or drop of this entry's cell begins. Called by the owner of the
+    /// writer lock.
     pub(crate) fn set_pending(&self, index: usize) {
         self.pending.store(index as u64 + 1, Ordering::Release);
     }
 
-    /// By the owner of the writer lock: it is resolved.
+    /// Records that the creation or drop is resolved. Called by the owner of the writer lock.
     pub(crate) fn clear_pending(&self) {
         self.pending.store(0, Ordering::Release);
     }
 
-    /// The newest round that is committed; `None` while the word and its check disagree.
+    /// Returns the newest round that is committed; `None` while the word and its check disagree.
     pub(crate) fn done(&self) -> Option<u64> {
         let done = self.done.load(Ordering::SeqCst);
         (self.done_check.load(Ordering::Acquire) == !done).then_some(done)
     }
 
-    /// Asks for a round, and says which one covers what was stored before. Beyond all that are
-    /// committed, whatever `wanted` says, since a flipped bit of that must not acknowledge what no
-    /// round has looked at.
+    /// Requests a round, and returns the number of the round that covers all stores before this
+    /// call. That number is beyond all committed rounds, whatever `wanted` contains: after a
+    /// flipped bit in `wanted`, a store must not count as sampled that no round has seen.
     pub(crate) fn ask(&self) -> u64 {
         let done = self.done().unwrap_or(0);
         let after = |wanted: u64| wanted.max(done).saturating_add(1);
@@ -107,37 +113,38 @@ impl CellsHead {
         after(wanted)
     }
 
-    /// By the sampler, before it reads the versions, and after it has prepared its wait: the round
-    /// that is asked for.
+    /// Returns the newest round that is requested. Called by the sampler before it reads the
+    /// versions, and after it has prepared its wait.
     pub(crate) fn wanted(&self) -> u64 {
         self.wanted.load(Ordering::SeqCst)
     }
 
-    /// The newest version that a dropped cell may have had.
+    /// Returns the newest version that a dropped cell may have had.
     pub(crate) fn versions_gone(&self) -> Version {
         Version::from_u64(self.versions_gone.load(Ordering::Acquire))
     }
 
-    /// A round is committed. By the sampler alone, which then notifies `done_event`.
+    /// Records that a round is committed. Called by the sampler alone, which then notifies
+    /// `done_event`.
     pub(crate) fn set_done(&self, round: u64) {
         self.done_check.store(!round, Ordering::Release);
         self.done.store_fenced(round);
     }
 
-    /// By the sampler: records that a round failed, with its error number, or 0 for damage, and
-    /// wakes those who wait for a round.
+    /// Records that a round failed, with its error number, or 0 for damage, and wakes the callers
+    /// that wait for a round. Called by the sampler.
     pub(crate) fn note_failure(&self, errno: i32) {
         self.errno.store(errno as u32, Ordering::Relaxed);
         self.failures.fetch_add(1, Ordering::SeqCst);
         self.done_event.notify_always();
     }
 
-    /// The number of rounds that have failed: a waiter compares it before and after.
+    /// Returns the number of rounds that have failed: a waiter compares it before and after.
     pub(crate) fn failures(&self) -> u32 {
         self.failures.load(Ordering::SeqCst)
     }
 
-    /// The error number of the last failure that [`CellsHead::failures`] counts.
+    /// Returns the error number of the last failure that [`CellsHead::failures`] counts.
     pub(crate) fn errno(&self) -> i32 {
         self.errno.load(Ordering::Relaxed) as i32
     }
@@ -148,7 +155,7 @@ impl CellsHead {
         self.interval_ns.store(ns, Ordering::Release);
     }
 
-    /// The time between rounds.
+    /// Returns the time between rounds.
     pub(crate) fn interval(&self) -> Duration {
         Duration::from_nanos(self.interval_ns.load(Ordering::Acquire))
     }

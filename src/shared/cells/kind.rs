@@ -3,17 +3,17 @@
 use crate::limits;
 use crate::shared::protocols::cell::COPIES;
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CellKind {
     /// A value of this many bytes under a latch.
     Cell { len: usize },
-    /// A number that is added to.
+    /// A number to which processes add.
     Counter,
 }
 
 impl CellKind {
-    /// Bytes of the value.
+    /// Returns the length of the value in bytes.
     pub(crate) fn len(self) -> usize {
         match self {
             CellKind::Cell { len } => len,
@@ -21,7 +21,8 @@ impl CellKind {
         }
     }
 
-    /// Bytes of the body: entries are used again for cells that need the same.
+    /// Returns the length of the body in bytes. An entry is used again only for cells whose body
+    /// has the same length.
     pub(super) fn body_bytes(self) -> u64 {
         match self {
             CellKind::Cell { len } => (len.next_power_of_two().max(8) * COPIES) as u64,

@@ -1,14 +1,14 @@
-//! Writes that give a file its blocks.
+//! Writes that allocate a file's blocks.
 
 use crate::error::reason::Space;
 use crate::files::dir;
 use crate::{Error, LimitKind, Result, limits};
 use std::fs::File;
 
-/// Writes zeros, so that the blocks are there and no later store can meet a full disk.
+/// Writes zeros, so that the blocks are allocated and no later store can meet a full disk.
 pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Result<()> {
-    // Beyond the limit the kernel would end the whole process by SIGXFSZ, whose disposition is the
-    // host's.
+    // Beyond the limit the kernel would kill the process by SIGXFSZ, whose disposition belongs to
+    // the host.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX);
     if from + len > limit {
         return Err(Error::Limit { what: LimitKind::FileSize, found: from + len, limit });

@@ -19,26 +19,26 @@ pub(crate) struct CheckpointWords {
     started: AtomicU64,
     finished: AtomicU64,
     finished_lsn: AtomicU64,
-    /// From where the log is replayed after `started`.
+    /// The position from which the log is replayed after `started`.
     started_lsn: AtomicU64,
-    /// Of the newest header whose writing has succeeded.
+    /// The serial of the newest header whose writing has succeeded.
     serial: AtomicU64,
     /// Notified when `finished` moves, and when an attempt fails.
     pub(crate) event: Event,
-    /// Not 0: a checkpoint of the transaction `finished` has started once more, for a new header.
+    /// Not 0 if a checkpoint of the transaction `finished` has started once more, for a new header.
     again: AtomicU32,
-    /// Copy of the image that `started` names, so that a successor writes that very header.
+    /// A copy of the image of `started`, so that the next logger writes the same header.
     image: [AtomicU64; SLOT_WORDS],
-    /// Attempts that failed, and what the last of them met: an error number, or 0 for damage, and
-    /// its place.
+    /// The number of failed attempts, and the cause of the last one: an error number, or 0 for
+    /// damage, and its place.
     failures: AtomicU64,
     failure_errno: AtomicU64,
     failure_offset: AtomicU64,
 }
 
 impl CheckpointWords {
-    /// By recovery: `txn`, whose log is replayed from `lsn`, is both C and K. No other process has
-    /// mapped the region.
+    /// Begins with `txn`, whose log is replayed from `lsn`, as both C and K. Called by recovery; no
+    /// other process has mapped the region.
     pub(crate) fn begin_at(&self, txn: TxnId, lsn: Lsn) {
         self.started.store(txn.as_u64(), Ordering::Relaxed);
         self.finished.store(txn.as_u64(), Ordering::Relaxed);
@@ -46,7 +46,8 @@ impl CheckpointWords {
         self.started_lsn.store(lsn.0, Ordering::Relaxed);
     }
 
-    /// By recovery: a header of `txn` and `lsn` was written as one more checkpoint.
+    /// Records that a header of `txn` and `lsn` was written as one more checkpoint. Called by
+    /// recovery.
     pub(crate) fn note_replayed(&self, txn: TxnId, lsn: Lsn) {
         self.finished_lsn.store(lsn.0, Ordering::Release);
         self.started_lsn.store(lsn.0, Ordering::Release);
@@ -54,7 +55,7 @@ impl CheckpointWords {
         self.finished.store_fenced(txn.as_u64());
     }
 
-    /// C and K.
+    /// Returns C and K.
     ///
     /// K is read first: if both move in between, the older K protects too much, never too little.
     pub(crate) fn started_and_finished(&self) -> (TxnId, TxnId) {
@@ -63,24 +64,26 @@ impl CheckpointWords {
         (TxnId::from_u64(started.max(finished)), TxnId::from_u64(finished))
     }
 
-    /// Whether a checkpoint has started and is not finished: C and its image must not change.
+    /// Returns whether a checkpoint has started and is not finished: C and its image must not
+    /// change.
     pub(crate) fn is_running(&self) -> bool {
         let (started, finished) = self.started_and_finished();
         started != finished || self.again.load(Ordering::SeqCst) != 0
     }
 
-    /// K.
+    /// Returns K.
     pub(crate) fn finished(&self) -> TxnId {
         TxnId::from_u64(self.finished.load(Ordering::Acquire))
     }
 
-    /// K, by a thread that waits for it. Sequentially consistent: the load after `prepare_wait` is
-    /// the second half of Dekker's idiom, of which [`CheckpointWords::finish`] is the first.
+    /// Returns K to a thread that waits for it. Sequentially consistent: the load after
+    /// `prepare_wait` is the second half of Dekker's idiom, of which [`CheckpointWords::finish`] is
+    /// the first.
     pub(crate) fn finished_by_waiter(&self) -> TxnId {
         TxnId::from_u64(self.finished.load(Ordering::SeqCst))
     }
 
-    /// From where the log is replayed after K.
+    /// Returns the position from which the log is replayed after K.
     pub(crate) fn finished_lsn(&self) -> Lsn {
         Lsn(self.finished_lsn.load(Ordering::Acquire))
     }
@@ -96,7 +99,7 @@ impl CheckpointWords {
         }
         self.started_lsn.store(lsn.0, Ordering::Release);
         match image.txn == self.finished() {
-            // Only the log has moved, or the store is left in order: the same transaction, a new
+            // Only the log has moved, or the store shuts down in order: the same transaction, a new
             // header.
             true => self.again.store(1, Ordering::SeqCst),
             false => self.started.store_fenced(image.txn.as_u64()),
@@ -118,9 +121,10 @@ impl CheckpointWords {
     }
 
     /// Records that an attempt failed, with its error number, or 0 for damage at `offset` of the
-    /// arena, and wakes the waiters. Another attempt follows before long.
+    /// arena, and wakes the waiters. Another attempt follows soon.
     ///
-    /// The count is stored last, and fenced: a waiter that sees it move reads what goes with it.
+    /// The count is stored last, and fenced: a waiter that sees it move reads the cause of that
+    /// failure.
     pub(crate) fn note_failure(&self, errno: i32, offset: u64) {
         self.failure_errno.store(errno as u64, Ordering::Relaxed);
         self.failure_offset.store(offset, Ordering::Relaxed);
@@ -128,24 +132,24 @@ impl CheckpointWords {
         self.event.notify();
     }
 
-    /// The number of attempts that have failed: a waiter compares it before and after.
+    /// Returns the number of failed attempts: a waiter compares it before and after.
     pub(crate) fn failures(&self) -> u64 {
         self.failures.load(Ordering::SeqCst)
     }
 
-    /// The error of the last attempt that failed.
+    /// Returns the error of the last failed attempt.
     pub(crate) fn last_failure(&self) -> Error {
         match self.failure_errno.load(Ordering::Relaxed) as i32 {
             0 => {
                 let offset = self.failure_offset.load(Ordering::Relaxed);
-                Error::corrupt(dir::ARENA, offset, "a checkpoint met damage here; `verify` says more")
+                Error::corrupt(dir::ARENA, offset, "a checkpoint found damage here; run `untorn verify` for details")
             }
             libc::ENOSPC => Error::DiskFull { what: Space::Checkpoint },
             errno => Error::Io { what: "checkpoint".into(), source: std::io::Error::from_raw_os_error(errno) },
         }
     }
 
-    /// The serial of the newest header whose writing has succeeded.
+    /// Returns the serial of the newest header whose writing has succeeded.
     pub(crate) fn serial(&self) -> u64 {
         self.serial.load(Ordering::Acquire)
     }
@@ -157,7 +161,7 @@ impl CheckpointWords {
 }
 
 impl Control {
-    /// The image of C, and from where the log is replayed after it.
+    /// Returns the image of C, and the position from which the log is replayed after it.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the image is damaged or of another transaction than C.
@@ -165,8 +169,8 @@ impl Control {
         let words = &self.fixed().checkpoint;
         let lsn = Lsn(words.started_lsn.load(Ordering::Acquire));
         let image = std::array::from_fn(|i| words.image[i].load(Ordering::Relaxed));
-        // For the length of the arena, which the writer that started the checkpoint had found to be
-        // there.
+        // Orders the check of the arena's length after the copy of the image: the writer that
+        // started the checkpoint had stored that length before.
         fence(Ordering::Acquire);
         let image = self.decode_image(&image)?;
         let started = words.started.load(Ordering::Acquire);

@@ -3,7 +3,7 @@
 //! | state of the entry | its client dies here |
 //! |---|---|
 //! | free: no owner | – |
-//! | claimed, its figures not stored yet | reaped; until then it shows the figures of the client before it |
+//! | claimed, its figures not stored yet | reaped; until then it shows the figures of the previous client |
 //! | in use | reaped |
 
 use super::Control;
@@ -18,12 +18,13 @@ pub(crate) struct ClientEntry {
     pid: AtomicU64,
     since_ns: AtomicU64,
     commits: AtomicU64,
-    /// The newest transaction when it joined, so it has no handle to what was dropped before that.
+    /// The newest transaction when the client joined. It has no handle to anything that was dropped
+    /// before that.
     since_txn: AtomicU64,
 }
 
 impl ClientEntry {
-    /// The client that the entry belongs to.
+    /// Returns the client that the entry belongs to.
     pub(crate) fn owner(&self) -> Option<ClientIdBits> {
         Some(self.owner.load(Ordering::Acquire)).filter(|owner| *owner != 0)
     }
@@ -34,7 +35,7 @@ impl ClientEntry {
         self.owner.compare_exchange(found.unwrap_or(0), me, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// By the client that has claimed the entry: stores its figures. The newest
+    /// Stores the client's figures. Called by the client that has claimed the entry. The newest
     /// transaction is read last: the client has no handle yet.
     pub(crate) fn join(&self, pid: u32, now_ns: u64, control: &Control) {
         self.pid.store(u64::from(pid), Ordering::Relaxed);
@@ -43,7 +44,7 @@ impl ClientEntry {
         self.since_txn.store(control.committed().as_u64(), Ordering::Release);
     }
 
-    /// By its client: gives the entry back.
+    /// Frees the entry. Called by its client.
     pub(crate) fn leave(&self) {
         self.owner.store(0, Ordering::Release);
     }
@@ -59,34 +60,34 @@ impl ClientEntry {
         self.commits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its process id, for people to read.
+    /// Returns the client's process id, for display.
     pub(crate) fn pid(&self) -> u64 {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// When it joined, on its monotonic clock.
+    /// Returns when the client joined, on its monotonic clock.
     pub(crate) fn since_ns(&self) -> u64 {
         self.since_ns.load(Ordering::Relaxed)
     }
 
-    /// The commits that it has made.
+    /// Returns the number of commits that the client has made.
     pub(crate) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 }
 
 impl Control {
-    /// The entries that belong to a client, with its id.
+    /// Returns the entries that belong to a client, with its id.
     pub(crate) fn joined_clients(&self) -> impl Iterator<Item = (ClientIdBits, &ClientEntry)> {
         self.clients().iter().filter_map(|entry| Some((entry.owner()?, entry)))
     }
 
-    /// The process id of a client, for people to read; 0 if it is not in the table.
+    /// Returns the process id of a client, for display; 0 if it is not in the table.
     pub(crate) fn client_pid(&self, id: ClientIdBits) -> u64 {
         self.joined_clients().find(|(owner, _)| *owner == id).map_or(0, |(_, entry)| entry.pid())
     }
 
-    /// The newest transaction when the client joined that has been here for longest. Not a time:
+    /// Returns the newest transaction when the oldest client joined. This is not a time, since
     /// clients may be in time namespaces whose clocks differ.
     pub(crate) fn oldest_client_txn(&self) -> u64 {
         let joined = self.joined_clients().map(|(_, entry)| entry.since_txn.load(Ordering::Acquire));

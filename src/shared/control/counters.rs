@@ -1,10 +1,11 @@
 //! The figures that `stats` reads. No decision about data rests on them, so nearly all accesses are
-//! relaxed; those that steer a wait are methods of [`Counters`] that say why they are not.
+//! relaxed. The accesses that steer a wait are methods of [`Counters`], which document their
+//! orderings.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use untorn_wal::{Lsn, PoolStats};
 
-/// A number that only grows while the region lives.
+/// A counter that only grows while the region lives.
 #[repr(transparent)]
 #[derive(Default)]
 pub(crate) struct StatCounter(AtomicU64);
@@ -16,13 +17,13 @@ impl StatCounter {
         self.0.fetch_add(n, Ordering::Relaxed);
     }
 
-    /// The present number.
+    /// Returns the present number.
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A number that is stored anew each time that it is measured.
+/// A gauge: a number that is stored anew each time that it is measured.
 #[repr(transparent)]
 #[derive(Default)]
 pub(crate) struct StatGauge(AtomicU64);
@@ -33,7 +34,7 @@ impl StatGauge {
         self.0.store(number, Ordering::Relaxed);
     }
 
-    /// The number that was stored last.
+    /// Returns the number that was stored last.
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -55,20 +56,20 @@ pub(crate) struct Counters {
     pub(crate) wal_segments: StatGauge,
     pub(crate) wal_spares: StatGauge,
     wal_kept: AtomicU64,
-    /// The oldest position of the log that is kept, for recovery or for followers. `u64::MAX`: none
-    /// is.
+    /// The oldest position of the log that is kept, for recovery or for followers; `u64::MAX` if
+    /// none is.
     wal_oldest: AtomicU64,
     pub(crate) flush_ns: StatCounter,
     /// Commits that have become durable, and the flushes that made them so.
     pub(crate) acknowledged: StatCounter,
     pub(crate) flushes: StatCounter,
-    /// When the region was made, by the wall clock, in seconds since 1970.
+    /// When the region was made, on the wall clock, in seconds since 1970.
     pub(crate) began_unix_seconds: StatGauge,
     /// Commits with a deadline, and those whose caller returned before it, and after it.
     pub(crate) deadline_commits: StatCounter,
     pub(crate) deadlines_met: StatCounter,
     pub(crate) deadlines_missed: StatCounter,
-    /// What the flush thread expects of a flush, and of being woken.
+    /// How long the flush thread expects a flush and a wake-up to take.
     pub(crate) flush_estimate_ns: StatGauge,
     pub(crate) wake_estimate_ns: StatGauge,
 }
@@ -79,14 +80,14 @@ impl Counters {
         self.logger_starts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The loggers that have started in this region. A process compares two values, to learn
-    /// whether another logger has started since.
+    /// Returns the number of loggers that have started in this region. A process compares two
+    /// values to detect that another logger has started since.
     pub(crate) fn logger_starts(&self) -> u64 {
         self.logger_starts.load(Ordering::Acquire)
     }
 
-    /// Records which log files there are. The oldest position is released, since readers of the log
-    /// go by it.
+    /// Records the present log files. The oldest position is stored with release, since readers of
+    /// the log rely on it.
     pub(crate) fn set_log_files(&self, stats: &PoolStats) {
         self.wal_segments.set(stats.segments as u64);
         self.wal_spares.set(stats.spares as u64);
@@ -94,13 +95,13 @@ impl Counters {
         self.wal_oldest.store(stats.oldest.map_or(u64::MAX, |oldest| oldest.0), Ordering::Release);
     }
 
-    /// The segments that are kept for followers only: a writer that finds the device full has the
-    /// logger give them back. Sequentially consistent with that request.
+    /// Returns the number of segments that are kept for followers only. A writer that finds the
+    /// device full requests that the logger frees them. Sequentially consistent with that request.
     pub(crate) fn wal_kept(&self) -> u64 {
         self.wal_kept.load(Ordering::SeqCst)
     }
 
-    /// The oldest position of the log that is kept; `u64::MAX` if none is.
+    /// Returns the oldest position of the log that is kept; `u64::MAX` if none is.
     pub(crate) fn wal_oldest(&self) -> Lsn {
         Lsn(self.wal_oldest.load(Ordering::Acquire))
     }

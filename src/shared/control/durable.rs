@@ -1,8 +1,8 @@
 //! The words of the durable position. Written by the logger alone, and before it by recovery.
 //!
-//! **I4**: an acknowledgement derives from these words. Each of the two numbers stands beside its
-//! complement. While a number and its complement disagree, [`DurableWords::position`] is `None`:
-//! a logger is between two stores, or died there, and its successor publishes again.
+//! **I4**: an acknowledgement derives from these words. Each of the two numbers has a complement
+//! next to it. If a number and its complement disagree, [`DurableWords::position`] is `None`: a
+//! logger is between two stores or died there. The next logger publishes again.
 
 use super::{Control, Event};
 use crate::TxnId;
@@ -13,7 +13,7 @@ use crate::shared::readers::StoreReader;
 use std::sync::atomic::{AtomicU64, Ordering};
 use untorn_wal::Lsn;
 
-/// How far the log is durable, and how much of it is granted.
+/// How far the log is durable, and how many log blocks are granted.
 #[repr(C)]
 pub(crate) struct DurableWords {
     txn: AtomicU64,
@@ -29,8 +29,8 @@ pub(crate) struct DurableWords {
 }
 
 impl DurableWords {
-    /// The durable transaction and the position where its record ends; `None` while the words and
-    /// their complements disagree.
+    /// Returns the durable transaction and the position where its record ends; `None` while the
+    /// words and their complements disagree.
     ///
     /// `txn` is loaded sequentially consistent: the load after `prepare_wait` is the second half of
     /// Dekker's idiom, of which [`Control::publish_durable`] is the first. The other loads acquire:
@@ -44,33 +44,36 @@ impl DurableWords {
         agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
     }
 
-    /// The transaction that was published last, unchecked: for figures, not for acknowledgements.
+    /// Returns the transaction that was published last, unchecked: for figures, not for
+    /// acknowledgements.
     pub(crate) fn last_txn(&self) -> TxnId {
         TxnId::from_u64(self.txn.load(Ordering::Acquire))
     }
 
-    /// The position alone, unchecked: for a writer that decides whether to wake the flush thread.
-    /// It was announced before, fenced, so this load is sequentially consistent.
+    /// Returns the position alone, unchecked: for a writer that decides whether to wake the flush
+    /// thread. The writer has announced its commit before, fenced, so this load is sequentially
+    /// consistent.
     #[inline]
     pub(crate) fn last_lsn(&self) -> Lsn {
         Lsn(self.lsn.load(Ordering::SeqCst))
     }
 
-    /// By a logger that takes over: a position that is durable, and certain to be in the ring. A
-    /// predecessor that died between the two stores leaves them different: both positions were
-    /// durable then, and this is the lower one.
+    /// Returns a position that is durable, and certain to be in the ring. Called by a logger that
+    /// takes over. If the previous logger died between the two stores, they differ. Both positions
+    /// were durable then, and this is the lower one.
     pub(crate) fn inherited_lsn(&self) -> Lsn {
         Lsn(self.lsn.load(Ordering::Acquire).min(!self.lsn_check.load(Ordering::Acquire)))
     }
 
-    /// By a logger that takes over: the transaction that its predecessor was about to publish, or
-    /// the published one. [`Control::publish_durable`] stores the complement first.
+    /// Returns the transaction that the previous logger was about to publish, or the published one.
+    /// Called by a logger that takes over. [`Control::publish_durable`] stores the complement
+    /// first.
     pub(crate) fn half_published_txn(&self) -> TxnId {
         TxnId::from_u64(!self.txn_check.load(Ordering::Acquire))
     }
 
-    /// By recovery: everything up to `txn` and `lsn` is durable. No other process has mapped the
-    /// region.
+    /// Begins with everything up to `txn` and `lsn` durable. Called by recovery; no other process
+    /// has mapped the region.
     pub(crate) fn begin_at(&self, pins: &LoggerPins<Native>, txn: TxnId, lsn: Lsn) {
         self.txn_check.store(!txn.as_u64(), Ordering::Relaxed);
         self.lsn.store(lsn.0, Ordering::Relaxed);
@@ -78,15 +81,15 @@ impl DurableWords {
         pins.start(&self.txn, txn);
     }
 
-    /// By recovery: the log ends at `lsn`, and everything before is durable. The first flush then
-    /// publishes that together with its transaction.
+    /// Records that the log ends at `lsn`, and that everything before is durable. Called by
+    /// recovery. The first flush then publishes this position together with its transaction.
     pub(crate) fn set_lsn(&self, lsn: Lsn) {
         self.lsn.store(lsn.0, Ordering::Release);
         self.lsn_check.store(!lsn.0, Ordering::Release);
     }
 
-    /// By the flush thread: publishes again what it has acknowledged, if another process has
-    /// damaged these words.
+    /// Publishes again what the flush thread has acknowledged, if another process has damaged these
+    /// words.
     pub(crate) fn mend(&self, txn: TxnId, lsn: Lsn) {
         if self.position() != Some((txn, lsn)) {
             self.txn.store(txn.as_u64(), Ordering::SeqCst);
@@ -103,14 +106,14 @@ impl DurableWords {
         self.block_credit.store(blocks, Ordering::SeqCst);
     }
 
-    /// The log blocks that may be charged in all.
+    /// Returns the log blocks that may be charged in all.
     #[inline]
     pub(crate) fn credit(&self) -> u64 {
         self.block_credit.load(Ordering::Acquire)
     }
 
-    /// As [`DurableWords::credit`], by a thread that has announced something before: a writer that
-    /// has requested blocks or is about to wait, and the thread that serves such a request.
+    /// Returns [`DurableWords::credit`] to a thread that has announced something before: a writer
+    /// that has requested blocks or is about to wait, and the thread that serves such a request.
     /// Sequentially consistent: the second half of Dekker's idiom.
     pub(crate) fn credit_by_waiter(&self) -> u64 {
         self.block_credit.load(Ordering::SeqCst)
@@ -118,31 +121,31 @@ impl DurableWords {
 }
 
 impl Control {
-    /// How far the log is durable: see [`DurableWords::position`].
+    /// Returns how far the log is durable: see [`DurableWords::position`].
     #[inline]
     pub(crate) fn durable(&self) -> Option<(TxnId, Lsn)> {
         self.fixed().durable.position()
     }
 
-    /// By the flush thread: the transaction that it will publish as durable next, pinned for
-    /// durable readers. See [`crate::shared::protocols::pins`].
+    /// Pins the transaction that the flush thread will publish as durable next, for durable
+    /// readers, and returns it. See [`crate::shared::protocols::pins`].
     pub(crate) fn pin_next_durable(&self) -> NextDurable {
         let fixed = self.fixed();
         fixed.logger_pins.pin_next(&fixed.committed, &fixed.durable.txn)
     }
 
-    /// By the flush thread: stores the image of `next`, for durable readers, before `next` is
-    /// published.
+    /// Stores the image of `next` for durable readers. Called by the flush thread before it
+    /// publishes `next`.
     pub(crate) fn fill_next_durable(&self, next: NextDurable, image: &SlotImage) {
         self.fixed().durable_slots[next.place].fill(&image.encode());
     }
 
-    /// **I4**: acknowledges everything up to `next` and `lsn`, after the sync. The caller then
+    /// Acknowledges everything up to `next` and `lsn`, after the sync (**I4**). The caller then
     /// notifies the waiters.
     ///
-    /// `txn` is stored last, and fenced: it is the word that durable readers check their pins
-    /// against, and the news of the notification. A logger that dies before that leaves words that
-    /// disagree with their complements.
+    /// `txn` is stored last, and fenced: durable readers check their pins against it, and waiters
+    /// wait for it to change. If a logger dies before this store, the words disagree with their
+    /// complements.
     pub(crate) fn publish_durable(&self, next: NextDurable, lsn: Lsn) {
         let fixed = self.fixed();
         let words = &fixed.durable;
@@ -153,8 +156,9 @@ impl Control {
         fixed.logger_pins.publish(&words.txn, next);
     }
 
-    /// The image of the durable transaction: unlike the durable position, its tail is no place
-    /// within a transaction that still streams. `None` while the logger moves on.
+    /// Returns the image of the durable transaction. Unlike the durable position, its tail is never
+    /// within a transaction that still streams. Returns `None` while the logger publishes another
+    /// one.
     pub(crate) fn durable_image(&self) -> Option<SlotImage> {
         let (txn, _) = self.durable()?;
         let images = self.fixed().durable_slots.iter().map(|slot| self.decode_image(&slot.copy()));
@@ -162,7 +166,8 @@ impl Control {
     }
 
     /// Pins the published durable transaction in `slot`, which the caller owns, and finds its
-    /// image. `None`: the logger has published another one meanwhile, or will mend what is damaged.
+    /// image. Returns `None` if the logger has published another one meanwhile, or if the words are
+    /// damaged until the logger mends them.
     #[inline]
     pub(crate) fn pin_durable(&self, slot: &StoreReader) -> Option<SlotImage> {
         let fixed = self.fixed();
@@ -174,9 +179,9 @@ impl Control {
         crash_point!("reader.durable_pinned");
         fixed.durable_slots.iter().find_map(|place| {
             let words = place.copy();
-            // The places are filled in turn: if t is still published, its place was not refilled
-            // while it was copied. The other one may hold t as well, if t was published twice, and
-            // be refilled just now: then its checksum fails, and the first one is good.
+            // The two slots are filled in turn: if t is still published, its slot was not refilled
+            // while it was copied. If t was published twice, the other slot may hold t as well and
+            // be refilled just now. Then its checksum fails, and the first one is good.
             let unmoved = fixed.durable.txn.load(Ordering::SeqCst) == txn.as_u64();
             let is_t = unmoved && words[0] == txn.as_u64();
             is_t.then(|| self.decode_image(&words).ok()).flatten()

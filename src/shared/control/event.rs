@@ -1,5 +1,5 @@
-//! An event of the region: a word on which threads of all processes wait, and the only way in which
-//! the layers above use one. The protocol is that of [`crate::shared::protocols::event_count`].
+//! Events of the region: words on which threads of all processes wait. The layers above wait on the
+//! region only through them. The protocol is that of [`crate::shared::protocols::event_count`].
 
 use crate::Result;
 use crate::shared::protocols::atomic::{Native, Woken};
@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 pub(crate) struct Event(pub(in crate::shared) AtomicU32);
 
 impl Event {
-    /// Wakes all waiters; costs one load if there are none. The caller has just stored its news
-    /// fenced (each verb of the region that is followed by this does so).
+    /// Wakes all waiters; costs one load if there are none. The caller has just stored its change
+    /// fenced (each method of the region that is followed by this does so).
     #[inline]
     pub(crate) fn notify(&self) {
         event_count::notify::<Native>(&self.0);
     }
 
-    /// Wakes all waiters, whatever the word holds: for news that was not stored fenced, and after
-    /// a death, since the dead process may not have notified.
+    /// Wakes all waiters, whatever the word holds. For changes that were not stored fenced, and
+    /// after a death, since the dead process may not have notified.
     pub(crate) fn notify_always(&self) {
         event_count::notify_always::<Native>(&self.0);
     }
@@ -52,7 +52,7 @@ impl Event {
         Ok(found.expect("a wait without a deadline does not time out"))
     }
 
-    /// As [`Event::wait_until`], at most until `deadline`; then `None`.
+    /// Waits as [`Event::wait_until`], at most until `deadline`; then returns `None`.
     pub(crate) fn wait_until_by<T>(
         &self,
         deadline: Option<Instant>,

@@ -21,8 +21,8 @@ use untorn_wal::Lsn;
 pub(crate) type LogRing<'c> = Ring<'c, Native>;
 
 impl Control {
-    /// The table of processes, as far as it has grown. If the word that tells is damaged: as far as
-    /// this process has seen.
+    /// Returns the client table, as far as it has grown. If its length word is damaged, returns as
+    /// much as this process has seen.
     pub(crate) fn clients(&self) -> &[ClientEntry] {
         let known = self.clients_known.load(Ordering::Relaxed);
         let ready = unchecked(self.fixed().clients_ready.load(Ordering::Acquire)).map_or(0, |ready| ready as usize);
@@ -32,15 +32,15 @@ impl Control {
             self.clients_known.fetch_max(ready, Ordering::Relaxed);
         }
         // SAFETY: as in `fixed`; the table lies within the file, which has at least `RING_AT`
-        // bytes, and the blocks of these entries were written before the word said so.
+        // bytes, and the blocks of these entries were written before the word was stored.
         unsafe {
             let first = self.base().add(CLIENTS_AT).cast::<ClientEntry>();
             std::slice::from_raw_parts(first, ready)
         }
     }
 
-    /// Makes the client table larger than `entries`: false if it can't be. By the holder of the
-    /// initialisation lock. One that dies in it leaves the table as it was.
+    /// Makes the client table larger than `entries`; returns false if it is at its limit. Called by
+    /// the holder of the initialisation lock. If the holder dies meanwhile, the table is unchanged.
     ///
     /// # Errors
     /// [`Error::DiskFull`].
@@ -59,14 +59,15 @@ impl Control {
         Ok(true)
     }
 
-    /// Lets the ring's first lap begin at `base`. Before any record is put into it.
+    /// Sets `base` as the beginning of the ring's first lap. Called before any record is put into
+    /// the ring.
     pub(crate) fn begin_ring(&self, base: Lsn) {
         let words = &self.fixed().ring;
         words.base.store(base.0, Ordering::Release);
         words.base_check.store(!base.0, Ordering::Release);
     }
 
-    /// The ring's length in use, in bytes.
+    /// Returns the ring's length in use, in bytes.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the word is damaged: records would be put in the wrong place.
@@ -75,7 +76,8 @@ impl Control {
         self.ring_bytes(&self.fixed().ring.len)
     }
 
-    /// The length to which the ring can grow, in bytes: its length in use, once it can't.
+    /// Returns the length to which the ring can grow, in bytes. If it can't grow any more, this is
+    /// its length in use.
     ///
     /// # Errors
     /// As [`Control::ring_len`].
@@ -94,7 +96,7 @@ impl Control {
         Err(damaged_ring())
     }
 
-    /// The part of the ring that is in use.
+    /// Returns the part of the ring that is in use.
     ///
     /// # Errors
     /// As [`Control::ring_len`].
@@ -103,7 +105,7 @@ impl Control {
         let len = self.ring_len()? as usize;
         let base = self.ring_base()?;
         // SAFETY: as in `fixed`; the file was checked to hold the whole ring, and the blocks of the
-        // part in use were written before the word said so.
+        // part in use were written before the word was stored.
         let words = unsafe {
             let first = self.base().add(RING_AT).cast::<AtomicU64>();
             std::slice::from_raw_parts(first, len / 8)
@@ -111,7 +113,7 @@ impl Control {
         Ok(Ring::new(words, base.0))
     }
 
-    /// The first position that the ring has held.
+    /// Returns the first position that the ring has held.
     ///
     /// # Errors
     /// As [`Control::ring_len`].
@@ -124,7 +126,7 @@ impl Control {
 
     /// Doubles the ring until it reaches position `end` in its first lap. Returns the length in
     /// use. If the device or the process lacks what this takes, the ring keeps its length for good.
-    /// By the owner of the writer lock, see [`RingWords`](super::RingWords).
+    /// Called by the owner of the writer lock; see [`RingWords`](super::RingWords).
     ///
     /// # Errors
     /// As [`Control::ring_len`].
@@ -148,17 +150,17 @@ impl Control {
         Ok(target)
     }
 
-    /// Notes the arena's mapping, whose file the region's words are held against from now on.
+    /// Stores the arena's mapping. From now on the region's words are checked against its file.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the region counts more bytes of the arena than its file has.
     pub(crate) fn set_arena(&self, arena: Arc<Arena>) -> Result<()> {
         let _ = self.arena.set(arena);
-        // A damaged word is written anew by the next process that makes the arena grow.
+        // If the word is damaged, the next process that grows the arena writes it anew.
         self.arena_bytes().map_or(Ok(()), |backed| self.check_arena_file(backed))
     }
 
-    /// As [`Control::arena_bytes`], held against the length of the arena's file.
+    /// Returns [`Control::arena_bytes`], checked against the length of the arena's file.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the word is damaged, or counts more than the file has: a store there
@@ -175,7 +177,7 @@ impl Control {
         Ok(backed)
     }
 
-    /// An error if the arena's file is shorter than `backed` bytes. A number that fits its
+    /// Returns an error if the arena's file is shorter than `backed` bytes. A number that fits its
     /// complement may still be wrong.
     #[inline]
     fn check_arena_file(&self, backed: u64) -> Result<()> {
@@ -184,7 +186,7 @@ impl Control {
 
     #[cold]
     fn check_arena_file_anew(&self, backed: u64) -> Result<()> {
-        // Without the arena's mapping, its opening compares the lengths.
+        // If the arena is not mapped yet, opening it compares the lengths.
         let Some(arena) = self.arena.get() else { return Ok(()) };
         if !arena.reaches(backed)? {
             let what = format!("the region counts {backed} bytes of the arena, whose file is shorter; {REOPEN_REMEDY}");
@@ -194,9 +196,9 @@ impl Control {
         Ok(())
     }
 
-    /// An error unless this region's file has the byte before `end`, where the words say that its
-    /// part called `what` ends. `known` is the greatest end that this process has found to be
-    /// right.
+    /// Returns an error unless this region's file has the byte before `end`. According to the
+    /// words, the part called `what` ends there. `known` is the greatest end that this process has
+    /// checked.
     #[inline]
     pub(in crate::shared) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
         if end <= known.load(Ordering::Relaxed) { Ok(()) } else { self.check_own_file_anew(known, end, what) }
@@ -214,20 +216,20 @@ impl Control {
         Ok(())
     }
 
-    /// Bytes of the arena whose blocks are there; `None` if the word is damaged.
+    /// Returns how many bytes of the arena have blocks; `None` if the word is damaged.
     pub(crate) fn arena_bytes(&self) -> Option<u64> {
         let pieces = unchecked(self.fixed().arena_bytes.load(Ordering::Acquire))?;
         Some(u64::from(pieces) * limits::ARENA_SIZE_INITIAL)
     }
 
-    /// Says that the arena's blocks are there up to `bytes`, a size that [`limits::arena_size_for`]
-    /// gives. By the owner of the growth lock.
+    /// Publishes that the arena has blocks up to `bytes`, a size that [`limits::arena_size_for`]
+    /// returns. Called by the owner of the growth lock.
     pub(crate) fn set_arena_bytes(&self, bytes: u64) {
         let pieces = (bytes / limits::ARENA_SIZE_INITIAL) as u32;
         self.fixed().arena_bytes.store(checked(pieces), Ordering::Release);
     }
 
-    /// Records that the arena's file has `bytes` bytes, which the caller has found out from the
+    /// Records that the arena's file has `bytes` bytes, a length that the caller has read from the
     /// file itself.
     pub(crate) fn know_arena(&self, bytes: u64) {
         // Relaxed: the number leads to no other memory of this process, and the mapping is of the
@@ -235,7 +237,7 @@ impl Control {
         self.arena_known.fetch_max(bytes, Ordering::Relaxed);
     }
 
-    /// The image that `words`, copied from the region, describe.
+    /// Returns the image that `words`, copied from the region, describe.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the checksum does not match, or if the high-water mark lies beyond the
@@ -250,9 +252,9 @@ impl Control {
         Ok(image)
     }
 
-    /// An error if the arena's file is not known to have `used` bytes. Called after the words of an
-    /// image were copied: a writer backs pages with blocks before it publishes an image that counts
-    /// them.
+    /// Returns an error if the arena's file does not have `used` bytes. Called after the words of
+    /// an image were copied: a writer backs pages with blocks before it publishes an image that
+    /// counts them.
     #[cold]
     fn check_backed(&self, used: u64) -> Result<()> {
         // The copy of the words ends with an acquire fence, so this load finds what the image's

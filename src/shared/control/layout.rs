@@ -1,4 +1,4 @@
-//! The words of `control`: what stands where, and by which process it is written.
+//! The layout of the words of `control`, and which process writes each.
 
 use super::checkpoint::CheckpointWords;
 use super::clients::ClientEntry;
@@ -20,36 +20,36 @@ use crate::shared::readers::ReaderWords;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::AtomicU64;
 
-/// Where the region has numbers that lead to memory, each with its complement, by what they count:
-/// who damages a region for a test damages these above all.
+/// The offsets of the numbers of the region that lead to memory, each stored with its complement,
+/// with the name of what they count. For tests that damage a region.
 pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("arena-pieces", offset_of!(Fixed, arena_bytes) as u64),
     ("ring-length", (offset_of!(Fixed, ring) + offset_of!(RingWords, len)) as u64),
     ("ring-reach", (offset_of!(Fixed, ring) + offset_of!(RingWords, reach)) as u64),
     ("client-entries", offset_of!(Fixed, clients_ready) as u64),
-    // Of the second chunk: the first one is there for good.
+    // The word of the second chunk: the first chunk always exists.
     ("reader-chunk", (offset_of!(Fixed, readers) + offset_of!(ReaderWords, chunks) + 8) as u64),
 ];
 
-/// The same of the cells, for a test that forges them.
+/// The same numbers of the cells, for tests that forge them.
 pub const CHECKED_CELL_NUMBERS: &[(&str, u64)] = &[
     ("cell-entries", (offset_of!(Fixed, cells) + cells::CAPACITY_AT) as u64),
     ("cell-bodies", (offset_of!(Fixed, cells) + cells::BODIES_BACKED_AT) as u64),
 ];
 
-/// "untornC", and the version of this layout. These, and whose region it is, stand where they do in
-/// every version.
+/// "untornC", and the version of this layout. This word and [`RegionIdentity`] are at the same
+/// offsets in every version.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0c");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
-/// Commit slots; the slot of a transaction is its sequence number modulo this.
+/// The number of commit slots; the slot of a transaction is its sequence number modulo this.
 pub(crate) const SLOTS: usize = 64;
-/// Reader slots of a chunk: the table grows by this.
+/// The number of reader slots of a chunk: the table grows by this.
 pub const READER_CHUNK: usize = 1024;
 
 pub(crate) const CHUNK_BYTES: u64 = (READER_CHUNK * size_of::<ReaderSlot<Native>>()) as u64;
 
-/// Keeps neighbours out of each other's cache line.
+/// Keeps neighbours on separate cache lines.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(crate) struct CacheLine<T>(pub(crate) T);
@@ -61,37 +61,37 @@ impl<T> std::ops::Deref for CacheLine<T> {
     }
 }
 
-/// Who and what this region belongs to; written once, before the file gets its name.
+/// The store, the boot and the file that this region belongs to; written once, before the file gets
+/// its name.
 #[repr(C)]
 pub(crate) struct RegionIdentity {
     pub(super) magic: AtomicU64,
     pub(super) store_id: [AtomicU64; 2],
     pub(super) boot_id: [AtomicU64; 2],
-    /// The file's own inode and device: a copied one has others.
+    /// The inode and device of the file itself: a copy of the file has others.
     pub(super) inode: AtomicU64,
     pub(super) device: AtomicU64,
     pub(super) page_size: AtomicU64,
     pub(super) max_size: AtomicU64,
     pub(super) ring_size: AtomicU64,
     pub(super) segment_size: AtomicU64,
-    /// Names the life of the store that this region belongs to: the headers of the log's segments
-    /// repeat it.
+    /// The random number of this region; the headers of the log's segments repeat it.
     pub(super) region: AtomicU64,
 }
 
-/// Where the region says which inode it is, and then on which device: who copies one for a test
-/// makes it the copy's own.
+/// The offset of the region's inode, which its device follows. A test that copies a region stores
+/// those of the copy.
 pub const REGION_INODE_AT: u64 = (offset_of!(Fixed, identity) + offset_of!(RegionIdentity, inode)) as u64;
 
-/// Where the region counts the rounds of the flush thread, for a test that looks whether it rests.
+/// The offset of the flush thread's heartbeat, for a test that checks whether the thread rests.
 pub const HEARTBEAT_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, heartbeat)) as u64;
 
-/// Up to where the region says that the log is to be flushed at once, for a test that looks whether
-/// a waiter asked.
+/// The offset of the position up to which a flush is requested, for a test that checks whether a
+/// waiter requested one.
 pub const FLUSH_REQUEST_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(LoggerWords, flush_request)) as u64;
 
-/// Where the region has the images of commits: the slots of the newest transactions, and then those
-/// of durable ones. A test forges them.
+/// The offsets of the images of commits: the slots of the newest transactions, and those of durable
+/// ones. A test forges them.
 pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fixed, durable_slots) as u64];
 
 /// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up
@@ -104,9 +104,9 @@ pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fix
 /// | zeros are written over the range that is added | nothing has changed; the next writer writes them again |
 /// | `len` is stored | done |
 ///
-/// If that fails, `reach` becomes `len` for good, before any record wraps around: a ring that has
-/// begun a second lap never grows. The flush thread reads `len` after a tail that it acquired, so
-/// `len` covers every record below that tail.
+/// If growing fails, `reach` becomes `len` for good, before any record wraps around: a ring that
+/// has begun a second lap never grows. The flush thread reads `len` after a tail that it acquired,
+/// so `len` covers every record below that tail.
 #[repr(C)]
 pub(crate) struct RingWords {
     /// The length in use, in pages of 4,096 bytes: a [`checked`] number.
@@ -118,23 +118,23 @@ pub(crate) struct RingWords {
     pub(super) base_check: AtomicU64,
 }
 
-/// The incarnation of the transactions to come. All are [`checked`] numbers, and none changes but
-/// to the current one.
+/// The incarnation of the next transactions. All are [`checked`] numbers, and each changes only to
+/// the current incarnation.
 #[repr(C)]
 pub(crate) struct IncarnationWords {
     /// Stored by recovery, before any process can join.
     pub(super) current: AtomicU64,
-    /// The current one once the log states durably that it is used; stored by the logger.
+    /// The current incarnation, once the log states durably that it is used; stored by the logger.
     pub(super) stated: AtomicU64,
-    /// The current one once a process wants that; stored by any.
+    /// The current incarnation, once a process requests that; stored by any process.
     pub(super) wanted: AtomicU64,
 }
 
-/// Everything of fixed size.
+/// The part of fixed size.
 #[repr(C)]
 pub(crate) struct Fixed {
     pub(crate) identity: CacheLine<RegionIdentity>,
-    /// THE word: the id of the newest visible transaction. Storing it is the publication.
+    /// The id of the newest visible transaction. Storing it is the publication of a commit.
     pub(in crate::shared) committed: CacheLine<AtomicU64>,
     pub(crate) writer: CacheLine<LockWord>,
     pub(crate) growth: CacheLine<LockWord>,
@@ -146,27 +146,27 @@ pub(crate) struct Fixed {
     pub(crate) logger: CacheLine<LoggerWords>,
     pub(crate) checkpoint: CacheLine<CheckpointWords>,
     pub(crate) feed: CacheLine<FeedWords>,
-    /// How much of the arena has been written with zeros, in units of
-    /// [`limits::ARENA_SIZE_INITIAL`]: its blocks are there. A [`checked`] number.
+    /// How much of the arena has blocks, since zeros were written to it, in units of
+    /// [`limits::ARENA_SIZE_INITIAL`]. A [`checked`] number.
     pub(super) arena_bytes: CacheLine<AtomicU64>,
-    /// Entries of the client table whose blocks are there. A [`checked`] number.
+    /// The number of entries of the client table that have blocks. A [`checked`] number.
     pub(super) clients_ready: CacheLine<AtomicU64>,
-    /// What tells where reader slots are, and which are used.
+    /// The words that locate the reader slots and record which are used.
     pub(crate) readers: ReaderWords,
     pub(crate) counters: CacheLine<Counters>,
     pub(crate) cells: CellsHead,
     /// Transactions that the logger pins for durable readers.
     pub(crate) logger_pins: LoggerPins<Native>,
     pub(super) slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; SLOTS]>,
-    /// Copies of the images of durable transactions, in the places of the logger's pins.
+    /// Copies of the images of durable transactions, at the indices of the logger's pins.
     pub(super) durable_slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; 2]>,
-    /// How long things take.
+    /// Histograms of latencies.
     pub(crate) latencies: Latencies,
 }
 
-/// Offset of the client table.
+/// The offset of the client table.
 pub(crate) const CLIENTS_AT: usize = size_of::<Fixed>().next_multiple_of(4096);
-/// Offset of the ring.
+/// The offset of the ring.
 pub(crate) const RING_AT: usize = CLIENTS_AT + limits::CLIENTS_MAX * size_of::<ClientEntry>();
 
 /// The client table grows by this many entries: a page.
@@ -185,8 +185,8 @@ const _: () = {
     assert!((READER_CHUNK * size_of::<ReaderSlot<Native>>()).is_multiple_of(4096));
 };
 
-/// A number that leads to memory, with its complement in the upper half: where a file's blocks end
-/// must not be a flipped bit's word.
+/// Returns a number that leads to memory, with its complement in the upper half, so that a flipped
+/// bit is detected.
 pub(crate) fn checked(number: u32) -> u64 {
     u64::from(number) | u64::from(!number) << 32
 }

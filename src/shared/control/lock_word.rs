@@ -7,14 +7,14 @@ use crate::shared::protocols::lock::{Acquired, ClientIdBits, CommitClass, EventC
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// A lock, and its holder, for people to read.
+/// A lock, and its last recorded holder, for display.
 #[repr(C)]
 pub(crate) struct LockWord {
     word: AtomicU64,
     holder_since_ns: AtomicU64,
     event: AtomicU32,
     holder_pid: AtomicU32,
-    /// Of the writer lock.
+    /// The urgent waiters; used by the writer lock only.
     urgent: lock::Urgent<Native>,
 }
 
@@ -24,10 +24,10 @@ impl LockWord {
         EventCounts::two(&self.urgent, &self.event)
     }
 
-    /// Acquires the lock if that takes no wait. `class` is asked only if the lock is not free.
+    /// Acquires the lock if that takes no wait. `class` is called only if the lock is not free.
     #[inline]
     pub(crate) fn try_acquire(&self, class: &dyn Fn() -> CommitClass, me: ClientIdBits) -> bool {
-        // Nearly always free, and then nobody's class matters.
+        // The lock is nearly always free, and then the class does not matter.
         lock::try_acquire::<Native>(&self.word, me).is_ok()
             || lock::try_acquire_as::<Native>(&self.word, class(), me).is_ok()
     }
@@ -43,14 +43,14 @@ impl LockWord {
         lock::acquire_as::<Native>(&self.word, &self.events(), class, me, is_alive, deadline)
     }
 
-    /// By the owner: releases the lock, and wakes the next waiter.
+    /// Releases the lock, and wakes the next waiter. Called by the owner.
     #[inline]
     pub(crate) fn release(&self, me: ClientIdBits) {
         lock::release_and_wake_next::<Native>(&self.word, &self.events(), me);
     }
 
-    /// By the owner: leaves the lock reserved for an urgent waiter; see
-    /// [`lock::release_to_urgent`].
+    /// Leaves the lock reserved for an urgent waiter; see [`lock::release_to_urgent`]. Called by
+    /// the owner.
     pub(crate) fn release_to_urgent(&self, me: ClientIdBits) -> Option<Reservation> {
         lock::release_to_urgent::<Native>(&self.word, &self.events(), me)
     }
@@ -60,7 +60,7 @@ impl LockWord {
         lock::take_back::<Native>(&self.word, &self.events(), reservation);
     }
 
-    /// The owner.
+    /// Returns the owner.
     #[inline]
     pub(crate) fn owner(&self) -> Option<Owner> {
         lock::owner::<Native>(&self.word)
@@ -76,20 +76,20 @@ impl LockWord {
         lock::wake_all::<Native>(&self.event);
     }
 
-    /// By the owner: records itself, for people to read.
+    /// Records the owner, for display. Called by the owner.
     #[inline]
     pub(crate) fn set_holder(&self, pid: u32, now_ns: u64) {
         self.holder_pid.store(pid, Ordering::Relaxed);
         self.holder_since_ns.store(now_ns, Ordering::Relaxed);
     }
 
-    /// The process id of the last owner that has recorded itself. An owner that died before it
-    /// could leaves that of the owner before.
+    /// Returns the process id of the last owner that recorded itself. If an owner died before that,
+    /// this is the id of the previous one.
     pub(crate) fn holder_pid(&self) -> u32 {
         self.holder_pid.load(Ordering::Relaxed)
     }
 
-    /// When the last owner has recorded itself, on its monotonic clock.
+    /// Returns when the last owner recorded itself, on that owner's monotonic clock.
     #[inline]
     pub(crate) fn holder_since_ns(&self) -> u64 {
         self.holder_since_ns.load(Ordering::Relaxed)

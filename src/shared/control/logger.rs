@@ -1,5 +1,5 @@
 //! The words between the clients and the logger: requests, the sleep of the logger's threads, its
-//! settings, and its life.
+//! settings, and its life cycle.
 
 use super::Event;
 use super::state::Poison;
@@ -12,43 +12,43 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::{Lsn, Retention};
 
-/// What clients request of the logger, and what it reports.
+/// The requests of clients to the logger, and its reports.
 #[repr(C)]
 pub(crate) struct LoggerWords {
     /// The flush thread waits here.
     pub(crate) flusher: Event,
-    /// The flush thread is to be woken when the log's tail has come here; see
+    /// The log's tail from which on the flush thread is woken; see
     /// [`crate::shared::protocols::event_count::notify_from`].
     wake_from: AtomicU64,
-    /// The flush thread is to be woken for a commit that is so urgent; see
+    /// The urgency from which on the flush thread is woken for a commit; see
     /// [`crate::shared::protocols::deadline`].
     wake_urgency: AtomicU64,
     /// The background, the checkpoint and the main thread wait here.
     pub(crate) background: Event,
-    /// The log is to be flushed up to here at once.
+    /// The position up to which an immediate flush is requested.
     pub(super) flush_request: AtomicU64,
-    /// A checkpoint of at least this transaction is requested.
+    /// The transaction that a requested checkpoint must cover.
     checkpoint_request: AtomicU64,
-    /// Not 0: the logger is to exit.
+    /// Not 0 if the logger is to exit.
     stop: AtomicU32,
     pid: AtomicU32,
     pub(crate) settings: Settings,
-    /// Counts the processes that found the disk full and request what is kept, and up to which of
-    /// them that was done.
+    /// The number of requests to free kept log space by processes that found the disk full, and the
+    /// newest request that was served.
     yield_request: AtomicU64,
     yielded: AtomicU64,
-    /// Blocks that a waiting writer needs to be granted.
+    /// The log blocks that a waiting writer needs to be granted.
     log_request: AtomicU64,
     /// The number of the segment that was started last; stored after its header is durable.
     segment: AtomicU64,
-    /// Counts the flush thread's rounds: a living logger that doesn't move it is stalled.
+    /// Counts the flush thread's rounds. A living logger that does not advance it is stalled.
     pub(super) heartbeat: AtomicU64,
     /// When the logger started, on the monotonic clock.
     started_ns: AtomicU64,
-    /// On the monotonic clock, a time such that what is visible now and not durable is younger, or
-    /// not much older: see [`Stats::lag_ns`](crate::Stats::lag_ns).
+    /// A time on the monotonic clock such that every visible commit that is not durable is younger,
+    /// or not much older: see [`Stats::lag_ns`](crate::Stats::lag_ns).
     durable_as_of_ns: AtomicU64,
-    /// Counts the times that the log could not grow, and the error number of the last one.
+    /// The number of times that the log could not grow, and the error number of the last one.
     log_failures: AtomicU32,
     log_errno: AtomicU32,
     /// Sticky: see [`Poison`].
@@ -57,8 +57,8 @@ pub(crate) struct LoggerWords {
     poison_errno: AtomicU32,
 }
 
-/// How the flush thread sleeps: until the log's tail has come to `tail`, or a commit of `urgency`
-/// was announced, or `timeout` has passed.
+/// The conditions that end a sleep of the flush thread: the log's tail has reached `tail`, a commit
+/// of `urgency` was announced, or `timeout` has passed.
 pub(crate) struct FlusherSleep<'a> {
     pub(crate) tail: u64,
     /// Returns the present tail of the log.
@@ -71,8 +71,8 @@ pub(crate) struct FlusherSleep<'a> {
 
 /// The sleep of the flush thread.
 impl LoggerWords {
-    /// Wakes the flush thread if it sleeps and waits for the log's tail to come to `tail`, which
-    /// was stored fenced.
+    /// Wakes the flush thread if it sleeps until the log's tail reaches `tail`, which was stored
+    /// fenced.
     #[inline]
     pub(crate) fn wake_flusher_at(&self, tail: Lsn) {
         event_count::notify_from::<Native>(&self.flusher.0, &self.wake_from, tail.0);
@@ -85,9 +85,9 @@ impl LoggerWords {
         event_count::notify_from::<Native>(&self.flusher.0, &self.wake_urgency, deadline::urgency(deadline_ns));
     }
 
-    /// By the flush thread, which has taken `key` from `flusher`: sleeps unless what it waits for
-    /// has come. It announces both thresholds fenced and then checks both conditions; a writer
-    /// stores its news fenced and then checks the thresholds.
+    /// Sleeps, unless one of the conditions holds already. Called by the flush thread, which has
+    /// taken `key` from `flusher`. It announces both thresholds fenced and then checks both
+    /// conditions; a writer stores its change fenced and then checks the thresholds.
     pub(crate) fn sleep(&self, key: u32, sleep: &FlusherSleep<'_>) -> Woken {
         let thresholds = [
             Threshold { word: &self.wake_from, at_least: sleep.tail, current: sleep.current_tail },
@@ -97,26 +97,26 @@ impl LoggerWords {
     }
 }
 
-/// Requests. Each is sequentially consistent, so that a notification may follow it, and so that the
-/// logger's thread sees it which prepares its wait and then checks the request.
+/// Requests. Each is stored sequentially consistent, so that a notification may follow it, and so
+/// that a thread of the logger that prepares its wait and then checks the request sees it.
 impl LoggerWords {
     /// Requests a flush up to `lsn`, at once. The caller then wakes the flush thread.
     pub(crate) fn request_flush(&self, lsn: Lsn) {
         self.flush_request.fetch_max(lsn.0, Ordering::SeqCst);
     }
 
-    /// The position up to which a flush is requested.
+    /// Returns the position up to which a flush is requested.
     pub(crate) fn requested_flush(&self) -> Lsn {
         Lsn(self.flush_request.load(Ordering::SeqCst))
     }
 
-    /// Requests a checkpoint that covers `txn`, and wakes the background.
+    /// Requests a checkpoint that covers `txn`, and wakes the background thread.
     pub(crate) fn request_checkpoint(&self, txn: TxnId) {
         self.checkpoint_request.fetch_max(txn.as_u64(), Ordering::SeqCst);
         self.background.notify();
     }
 
-    /// The transaction that a checkpoint is requested of.
+    /// Returns the transaction that a requested checkpoint must cover.
     pub(crate) fn requested_checkpoint(&self) -> TxnId {
         TxnId::from_u64(self.checkpoint_request.load(Ordering::SeqCst))
     }
@@ -127,56 +127,56 @@ impl LoggerWords {
         self.background.notify_always();
     }
 
-    /// Whether the logger is to exit.
+    /// Returns whether the logger is to exit.
     pub(crate) fn is_stop_requested(&self) -> bool {
         self.stop.load(Ordering::Acquire) != 0
     }
 
     /// Requests log space that is kept for followers; returns the number of the request. The caller
-    /// then wakes the background.
+    /// then wakes the background thread.
     pub(crate) fn request_yield(&self) -> u64 {
         self.yield_request.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Whether the background has served this request.
+    /// Returns whether the background thread has served this request.
     pub(crate) fn has_yielded(&self, request: u64) -> bool {
         self.yielded.load(Ordering::SeqCst) >= request
     }
 
-    /// By the background: the newest request for log space that it has not served.
+    /// Returns the newest request for log space that the background thread has not served.
     pub(crate) fn yield_to_serve(&self) -> Option<u64> {
         let requested = self.yield_request.load(Ordering::SeqCst);
         (requested != self.yielded.load(Ordering::SeqCst)).then_some(requested)
     }
 
-    /// By the background: all requests up to this one are served.
+    /// Records that the background thread has served all requests up to this one.
     pub(crate) fn set_yielded(&self, request: u64) {
         self.yielded.store(request, Ordering::SeqCst);
     }
 
-    /// By the owner of the writer lock: requests a credit of `blocks`, and wakes the threads that
-    /// flush the log and make its segments. The owner then waits for the credit.
+    /// Requests a credit of `blocks`, and wakes the threads that flush the log and make its
+    /// segments. Called by the owner of the writer lock, which then waits for the credit.
     pub(crate) fn request_credit(&self, blocks: u64) {
         self.log_request.store_fenced(blocks);
         self.flusher.notify();
         self.background.notify();
     }
 
-    /// Ends the request for a credit: a large one that was refused must not go on asking for files
-    /// and checkpoints.
+    /// Ends the request for a credit, so that a large request that was refused does not keep
+    /// requesting files and checkpoints.
     pub(crate) fn end_credit_request(&self) {
         self.log_request.store(0, Ordering::SeqCst);
     }
 
-    /// The credit that a writer needs.
+    /// Returns the credit that a writer needs.
     pub(crate) fn requested_credit(&self) -> u64 {
         self.log_request.load(Ordering::SeqCst)
     }
 }
 
-/// What the logger reports.
+/// Reports of the logger.
 impl LoggerWords {
-    /// Records a logger that starts, and clears a stop request that its predecessor got.
+    /// Records a logger that starts, and clears a stop request to the previous logger.
     pub(crate) fn enter(&self, pid: u32, now_ns: u64) {
         self.pid.store(pid, Ordering::Relaxed);
         self.started_ns.store(now_ns, Ordering::Relaxed);
@@ -188,32 +188,32 @@ impl LoggerWords {
         self.pid.store(0, Ordering::Relaxed);
     }
 
-    /// The logger's process id, for people to read; 0 if it has exited in order.
+    /// Returns the logger's process id, for display; 0 if it has exited in order.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// When the logger started, on the monotonic clock.
+    /// Returns when the logger started, on the monotonic clock.
     pub(crate) fn started_ns(&self) -> u64 {
         self.started_ns.load(Ordering::Relaxed)
     }
 
-    /// By the flush thread: it begins a round.
+    /// Advances the heartbeat. Called by the flush thread when it begins a round.
     pub(crate) fn beat(&self) {
         self.heartbeat.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number of rounds of the flush thread.
+    /// Returns the number of rounds of the flush thread.
     pub(crate) fn heartbeat(&self) -> u64 {
         self.heartbeat.load(Ordering::Relaxed)
     }
 
-    /// Publishes, for figures, how old a commit can be that is not durable.
+    /// Publishes, for figures, the time that bounds the age of commits that are not durable.
     pub(crate) fn set_durable_as_of(&self, ns: u64) {
         self.durable_as_of_ns.store(ns, Ordering::Relaxed);
     }
 
-    /// See [`LoggerWords::set_durable_as_of`].
+    /// Returns the time of [`LoggerWords::set_durable_as_of`].
     pub(crate) fn durable_as_of_ns(&self) -> u64 {
         self.durable_as_of_ns.load(Ordering::Relaxed)
     }
@@ -224,7 +224,7 @@ impl LoggerWords {
         self.segment.store(number, Ordering::Release);
     }
 
-    /// The number of the segment that was started last. Only a process that holds the
+    /// Returns the number of the segment that was started last. Only a process that holds the
     /// initialisation lock compares it with the log.
     pub(super) fn segment(&self) -> u64 {
         self.segment.load(Ordering::Relaxed)
@@ -235,35 +235,36 @@ impl LoggerWords {
         self.segment.store(number, Ordering::Relaxed);
     }
 
-    /// By the background: records that the log could not grow. The caller then wakes the waiters
-    /// for the log.
+    /// Records that the log could not grow. Called by the background thread, which then wakes the
+    /// waiters for the log.
     pub(crate) fn note_log_failure(&self, errno: i32) {
         self.log_errno.store(errno as u32, Ordering::Relaxed);
         self.log_failures.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The number of times that the log could not grow: a waiter compares it before and after.
+    /// Returns the number of times that the log could not grow: a waiter compares it before and
+    /// after.
     pub(crate) fn log_failures(&self) -> u32 {
         self.log_failures.load(Ordering::SeqCst)
     }
 
-    /// The error number of the last failure that [`LoggerWords::log_failures`] counts.
+    /// Returns the error number of the last failure that [`LoggerWords::log_failures`] counts.
     pub(crate) fn log_errno(&self) -> i32 {
         self.log_errno.load(Ordering::Relaxed) as i32
     }
 
-    /// The mark after which the store takes no writes: a [`Poison`], or 0.
+    /// Returns the mark after which the store takes no writes: a [`Poison`], or 0.
     pub(super) fn poison(&self) -> u32 {
         self.poison.load(Ordering::Acquire)
     }
 
-    /// The error number behind the mark, for the message.
+    /// Returns the error number behind the mark, for the message.
     pub(super) fn poison_errno(&self) -> i32 {
         self.poison_errno.load(Ordering::Relaxed) as i32
     }
 
     /// Sets the mark. The log's mark replaces others, and is never replaced, since the waiters for
-    /// the log go by it. Returns whether the mark is new. The caller then wakes all waiters.
+    /// the log rely on it. Returns whether the mark is new. The caller then wakes all waiters.
     pub(crate) fn set_poison(&self, poison: Poison, errno: i32) -> bool {
         let marks = |now: u32| now == 0 || poison == Poison::Log;
         let replace = |now| marks(now).then_some(poison as u32);
@@ -275,15 +276,15 @@ impl LoggerWords {
     }
 }
 
-/// What clients set for the logger.
+/// The settings of the logger, which clients store.
 #[repr(C)]
 pub(crate) struct Settings {
-    /// Kind of flush policy and its argument.
+    /// The kind of flush policy and its argument.
     policy: AtomicU64,
     policy_argument: AtomicU64,
     idle_ms: AtomicU64,
     checkpoint_bytes: AtomicU64,
-    /// What of the log is kept for followers.
+    /// How much of the log is kept for followers.
     retain_bytes: AtomicU64,
     retain_ms: AtomicU64,
 }
@@ -296,23 +297,23 @@ impl Settings {
         self.policy.store_fenced(kind);
     }
 
-    /// The kind of flush policy and its argument.
+    /// Returns the kind of flush policy and its argument.
     pub(crate) fn policy(&self) -> (u64, u64) {
         let kind = self.policy.load(Ordering::Acquire);
         (kind, self.policy_argument.load(Ordering::Acquire))
     }
 
-    /// The kind alone.
+    /// Returns the kind of flush policy alone.
     pub(crate) fn policy_kind(&self) -> u64 {
         self.policy.load(Ordering::Relaxed)
     }
 
-    /// Sets how long the logger stays without clients.
+    /// Sets how long the logger runs without clients.
     pub(crate) fn set_idle(&self, idle: Duration) {
         self.idle_ms.store((idle.as_millis() as u64).max(1), Ordering::Release);
     }
 
-    /// How long the logger stays without clients.
+    /// Returns how long the logger runs without clients.
     pub(crate) fn idle(&self) -> Duration {
         Duration::from_millis(self.idle_ms.load(Ordering::Acquire))
     }
@@ -322,19 +323,19 @@ impl Settings {
         self.checkpoint_bytes.store(bytes.max(1), Ordering::Release);
     }
 
-    /// The log volume between checkpoints.
+    /// Returns the log volume between checkpoints.
     pub(crate) fn checkpoint_bytes(&self) -> u64 {
         self.checkpoint_bytes.load(Ordering::Acquire)
     }
 
-    /// Sets what of the log is kept for followers.
+    /// Sets how much of the log is kept for followers.
     pub(crate) fn set_retention(&self, retention: Retention) {
         let ms = u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX);
         self.retain_bytes.store(retention.bytes, Ordering::Release);
         self.retain_ms.store(ms, Ordering::Release);
     }
 
-    /// What of the log is kept for followers.
+    /// Returns how much of the log is kept for followers.
     pub(crate) fn retention(&self) -> Retention {
         let age = Duration::from_millis(self.retain_ms.load(Ordering::Acquire));
         Retention { bytes: self.retain_bytes.load(Ordering::Acquire), age }

@@ -6,27 +6,28 @@ use crate::shared::protocols::atomic::Word64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use untorn_wal::Lsn;
 
-/// How far frames are published, and what they are charged.
+/// How far frames are published, and how many log blocks they are charged.
 #[repr(C)]
 pub(crate) struct StreamWords {
-    /// End of the readable frames; only grows, stored before they are readable.
+    /// End of the readable frames. It only grows, and is stored before the frames are readable.
     tail: AtomicU64,
-    /// Log blocks charged up to `tail` or beyond. The next owner of the lock continues from here.
+    /// Log blocks charged up to `tail` or a later position. The next owner of the lock continues
+    /// from here.
     reserved_blocks: AtomicU64,
-    /// Log blocks charged up to `tail` or to a place before it. The logger grants by this.
+    /// Log blocks charged up to `tail` or an earlier position. The logger grants by this.
     reserved_below: AtomicU64,
-    /// Above all numbers that keyspaces were given, those of transactions that rolled back
-    /// included.
+    /// Above all numbers that keyspaces were given, including those of transactions that rolled
+    /// back.
     next_keyspace: AtomicU64,
 }
 
 impl StreamWords {
-    /// By recovery: the stream begins at `lsn`. No other process has mapped the region.
+    /// Begins the stream at `lsn`. Called by recovery; no other process has mapped the region.
     pub(super) fn begin_at(&self, lsn: Lsn) {
         self.tail.store(lsn.0, Ordering::Relaxed);
     }
 
-    /// By recovery: the log ends at `lsn`.
+    /// Records that the log ends at `lsn`. Called by recovery.
     pub(crate) fn set_tail(&self, lsn: Lsn) {
         self.tail.store(lsn.0, Ordering::Release);
     }
@@ -38,45 +39,46 @@ impl StreamWords {
     /// |---|---|
     /// | the charge is stored for the next owner | the next owner charges no less than is used |
     /// | the tail is stored | the logger grants too little until the next publication |
-    /// | the charge is stored for the logger, which counts what lies below the tail as used up | done |
+    /// | the charge is stored for the logger, which counts everything below the tail as used | done |
     pub(crate) fn append(&self, tail: Lsn, reserved_blocks: u64) {
         self.reserved_blocks.store(reserved_blocks, Ordering::Release);
         self.tail.store_fenced(tail.0);
         self.reserved_below.store(reserved_blocks, Ordering::Release);
     }
 
-    /// The end of the published frames.
+    /// Returns the end of the published frames.
     #[inline]
     pub(crate) fn tail(&self) -> Lsn {
         Lsn(self.tail.load(Ordering::Acquire))
     }
 
-    /// As [`StreamWords::tail`], by a thread that prepares its wait for it, or that has got a
-    /// request. Sequentially consistent: the second half of Dekker's idiom, of which
+    /// Returns [`StreamWords::tail`] to a thread that has prepared its wait for it, or that has
+    /// received a request. Sequentially consistent: the second half of Dekker's idiom, of which
     /// [`StreamWords::append`] is the first.
     pub(crate) fn tail_by_waiter(&self) -> Lsn {
         Lsn(self.tail.load(Ordering::SeqCst))
     }
 
-    /// By the next owner of the writer lock: the end of the published frames, and what is charged
-    /// up to there or beyond.
+    /// Returns the end of the published frames, and the blocks charged up to there or beyond.
+    /// Called by the next owner of the writer lock.
     #[inline]
     pub(crate) fn tail_and_reserved(&self) -> (Lsn, u64) {
         let tail = self.tail();
         (tail, self.reserved_blocks.load(Ordering::Acquire))
     }
 
-    /// By the flush thread: what is charged up to the tail or to a place before it, and the tail.
-    /// The charge is read first: if a stream moves in between, too little is granted, which the
-    /// next round mends.
+    /// Returns the blocks charged up to the tail or an earlier position, and the tail. Called by
+    /// the flush thread. The charge is read first: if a stream moves in between, too little is
+    /// granted, which the next round corrects.
     pub(crate) fn reserved_and_tail(&self) -> (u64, Lsn) {
         let reserved_blocks = self.reserved_below.load(Ordering::Acquire);
         (reserved_blocks, self.tail())
     }
 
-    /// By the owner of the writer lock: a number for a keyspace, at least `least`, that no other
-    /// keyspace has been given. It is not given again after a roll-back: handles that were made
-    /// there must not lead elsewhere. `None` if no number is left.
+    /// Returns a number for a keyspace, at least `least`, that no other keyspace has been given.
+    /// Called by the owner of the writer lock. The number is not given again after a roll-back,
+    /// since a handle from the rolled-back transaction must not lead to another keyspace. Returns
+    /// `None` if no number is left.
     pub(crate) fn take_keyspace_number(&self, least: u64) -> Option<KeyspaceId> {
         let number = least.max(self.next_keyspace.load(Ordering::Relaxed));
         self.next_keyspace.store(number.checked_add(1)?, Ordering::Relaxed);

@@ -27,7 +27,8 @@ pub(super) fn open_file(directory: impl AsFd, name: &str, write: bool) -> Result
     Ok((file, LockFileId::of(&stat)))
 }
 
-/// How a byte is locked: by one open file alone, or by several, which need not be open for writing.
+/// How a byte is locked: by one open file alone, or shared by several, which need not be open for
+/// writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ByteLockMode {
     Alone,
@@ -45,7 +46,8 @@ fn byte_lock(mode: ByteLockMode, offset: u64, len: u64) -> libc::flock {
     }
 }
 
-/// Tries to lock one byte of the file `name` for the open file. False if another one has it.
+/// Tries to lock one byte of the file `name` for the open file. Returns false if another open file
+/// holds it.
 pub(super) fn try_lock_byte(file: &impl AsRawFd, name: &str, mode: ByteLockMode, offset: u64) -> Result<bool> {
     let lock = byte_lock(mode, offset, 1);
     // SAFETY: the descriptor is open and `lock` is a valid structure that the call only reads.
@@ -59,8 +61,8 @@ pub(super) fn try_lock_byte(file: &impl AsRawFd, name: &str, mode: ByteLockMode,
     }
 }
 
-/// Opens `lock` and locks a random byte in `offsets`, for no claim. `None` if another open file has
-/// it.
+/// Opens `lock` and locks a random byte in `offsets`, without a claim. Returns `None` if another
+/// open file holds the byte.
 pub(crate) fn lock_some_byte(directory: impl AsFd, offsets: &Range<u64>) -> Result<Option<(Private, u64)>> {
     let at = random_in(offsets)?;
     // A position that every file system allows.
@@ -72,7 +74,8 @@ pub(crate) fn lock_some_byte(directory: impl AsFd, offsets: &Range<u64>) -> Resu
     Ok(kept.map(|file| (file, at)))
 }
 
-/// Moves the lock of one byte of `lock` to another: at each instant one of them is locked.
+/// Moves the lock of one byte of `lock` to another byte. At each instant at least one of them is
+/// locked.
 pub(crate) fn move_lock(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<()> {
     if !try_lock_byte(&file, LOCK_FILE, ByteLockMode::Alone, to)? {
         return Ok(());
@@ -85,8 +88,8 @@ pub(crate) fn move_lock(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<()> 
     Err(Error::io(format!("unlocking byte {from} of {LOCK_FILE}"))(std::io::Error::last_os_error()))
 }
 
-/// The first locked byte in `offsets` of the file `name`, as an open file sees it that holds no
-/// locks.
+/// Returns the first locked byte in `offsets` of the file `name`, queried through an open file that
+/// holds no locks.
 pub(super) fn first_held(file: impl AsFd, name: &str, offsets: Range<u64>) -> Result<Option<u64>> {
     // Offsets of files end at 2^63 - 1, and a length of 0 would mean all the rest.
     let end = offsets.end.min(i64::MAX as u64);
@@ -104,7 +107,7 @@ pub(super) fn first_held(file: impl AsFd, name: &str, offsets: Range<u64>) -> Re
     Ok(Some((lock.l_start as u64).max(offsets.start)))
 }
 
-/// A random number in `range`, whose end is a power of two, or one less.
+/// Returns a random number in `range`, whose end is a power of two, or one less.
 pub(super) fn random_in(range: &Range<u64>) -> Result<u64> {
     loop {
         let mut bytes = [0; 8];
@@ -115,7 +118,7 @@ pub(super) fn random_in(range: &Range<u64>) -> Result<u64> {
             Err(errno) => return Err(Error::sys("getting random bytes")(errno)),
         }
         let number = u64::from_le_bytes(bytes) % range.end;
-        // Rejects zero, the fixed offsets, and what an interrupted call left unfilled.
+        // Rejects zero, the fixed offsets, and the bytes that an interrupted call left unfilled.
         if range.contains(&number) {
             return Ok(number);
         }

@@ -1,4 +1,4 @@
-//! Claims: locked bytes that this process holds, and what keeps their open file.
+//! Claims: locked bytes that this process holds, and the objects that keep their open files open.
 #![allow(unsafe_code)]
 
 use super::byte_lock::{ByteLockMode, first_held, open_file, random_in, try_lock_byte};
@@ -25,14 +25,14 @@ pub(crate) struct Claim {
     file_id: LockFileId,
 }
 
-/// What keeps the open file whose locks a claim consists of.
+/// The object that keeps a claim's open file open.
 #[derive(Debug)]
 enum ClaimHolder {
     Mapping {
-        /// Dropped with the claim, and used for nothing else.
+        /// Only held, and dropped with the claim.
         _page: MappedPage,
     },
-    /// Only where a mapping does not do it.
+    /// Used only if a mapping does not keep the lock.
     Descriptor(Private),
 }
 
@@ -50,17 +50,17 @@ unsafe impl Send for MappedPage {}
 unsafe impl Sync for MappedPage {}
 
 impl MappedPage {
-    /// Maps the first page of `file`, called `name` in errors. Inside of `without_forks`.
+    /// Maps the first page of `file`, called `name` in errors. Called within `without_forks`.
     fn new(file: &OwnedFd, name: &str, fork_guard: ForkGuard) -> Result<MappedPage> {
         let page_size = rustix::param::page_size();
         // SAFETY: a new mapping at an address of the kernel's choice. It has no access rights, so
-        // that the file's being empty doesn't matter.
+        // it does not matter that the file is empty.
         let page =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), page_size, ProtFlags::empty(), MapFlags::SHARED, file, 0) }
                 .map_err(|errno| mapping::refused(name, 0, page_size as u64, errno))?;
         let mapped = MappedPage { page, page_size, fork_guard };
         for advice in [Advice::LinuxDontFork, Advice::LinuxDontDump] {
-            // SAFETY: the page was mapped just now and nothing refers to it.
+            // SAFETY: the page was just mapped and nothing refers to it.
             unsafe { rustix::mm::madvise(page, page_size, advice) }
                 .map_err(Error::sys(format!("keeping {name} from children")))?;
         }
@@ -70,7 +70,7 @@ impl MappedPage {
 
 impl Drop for MappedPage {
     fn drop(&mut self) {
-        // A child has no such mapping, and may have something else at its address.
+        // A forked child does not have this mapping, and may have another one at its address.
         if !self.fork_guard.is_child() {
             // SAFETY: this process mapped the page, refers to it nowhere else, and unmaps it once.
             let unmapped = unsafe { rustix::mm::munmap(self.page, self.page_size) };
@@ -80,7 +80,7 @@ impl Drop for MappedPage {
 }
 
 impl Claim {
-    /// Claims the byte at `offset` of `lock`. None if another open file holds it.
+    /// Claims the byte at `offset` of `lock`. Returns `None` if another open file holds it.
     ///
     /// # Errors
     /// [`Error::UnsupportedFileSystem`] if the file system keeps no locks.
@@ -88,8 +88,8 @@ impl Claim {
         Claim::take_in(directory, LOCK_FILE, ByteLockMode::Alone, offset)
     }
 
-    /// Claims the byte at `offset` of the file `name` together with others who share it. Needs no
-    /// right to write the file.
+    /// Claims a share of the byte at `offset` of the file `name`, which other open files may share.
+    /// Needs no right to write the file.
     ///
     /// # Errors
     /// As [`Claim::take`].
@@ -124,8 +124,8 @@ impl Claim {
             return Ok(Some(Claim { holder: ClaimHolder::Mapping { _page: page }, file_id }));
         }
         drop(page);
-        // The witness's low bits tell this open file from others of the same file; they are a
-        // position that every file system allows.
+        // The witness's low bits distinguish this open file from others of the same file; they are
+        // a position that every file system allows.
         let mark = 1 + (witness & 0x3fff_ffff);
         let mut file_id = None;
         let kept = Private::open_marked(mark, || {
@@ -155,20 +155,21 @@ impl Claim {
         }
     }
 
-    /// The file that the byte belongs to.
+    /// Returns the identity of the file that the byte belongs to.
     pub(crate) fn file_id(&self) -> LockFileId {
         self.file_id
     }
 
-    /// Whether a descriptor keeps the byte, which the host can close, and not a mapping.
+    /// Returns whether the byte depends on a descriptor, which the host can close, and not on a
+    /// mapping.
     #[inline]
     pub(crate) fn is_kept_by_descriptor(&self) -> bool {
         matches!(self.holder, ClaimHolder::Descriptor(_))
     }
 
-    /// Whether this process has lost the byte: the host has closed the descriptor that kept it.
-    /// Other processes then take this one for dead. Never where a mapping keeps the byte; costs no
-    /// system call there.
+    /// Returns whether this process has lost the byte, because the host has closed the descriptor
+    /// that kept it. Other processes then treat this one as dead. If a mapping keeps the byte, this
+    /// returns false without a system call.
     #[inline]
     pub(crate) fn is_lost(&self) -> bool {
         match &self.holder {

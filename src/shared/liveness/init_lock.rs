@@ -12,11 +12,11 @@ use std::time::Duration;
 /// How often a waiter tries to take the initialisation lock.
 const INIT_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The initialisation lock: opening, joining, and the logger's leaving exclude each other. Released
-/// on drop.
+/// The initialisation lock excludes opening, joining and the logger's exit from each other.
+/// Released on drop.
 ///
-/// It is a claim like any other, so that a child forked meanwhile doesn't keep it when its parent
-/// dies.
+/// The lock is a claim like any other, so that a child forked meanwhile does not keep it when its
+/// parent dies.
 #[derive(Debug)]
 pub(crate) struct InitLock {
     claim: Claim,
@@ -24,8 +24,8 @@ pub(crate) struct InitLock {
 }
 
 impl InitLock {
-    /// Waits for the lock as long as `patience` lasts; `None` if other processes had it until then.
-    /// While it is held, `progress` is shown to those who wait for it.
+    /// Waits for the lock as long as `patience` lasts. Returns `None` if other processes held it
+    /// until then. While it is held, `progress` shows its waiters that the holder makes progress.
     pub(crate) fn acquire(
         directory: impl AsFd,
         patience: &mut Patience,
@@ -51,12 +51,12 @@ impl InitLock {
         }
     }
 
-    /// Records that a bounded piece of the work under the lock is done.
+    /// Records that a bounded piece of work under the lock is done.
     pub(crate) fn step(&self) {
         self.progress.step();
     }
 
-    /// The file that the lock is on.
+    /// Returns the identity of the file that the lock is on.
     pub(crate) fn file_id(&self) -> LockFileId {
         self.claim.file_id()
     }
@@ -64,7 +64,7 @@ impl InitLock {
 
 impl Drop for InitLock {
     fn drop(&mut self) {
-        // Before the claim: a successor shows its own.
+        // Before the claim ends: the next holder shows its own progress.
         self.progress.hide();
     }
 }

@@ -1,14 +1,14 @@
-//! The arena: the pages of the tree in one file, mapped in spans ([`crate::shared::memory::spans`])
-//! as it grows.
+//! The arena: the pages of the store in one file, mapped in spans
+//! ([`crate::shared::memory::spans`]) as it grows.
 //!
-//! Nearly all stores end within the first span, so a page in it is found by one comparison, with
-//! its number's check.
+//! Nearly all stores end within the first span, so the check of a page's number also finds out, in
+//! one comparison, that the page is in it.
 //!
 //! Users' reads go through a read-only mapping. Only the commit path, recovery and the checkpoint
-//! map it writable, at another address. A plain reference is handed out only to bytes that are
-//! immutable while it lives: pages reachable from a pinned commit (readers), or created in a
-//! transaction that only its owner knows (writers). The first 8 bytes of each page, the checksum
-//! word, are outside every reference, since the checkpoint writes them at any time.
+//! map the arena writable, at another address. A plain reference exists only to bytes that are
+//! immutable while it lives, or exclusive: pages reachable from a pinned commit (readers), or
+//! created in a transaction that is not yet published (writers). The first 8 bytes of each page,
+//! the checksum word, are outside every reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
 
 use crate::error::reason::{MismatchKind, Space};
@@ -30,19 +30,19 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The smallest pages that a kernel keeps files in, and so the unit of what a failed sync may have
+/// The smallest page size of a kernel's page cache, and so the unit of what a failed sync may have
 /// dropped.
 const KERNEL_PAGE: usize = 4096;
 /// Marks page 0.
 const MAGIC: [u8; 8] = *b"untornA\x01";
 
-/// Length of the first span, unless the arena can never be as long. It counts twice in a process
-/// that writes, and in some hundred stores of one process it still leaves most of what the
-/// processor can address.
+/// The length of the first span, unless the arena can never be as long. It counts twice in a
+/// process that writes. Some hundred stores in one process still leave most of the address space
+/// free.
 const FIRST_SPAN_MAX: u64 = 64 << 30;
 
-/// Share of a process's limit of address space (`RLIMIT_AS`) that the first span takes at most: the
-/// limit is also for what the host allocates.
+/// The first span takes at most this fraction of a process's limit of address space (`RLIMIT_AS`),
+/// since the limit also covers what the host allocates.
 const SHARE_OF_LIMIT: u64 = 64;
 
 fn map(file: &File, max_size: u64, writable: bool) -> Result<Spans> {
@@ -57,16 +57,16 @@ fn map(file: &File, max_size: u64, writable: bool) -> Result<Spans> {
 pub(crate) struct Arena {
     read: Spans,
     write: OnceLock<Spans>,
-    /// Pages in the first span of `read`.
+    /// The number of pages in the first span of `read`.
     near: u32,
     page_size: usize,
     max_size: u64,
     file_id: FileId,
-    /// Of a scratch arena, whose pages belong to this process alone.
+    /// Set for a scratch arena, whose pages belong to this process alone.
     scratch: Option<Scratch>,
 }
 
-/// What bounds a scratch arena.
+/// The limit of a scratch arena.
 struct Scratch {
     /// The pages that were written, each of which has memory of its own.
     written: Mutex<HashSet<u32>>,
@@ -74,7 +74,7 @@ struct Scratch {
 }
 
 impl Arena {
-    /// What stands in a new arena file: page 0, which names the store.
+    /// Writes page 0, which contains the store's id, to a new arena file.
     pub(crate) fn format(file: &File, store_id: [u8; 16], geometry: &Geometry) -> Result<()> {
         crate::shared::control::write_zeros(file, 0, limits::ARENA_SIZE_INITIAL, dir::ARENA)?;
         let mut bytes = [0; 40];
@@ -86,11 +86,11 @@ impl Arena {
         file.write_all_at(&bytes, 0).map_err(Error::io("write of arena"))
     }
 
-    /// Maps the arena of a store; `high_water` pages of it must be there.
+    /// Maps the arena of a store; at least `high_water` pages of it must exist.
     pub(crate) fn open(file: &File, store_id: [u8; 16], geometry: &Geometry, high_water: u32) -> Result<Arena> {
         let page_size = geometry.page_size;
         let len = file.metadata().map_err(Error::io("stat of arena"))?.len();
-        // A whole size, as it was grown: what lies beyond is zeroed again before it is used.
+        // A size to which the arena grows. Bytes beyond it are zeroed again before they are used.
         let needed = limits::arena_size_for(u64::from(high_water) * page_size as u64);
         if len < needed {
             return Err(Error::corrupt(
@@ -102,7 +102,7 @@ impl Arena {
         let mut bytes = [0; 40];
         file.read_exact_at(&mut bytes, 0).map_err(Error::io("read of arena"))?;
         if bytes[0..8] != MAGIC || bytes[32..36] != crc32fast::hash(&bytes[..32]).to_le_bytes() {
-            return Err(Error::corrupt(dir::ARENA, 0, "no arena of a store stands here"));
+            return Err(Error::corrupt(dir::ARENA, 0, "the file is not the arena of a store"));
         }
         if bytes[8..24] != store_id || bytes[24..32] != (page_size as u64).to_le_bytes() {
             return Err(Error::Mismatch { file: dir::ARENA.into(), what: MismatchKind::OtherStore });
@@ -114,12 +114,12 @@ impl Arena {
         Ok(Arena { read, write: OnceLock::new(), near, page_size, max_size, file_id, scratch: None })
     }
 
-    /// A scratch copy of this arena, whose `file` this is: its pages can be read and written, and
-    /// no file changes. At most `bytes_max` bytes of pages can be written. `None` if the process
-    /// may not map that much.
+    /// Returns a scratch copy of this arena, whose file is `file`: its pages can be read and
+    /// written, and no file changes. At most `bytes_max` bytes of pages can be written. Returns
+    /// `None` if the process may not map that much.
     pub(crate) fn scratch(&self, file: &File, bytes_max: u64) -> Result<Option<Arena>> {
         let len = file.metadata().map_err(Error::io("stat of arena"))?.len();
-        // What is not whole was never handed out.
+        // Pages of an incomplete unit were never handed out.
         let file_len = len - len % limits::ARENA_SIZE_INITIAL;
         let reserve = (file_len + bytes_max).next_multiple_of(MAPPING_ALIGN);
         let options = MapOptions { reserve, writable: true, in_core_dumps: false };
@@ -134,20 +134,20 @@ impl Arena {
         }))
     }
 
-    /// Whether the file has the byte before `end`: see [`Spans::reaches`].
+    /// Returns whether the file has the byte before `end`: see [`Spans::reaches`].
     pub(crate) fn reaches(&self, end: u64) -> Result<bool> {
         Ok(end <= self.max_size && (self.scratch.is_some() || self.read.reaches(end)?))
     }
 
-    /// For a scratch arena, how long it can become, in bytes.
+    /// Returns the greatest length of a scratch arena in bytes; `None` for others.
     pub(crate) fn scratch_len(&self) -> Option<u64> {
         self.scratch.as_ref().map(|_| self.read.first().range().end)
     }
 
-    /// Notes that pages of a scratch arena are about to be written.
+    /// Records that pages of a scratch arena are about to be written.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if that would be more than it may hold.
+    /// [`Error::DiskFull`] if these are more than the scratch arena may hold.
     fn note_written(&self, id: PageId, pages: u32) -> Result<()> {
         let Some(scratch) = &self.scratch else { return Ok(()) };
         let mut written = scratch.written.lock();
@@ -158,8 +158,8 @@ impl Arena {
         }
     }
 
-    /// An error if `file` is not the one that is mapped: to grow or sync it would do nothing for
-    /// the mapped one.
+    /// Returns an error if `file` is not the mapped file: to grow or sync it would have no effect
+    /// on the mapping.
     pub(crate) fn refuse_other_file(&self, file: &File) -> Result<()> {
         if file_id(file).is_ok_and(|id| id == self.file_id) {
             return Ok(());
@@ -167,8 +167,8 @@ impl Arena {
         Err(Error::Mismatch { file: dir::ARENA.into(), what: MismatchKind::Replaced })
     }
 
-    /// Maps the arena writable too, if it is not yet: its first span. A handle that only reads
-    /// never gets here.
+    /// Maps the first span of the arena writable too, if it is not yet. A handle that only reads
+    /// never calls this.
     pub(crate) fn make_writable(&self, open: impl FnOnce() -> Result<File>) -> Result<()> {
         if self.write.get().is_none() {
             let spans = map(&open()?, self.max_size, true)?;
@@ -189,23 +189,23 @@ impl Arena {
         u64::from(id.0) * self.page_size as u64
     }
 
-    /// An error that names a page's place in the file.
+    /// Returns an error with a page's position in the file.
     pub(crate) fn damaged(&self, id: PageId, what: impl Into<String>) -> Error {
         Error::corrupt(dir::ARENA, self.offset(id), what)
     }
 
-    /// Which bytes of the file the bodies of `pages` pages from `id` on are.
+    /// Returns the bytes of the file that are the bodies of `pages` pages from `id` on.
     fn range_of(&self, id: PageId, pages: u32) -> Range<u64> {
         let start = self.offset(id);
         start + CHECKSUM_LEN as u64..start + u64::from(pages) * self.page_size as u64
     }
 
-    /// The bodies of `pages` pages from `id` on, for reading.
+    /// Returns the bodies of `pages` pages from `id` on, for reading.
     ///
     /// # Safety
-    /// The pages lie in the first span and below the high-water mark of a commit, and nobody writes
+    /// The pages are in the first span and below the high-water mark of a commit. No thread writes
     /// them (checksum words excepted) while the slice lives: the caller holds a pin or the writer
-    /// lock, or knows their commit to be protected otherwise.
+    /// lock, or their commit is protected in another way.
     #[inline]
     unsafe fn near_body(&self, id: PageId, pages: u32) -> &[u8] {
         let len = pages as usize * self.page_size - CHECKSUM_LEN;
@@ -217,11 +217,11 @@ impl Arena {
         }
     }
 
-    /// As [`Arena::near_body`], of pages anywhere in the arena. Maps the span that they lie in if
-    /// it is not mapped yet.
+    /// Returns the same as [`Arena::near_body`], for pages anywhere in the arena. Maps their span
+    /// if it is not mapped yet.
     ///
     /// # Safety
-    /// As there, but for the first span.
+    /// As there, except that the pages may be in any span.
     #[inline(never)]
     unsafe fn body(&self, id: PageId, pages: u32) -> Result<&[u8]> {
         let range = self.range_of(id, pages);
@@ -231,7 +231,7 @@ impl Arena {
         Ok(unsafe { std::slice::from_raw_parts(first, len) })
     }
 
-    /// The header of page `id`, alone: the entries behind that of a queue page may change.
+    /// Returns the header of page `id` alone, since the entries of a queue page may change.
     ///
     /// # Safety
     /// As [`Arena::near_body`], for the bytes of the header.
@@ -244,7 +244,7 @@ impl Arena {
         }
     }
 
-    /// As [`Arena::near_header`], of a page anywhere in the arena.
+    /// Returns the same as [`Arena::near_header`], for a page anywhere in the arena.
     ///
     /// # Safety
     /// As [`Arena::body`], for the bytes of the header.
@@ -255,14 +255,14 @@ impl Arena {
         Ok(unsafe { std::slice::from_raw_parts(first, HEADER_LEN) })
     }
 
-    /// The bodies of `pages` pages from `id` on, for writing.
+    /// Returns the bodies of `pages` pages from `id` on, for writing.
     ///
     /// # Errors
     /// As [`Spans::map`].
     ///
     /// # Safety
-    /// The pages were allocated by the running transaction, whose owner alone knows them, and no
-    /// other reference to them lives.
+    /// The running transaction has allocated the pages and not published them, and no other
+    /// reference to them lives.
     #[allow(clippy::mut_from_ref)]
     #[inline]
     pub(crate) unsafe fn body_mut(&self, id: PageId, pages: u32) -> Result<&mut [u8]> {
@@ -281,55 +281,55 @@ impl Arena {
         Ok(unsafe { std::slice::from_raw_parts_mut(first, len) })
     }
 
-    /// Loads words of a page whose writer, or whose reader, the writer lock or a pin orders.
+    /// Loads words of a page. The writer lock or a pin orders this load with its writers.
     #[inline]
     pub(crate) fn load_words<const N: usize>(&self, id: PageId, offset: usize) -> Result<[u64; N]> {
         let words = self.words(id, offset, N)?;
         Ok(std::array::from_fn(|index| words[index].load(Ordering::Relaxed)))
     }
 
-    /// Stores words of a page, likewise.
+    /// Stores words of a page, ordered likewise.
     pub(crate) fn store_words(&self, id: PageId, offset: usize, values: &[u64]) -> Result<()> {
         let words = self.words(id, offset, values.len())?;
         words.iter().zip(values).for_each(|(word, value)| word.store(*value, Ordering::Relaxed));
         Ok(())
     }
 
-    /// The `count` words from a byte offset of a page on, for the parts of the arena that are
-    /// shared while they change: checksum words and entries of queue pages.
+    /// Returns the `count` words from a byte offset of a page on. Used for the parts of the arena
+    /// that change while they are shared: checksum words and entries of queue pages.
     #[inline]
     fn words(&self, id: PageId, offset: usize, count: usize) -> Result<&[AtomicU64]> {
         debug_assert!(offset.is_multiple_of(8) && offset + 8 * count <= self.page_size);
         let spans = self.write.get().unwrap_or(&self.read);
         let start = self.offset(id) + offset as u64;
         let first = spans.map(start..start + 8 * count as u64)?;
-        // SAFETY: mapped as was just found, and in the file as in `near_body` (callers check the
-        // page number), aligned, and every access to these words goes through atomics. Through the
+        // SAFETY: mapped as just checked, and in the file as in `near_body` (callers check the page
+        // number), aligned, and every access to these words goes through atomics. Through the
         // read-only mapping the words are only loaded: storing callers have called `make_writable`,
         // or have a scratch arena, whose one mapping is writable.
         Ok(unsafe { std::slice::from_raw_parts(first.cast::<AtomicU64>(), count) })
     }
 
-    /// The pages of a commit with this high-water mark.
+    /// Returns the pages of a commit with this high-water mark.
     #[inline]
     pub(crate) fn pages(&self, high_water: u32) -> Pages<'_> {
         Pages { arena: self, high_water, near: high_water.min(self.near) }
     }
 
-    /// The checksum of a page or extent over `len` bytes of its body.
+    /// Returns the checksum of a page or extent over `len` bytes of its body.
     fn sum(body: &[u8]) -> u64 {
-        // The upper half tells "never summed" (zero) from a sum that happens to be zero.
+        // The upper half distinguishes "never summed" (zero) from a sum that happens to be zero.
         u64::from(crc32fast::hash(body)) | 1 << 63
     }
 
     /// Sums a page or extent and stores the sum in its checksum word.
     pub(crate) fn store_checksum(&self, body: &[u8], id: PageId) -> Result<()> {
-        // Relaxed: whoever relies on it (recovery, verify) comes after a sync of the file.
+        // Relaxed: recovery and verify rely on it only after a sync of the file.
         self.words(id, 0, 1)?[0].store(Self::sum(body), Ordering::Relaxed);
         Ok(())
     }
 
-    /// The checksum word of a page, which must lie in the file.
+    /// Returns the checksum word of a page, which must be within the file.
     pub(crate) fn checksum_word(&self, id: PageId) -> Result<u64> {
         Ok(self.words(id, 0, 1)?[0].load(Ordering::Relaxed))
     }
@@ -347,9 +347,10 @@ impl Arena {
         Ok(())
     }
 
-    /// Makes dirty again what the checksum word of a page or extent does not, whatever an earlier
-    /// failed sync left: all but the first of the kernel's own pages, which may be smaller than
-    /// ours. The kernel writes them the bytes that they hold, so that no reader sees a store.
+    /// Marks a page or extent dirty again, so that the next sync writes it, whatever an earlier
+    /// failed sync left. Storing the checksum word dirties the first of the kernel's pages, which
+    /// may be smaller than the store's; this dirties the others. The kernel writes them the bytes
+    /// that they hold, so no reader sees a store.
     pub(crate) fn redirty_interior(&self, file: &File, id: PageId, body: &[u8]) -> Result<()> {
         let mut at = KERNEL_PAGE - CHECKSUM_LEN;
         while at < body.len() {
@@ -360,7 +361,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Prefetches the first cache lines of a page, which lies in the first span.
+    /// Prefetches the first cache lines of a page of the first span.
     #[inline]
     fn prefetch_near(&self, id: PageId) {
         prefetch_page(self.read.first().as_ptr().wrapping_add(id.0 as usize * self.page_size));
@@ -377,7 +378,7 @@ impl Arena {
 
 #[inline]
 fn prefetch_page(page: *const u8) {
-    // A branch or leaf begins with its header and its key heads: these lines are needed first.
+    // A branch or leaf begins with its header and its key heads, which are needed first.
     for line in 0..4 {
         mapping::prefetch(page.wrapping_add(line * 64));
     }
@@ -385,12 +386,12 @@ fn prefetch_page(page: *const u8) {
 
 /// The pages below one commit's high-water mark.
 ///
-/// Whoever makes one holds what protects that commit: a pin, the writer lock, or the checkpoint.
+/// The maker holds what protects that commit: a pin, the writer lock, or the checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct Pages<'a> {
     arena: &'a Arena,
     high_water: u32,
-    /// Pages below the mark that lie in the first span.
+    /// The number of pages below the mark that are in the first span.
     near: u32,
 }
 
@@ -405,7 +406,7 @@ impl<'a> Pages<'a> {
         self.high_water
     }
 
-    /// An error unless these pages lie below the high-water mark.
+    /// Returns an error unless these pages are below the high-water mark.
     #[inline]
     pub(crate) fn check(&self, id: PageId, pages: u32) -> Result<()> {
         let end = u64::from(id.0) + u64::from(pages);
@@ -415,15 +416,15 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
-    /// As [`PageRead::extent`], for as long as the arena is mapped.
+    /// Returns the same as [`PageRead::extent`], for as long as the arena is mapped.
     #[inline]
     pub(crate) fn body_of(&self, id: PageId, pages: u32) -> Result<&'a [u8]> {
         let end = u64::from(id.0) + u64::from(pages);
         if id.is_none() || pages == 0 || end > u64::from(self.near) {
             return self.far_body_of(id, pages);
         }
-        // SAFETY: in range as just checked; immutable since the maker of `self` protects the commit
-        // (see the type), and pages that a commit reaches are never written (rule I3).
+        // SAFETY: in range as just checked; immutable, since the maker of `self` protects the
+        // commit (see the type), and no pages of a protected commit are written (rule I3).
         Ok(unsafe { self.arena.near_body(id, pages) })
     }
 
@@ -435,7 +436,7 @@ impl<'a> Pages<'a> {
         unsafe { self.arena.body(id, pages) }
     }
 
-    /// The header of a page, which must be of this kind.
+    /// Returns the header of a page, which must be of this kind.
     pub(crate) fn expect(&self, id: PageId, kind: PageKind) -> Result<PageHeader> {
         PageHeader::expect(self.header_of(id)?, kind, id, self.arena.page_size)
     }

@@ -1,13 +1,13 @@
-//! Noticing that this process is a forked child, and keeping forks out of short sections.
+//! Detection of forked children, and sections during which no fork happens.
 //!
 //! One anonymous page of the process is marked to be wiped on fork. It holds the process's
-//! generation; whatever belongs to one process remembers the generation it was made in and, one
-//! load later, knows whether it is used by a child.
+//! generation. An object that belongs to one process records the generation in which it was made.
+//! By one load it then detects that a child uses it.
 //!
-//! A fork between making a mapping and marking it "not for children" would give the child what it
-//! must never have: the parent's liveness byte, which would then outlive the parent.
-//! [`without_forks`] excludes the `fork()` of the C library, by a handler that it calls. A raw
-//! `clone` system call that copies memory isn't seen; a `vfork` or `posix_spawn` copies none.
+//! A fork between making a mapping and marking it `MADV_DONTFORK` would give the child the parent's
+//! liveness byte, which would then outlive the parent. [`without_forks`] excludes the `fork()` of
+//! the C library, by a handler that it calls. A raw `clone` system call that copies memory is not
+//! detected; `vfork` and `posix_spawn` copy none.
 #![allow(unsafe_code)]
 
 use crate::system::clock;
@@ -17,13 +17,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Generations handed out so far; a child counts on from its parent's number.
+/// The number of generations so far; a child continues from its parent's number.
 static LAST_GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// The page; it stays mapped for ever, in children too.
+/// The page. It stays mapped for ever, in children too.
 static WIPED_ON_FORK: OnceLock<&'static AtomicU64> = OnceLock::new();
 
-/// Remembers which process made it.
+/// Detects that this process is a forked child of the one that made the guard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForkGuard {
     word: &'static AtomicU64,
@@ -31,13 +31,13 @@ pub(crate) struct ForkGuard {
 }
 
 impl ForkGuard {
-    /// A guard of the process that calls this.
+    /// Returns a guard of the calling process.
     pub(crate) fn new() -> Result<ForkGuard> {
         let word = match WIPED_ON_FORK.get() {
             Some(word) => *word,
             None => {
                 let word = map_page()?;
-                // Of two threads that come here at once, one leaks its page.
+                // If two threads get here at once, one leaks its page.
                 WIPED_ON_FORK.get_or_init(|| word)
             }
         };
@@ -52,12 +52,12 @@ impl ForkGuard {
         Ok(ForkGuard { word, generation })
     }
 
-    /// Tells this process from its parents and children.
+    /// Returns a number that differs from those of the process's parents and children.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether this runs in a child, forked since the guard was made.
+    /// Returns whether this runs in a child, forked since the guard was made.
     #[inline]
     pub(crate) fn is_child(&self) -> bool {
         self.word.load(Ordering::Relaxed) != self.generation
@@ -72,20 +72,21 @@ fn map_page() -> Result<&'static AtomicU64> {
         rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
     }
     .map_err(Error::sys("mapping a page that is wiped on fork"))?;
-    // SAFETY: the page was mapped just now, and only zeros are in it to be wiped.
+    // SAFETY: the page was mapped just now, and contains only zeros.
     unsafe { rustix::mm::madvise(page, size, Advice::LinuxWipeOnFork) }
         .map_err(Error::sys("marking a page to be wiped on fork"))?;
-    // SAFETY: the page is aligned, zeroed, never unmapped, and used by nothing but this reference.
-    // That the kernel zeroes the child's copy happens before the child's first instruction.
+    // SAFETY: the page is aligned, zeroed, never unmapped, and used through this reference only.
+    // The kernel zeroes the child's copy before the child's first instruction.
     Ok(unsafe { &*page.cast::<AtomicU64>() })
 }
 
-/// Held by a section that forks must not cut in two, and by each fork while it happens.
+/// A lock that is held by a section during which no fork may happen, and by each fork while it
+/// happens.
 static FORK_GATE: AtomicBool = AtomicBool::new(false);
 
 fn close_gate() {
-    // A sleeping lock would do its bookkeeping in memory that the fork copies half-way; this one is
-    // a single word.
+    // A sleeping lock keeps more state, which the fork could copy half-changed; this one is a
+    // single word.
     while FORK_GATE.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
         clock::sleep(Duration::from_micros(20));
     }
@@ -103,7 +104,7 @@ extern "C" fn after_fork_in_parent() {
     open_gate();
 }
 
-/// The child's copy of the gate is closed, too.
+/// Releases the child's copy of the lock, which is held, too.
 extern "C" fn after_fork_in_child() {
     open_gate();
     crate::shared::memory::private::close_in_child();
@@ -120,8 +121,8 @@ unsafe extern "C" {
     ) -> libc::c_int;
 }
 
-/// Has forks go through the gate; the error number, or 0. Called before `main`, where it can be: a
-/// fork that has begun by then would not be seen.
+/// Makes each fork take the lock; returns the error number, or 0. Called before `main` where
+/// possible: a fork that has begun before would be missed.
 pub(crate) fn register_handlers() -> libc::c_int {
     static HANDLERS: OnceLock<libc::c_int> = OnceLock::new();
     *HANDLERS.get_or_init(|| {
@@ -131,14 +132,14 @@ pub(crate) fn register_handlers() -> libc::c_int {
     })
 }
 
-/// Runs `section` while no other thread can `fork()`. The section is short, and doesn't fork
+/// Runs `section` while no other thread can `fork()`. The section is short, and does not fork
 /// itself.
 pub(crate) fn without_forks<T>(section: impl FnOnce() -> T) -> Result<T> {
     let code = register_handlers();
     if code != 0 {
         return Err(Error::io("registering a fork handler")(std::io::Error::from_raw_os_error(code)));
     }
-    /// Opens the gate when the section is left, by a panic too.
+    /// Releases the lock when the section ends, also by a panic.
     struct ReopenedForks;
     impl Drop for ReopenedForks {
         fn drop(&mut self) {

@@ -1,15 +1,15 @@
-//! One mapping of a part of a file, longer than the file may be yet, so that the file's growth
-//! never remaps anything.
+//! A mapping of a part of a file. It may be longer than the file, so that the file can grow without
+//! being mapped anew.
 //!
 //! The mapping reserves address space, aligned to 2 MiB so that the kernel may use huge pages, and
-//! is not given to forked children. Growing the file is not done here, and neither is access:
-//! `control` and `arena` lay their structures over the address, check every offset that comes from
-//! shared bytes, and argue about who may change what. Which parts of a file are mapped, and when,
-//! is decided in [`crate::shared::memory::spans`].
+//! is not given to forked children. This file neither grows the file nor accesses the memory.
+//! `control` and `arena` place their structures at the address, check every offset that comes from
+//! shared bytes, and argue which process may change what. [`crate::shared::memory::spans`] decides
+//! which parts of a file are mapped, and when.
 //!
-//! [`Mapping::duplicate`] maps another part of the same file without a descriptor: hosts close
-//! those that they do not know, a process may have used up its own, or have given up the right to
-//! open the file, and its name may be gone.
+//! [`Mapping::duplicate`] maps another part of the same file without a descriptor. A host may close
+//! descriptors that it does not know. A process may have no descriptor left, or no right to open
+//! the file any more. The file's name may be gone.
 #![allow(unsafe_code)]
 
 use crate::files::dir;
@@ -27,14 +27,14 @@ use std::os::fd::AsFd;
 /// Alignment of a mapping: the size of a huge page.
 pub(crate) const MAPPING_ALIGN: u64 = 2 << 20;
 
-/// Mappings that one call needs for a moment. A process that has fewer left has come to the
+/// The number of mappings that one call needs for a moment. A process with fewer left is at the
 /// kernel's limit.
 const MAPPINGS_OF_A_CALL: usize = 8;
 
 /// How a file is to be mapped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MapOptions {
-    /// Address space to reserve at first, in bytes; a multiple of the system's page size.
+    /// The address space to reserve at first, in bytes; a multiple of the system's page size.
     pub(crate) reserve: u64,
     /// Whether the bytes can be written through this mapping.
     pub(crate) writable: bool,
@@ -54,7 +54,7 @@ pub(crate) struct Mapping {
     file_name: &'static str,
     base: *mut u8,
     len: u64,
-    /// Where in the file the first byte is.
+    /// The offset in the file of the mapping's first byte.
     offset: u64,
     options: MapOptions,
     fork_guard: ForkGuard,
@@ -70,12 +70,12 @@ impl Mapping {
     /// the reservation, and may grow.
     ///
     /// # Errors
-    /// [`Error::Io`] with what bounds the process if it may not map that much.
+    /// [`Error::Io`] with the limit that the process has reached, if it may not map that much.
     pub(crate) fn new(file: impl AsFd, file_name: &'static str, options: MapOptions) -> Result<Mapping> {
         Mapping::try_new(file, file_name, options)?.ok_or_else(|| no_room(file_name, 0, options.reserve))
     }
 
-    /// As [`Mapping::new`]; `None` if the process may not map that much.
+    /// Maps `file` as [`Mapping::new`] does; returns `None` if the process may not map that much.
     pub(crate) fn try_new(file: impl AsFd, file_name: &'static str, options: MapOptions) -> Result<Option<Mapping>> {
         let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
         Mapping::reserve(file_name, options, |base| {
@@ -88,10 +88,9 @@ impl Mapping {
     /// Maps a private copy of the first `file_len` bytes of `file`, with zeros behind them. A store
     /// through this mapping changes neither the file nor any other mapping. The file keeps its
     /// bytes and its length while the mapping exists. `file_len` is a multiple of the system's page
-    /// size. `None` if the process may not map that much.
+    /// size. Returns `None` if the process may not map that much.
     ///
-    /// Such a mapping has no [`Mapping::duplicate`]: the kernel makes those of shared mappings
-    /// only.
+    /// [`Mapping::duplicate`] fails on such a mapping: the kernel duplicates shared mappings only.
     pub(crate) fn private_copy(
         file: impl AsFd,
         file_name: &'static str,
@@ -110,7 +109,7 @@ impl Mapping {
         })
     }
 
-    /// Reserves address space, and has `map` place a mapping at its first byte.
+    /// Reserves address space, and calls `map` to place a mapping at its first byte.
     fn reserve(
         file_name: &'static str,
         options: MapOptions,
@@ -212,32 +211,32 @@ impl Mapping {
         })?
     }
 
-    /// Address of the first byte.
+    /// Returns the address of the first byte.
     #[inline]
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.base
     }
 
-    /// Where in the file the mapping begins and ends.
+    /// Returns the range of the file that the mapping covers.
     #[inline]
     pub(crate) fn range(&self) -> Range<u64> {
         self.offset..self.offset + self.len
     }
 
-    /// Whether the range of the file lies in the mapping.
+    /// Returns whether the range of the file is within the mapping.
     #[inline]
     pub(crate) fn covers(&self, range: &Range<u64>) -> bool {
         self.offset <= range.start && range.end <= self.offset + self.len
     }
 
-    /// Address of a byte of the file that the mapping covers.
+    /// Returns the address of a byte of the file that the mapping covers.
     #[inline]
     pub(crate) fn address_of(&self, offset: u64) -> *mut u8 {
         debug_assert!(self.range().contains(&offset));
         self.base.wrapping_add((offset - self.offset) as usize)
     }
 
-    /// Keeps the mapping from children and, unless they are to have it, from core dumps.
+    /// Excludes the mapping from children and, unless the options include it, from core dumps.
     fn advise(&self) -> Result<()> {
         let in_dumps = (!self.options.in_core_dumps).then_some(Advice::LinuxDontDump);
         for advice in [Advice::LinuxDontFork].into_iter().chain(in_dumps) {
@@ -251,7 +250,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // A child has no such mapping, and may have something else at its address.
+        // A forked child does not have this mapping, and may have another one at its address.
         if !self.fork_guard.is_child() {
             // SAFETY: this process mapped the range, and references into it borrow from `self`.
             let unmapped = unsafe { rustix::mm::munmap(self.base.cast::<c_void>(), self.len as usize) };
@@ -273,7 +272,7 @@ pub(crate) fn prefetch(address: *const u8) {
     let _ = address;
 }
 
-/// The error of the system call that was to map `len` bytes of a file.
+/// Returns the error of the system call that failed to map `len` bytes of a file.
 pub(crate) fn refused(file_name: &str, offset: u64, len: u64, errno: Errno) -> Error {
     match errno {
         Errno::NOMEM => no_room(file_name, offset, len),
@@ -281,10 +280,10 @@ pub(crate) fn refused(file_name: &str, offset: u64, len: u64, errno: Errno) -> E
     }
 }
 
-/// The error of a process that may not map `len` bytes of a file: names what bounds it, and what
-/// helps.
+/// Returns the error of a process that may not map `len` bytes of a file. The error names the limit
+/// and the remedy.
 ///
-/// Allocates little: the process may be unable to.
+/// Allocates little, since the process may have no memory left.
 #[cold]
 fn no_room(file_name: &str, offset: u64, len: u64) -> Error {
     let option = match file_name {
@@ -308,14 +307,15 @@ fn no_room(file_name: &str, offset: u64, len: u64) -> Error {
     }
 }
 
-/// Bytes of address space that this process has mapped.
+/// Returns how many bytes of address space this process has mapped.
 fn mapped_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages = statm.split(' ').next()?.parse::<u64>().ok()?;
     pages.checked_mul(rustix::param::page_size() as u64)
 }
 
-/// The number of mappings of this process and the kernel's limit, if it has come to that.
+/// Returns the number of mappings of this process and the kernel's limit, if it has reached the
+/// limit.
 fn mappings_at_limit() -> Option<(usize, usize)> {
     let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()?;
     let maps = BufReader::new(std::fs::File::open("/proc/self/maps").ok()?);
@@ -350,7 +350,7 @@ mod tests {
         let writer = Mapping::new(&file, "arena", options(true)).unwrap();
         assert_eq!(reader.as_ptr() as u64 % MAPPING_ALIGN, 0);
         file.set_len(4 * PAGE).unwrap();
-        // The offset lies in the file, is aligned, and is used through atomics alone.
+        // The offset is within the file and aligned, and is used only through atomics.
         let word = |mapping: &Mapping| mapping.as_ptr().wrapping_add(3 * PAGE as usize).cast::<AtomicU64>();
         // SAFETY: as above, through a writable mapping.
         unsafe { &*word(&writer) }.store(77, Ordering::Release);
@@ -369,7 +369,8 @@ mod tests {
         assert!(error.to_string().contains("`Options::ring_size`"), "{error}");
     }
 
-    /// What the kernel says of the mapping that holds an address: see VmFlags in proc_pid_smaps(5).
+    /// Returns the kernel's flags of the mapping that holds an address: see VmFlags in
+    /// proc_pid_smaps(5).
     fn flags_of(address: *const u8) -> Vec<String> {
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let mut is_within = false;

@@ -1,8 +1,8 @@
-//! Mapped memory: where `unsafe` code makes mappings, and what a child of `fork()` finds of them.
+//! Mapped memory: the `unsafe` code that makes mappings, and what a child of `fork()` gets of them.
 //!
 //! - `mapping`: one mapping of a file
 //! - `spans`: a file that grows, mapped in spans on demand
-//! - `private`: files that a process proves to hold, whatever the file system
+//! - `private`: descriptors that a child of `fork()` must not keep
 //! - `fork`: words that a child of `fork()` finds wiped
 //! - `arena`: the pages of a store
 

@@ -1,17 +1,17 @@
-//! Descriptors that a child of `fork()` must not keep: connections, whose peer would never learn
-//! that this process is gone; listening sockets, at which no process would answer; and files whose
-//! locks show that this process is alive (`liveness.rs`).
+//! Descriptors that a child of `fork()` must not keep. These are connections, whose peer would
+//! never learn that this process is gone; listening sockets, at which no process would answer; and
+//! files whose locks show that this process is alive (`liveness.rs`).
 //!
-//! They are listed here, and a handler that the C library calls in the child closes its copies. It
-//! is registered before `main`, so it runs before the child's other handlers. A host may have
-//! closed a descriptor in the meantime, and its number may name another file: so the inode is
-//! compared there, before each use, and at the drop. A marked descriptor has a file position that
-//! no other open file of the same inode has, and that is compared as well.
+//! This file lists them, and a handler that the C library calls in the child closes the child's
+//! copies. The handler is registered before `main`, so it runs before the child's other handlers. A
+//! host may have closed a descriptor in the meantime, and its number may refer to another file. So
+//! the inode is compared in the handler, before each use, and at the drop. A marked descriptor has
+//! a file position that no other open file of the same inode has, and that is compared as well.
 //!
-//! What else copies the table of descriptors: a child of `vfork` or `posix_spawn` runs no handlers,
-//! and has its copies until `exec` closes them, or until it ends. It is the host's parent thread
-//! that waits for that, so it is short, unless a file action of the spawn blocks. A raw `clone`
-//! system call without `CLONE_FILES` is not seen: its child has the copies until it closes them.
+//! Two other ways copy the table of descriptors. A child of `vfork` or `posix_spawn` runs no
+//! handlers, and has its copies until `exec` closes them, or until it ends. The parent thread waits
+//! for that, so it is short, unless a file action of the spawn blocks. A raw `clone` system call
+//! without `CLONE_FILES` is not detected: its child has the copies until it closes them.
 #![allow(unsafe_code)]
 
 use crate::files::descriptor::{FileId, file_id};
@@ -24,10 +24,10 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-/// Descriptors that can be written down. Those beyond are left to the child.
+/// The number of descriptors that can be listed. Further ones stay open in a child.
 const ENTRIES: usize = 2048;
 
-/// Empty if `next` is 0; else the descriptor is one less.
+/// An entry of the list: empty if `next` is 0; otherwise the descriptor is `next` - 1.
 struct ListedDescriptor {
     next: AtomicI32,
     device: AtomicU64,
@@ -38,18 +38,18 @@ static LIST: [ListedDescriptor; ENTRIES] =
     [const { ListedDescriptor { next: AtomicI32::new(0), device: AtomicU64::new(0), inode: AtomicU64::new(0) } };
         ENTRIES];
 
-/// Closes, in a child, the copies of its parent's descriptors. Calls only what may be called
-/// between `fork()` and whatever the child does next.
+/// Closes, in a child, the copies of its parent's descriptors. Calls only functions that are
+/// allowed in a child just after `fork()`.
 pub(crate) fn close_in_child() {
     for entry in &LIST {
-        // Only what is written to is copied for the child.
+        // Loads first: the kernel copies for the child only the pages that it writes to.
         let fd = entry.next.load(Ordering::Relaxed) - 1;
         if fd < 0 {
             continue;
         }
         entry.next.store(0, Ordering::Relaxed);
-        // SAFETY: nobody in the child uses the number: the threads that did are not there, and what
-        // they left answers `Forked`.
+        // SAFETY: no code in the child uses the number: the threads that did are not there, and the
+        // handles that they left return `Forked`.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         let id = (entry.device.load(Ordering::Relaxed), entry.inode.load(Ordering::Relaxed));
         if file_id(borrowed).is_ok_and(|found| found == id) {
@@ -59,7 +59,7 @@ pub(crate) fn close_in_child() {
     }
 }
 
-/// A descriptor of this process alone.
+/// A descriptor that children of this process do not keep.
 #[derive(Debug)]
 pub(crate) struct Private {
     fd: ManuallyDrop<OwnedFd>,
@@ -71,17 +71,18 @@ pub(crate) struct Private {
 }
 
 impl Private {
-    /// What `open` opens. No child can come by it in between, so it is quick and doesn't wait.
+    /// Returns what `open` opens. No fork can happen meanwhile, so `open` must be quick and must
+    /// not wait.
     pub(crate) fn open(open: impl FnOnce() -> io::Result<OwnedFd>) -> Result<io::Result<Private>> {
         let fork = ForkGuard::new()?;
         fork::without_forks(|| Private::list(open()?, None, fork))
     }
 
-    /// As [`Private::open`], for a regular file that is told from other opens of the same file by
-    /// its position, `mark`. `None` if `open` opens nothing.
+    /// Opens as [`Private::open`], for a regular file, and sets its file position to `mark`, which
+    /// distinguishes it from other opens of the same file. Returns `None` if `open` opens nothing.
     ///
     /// # Errors
-    /// [`Error::Limit`] if the list is full: a child must not keep it.
+    /// [`Error::Limit`] if the list is full, since a child would keep the descriptor.
     pub(crate) fn open_marked(mark: u64, open: impl FnOnce() -> Result<Option<OwnedFd>>) -> Result<Option<Private>> {
         let fork = ForkGuard::new()?;
         fork::without_forks(|| {
@@ -114,16 +115,16 @@ impl Private {
         Ok(Private { fd: ManuallyDrop::new(fd), id, mark, entry, fork })
     }
 
-    /// Whether the number still names the open file that it was opened for.
+    /// Returns whether the number still refers to the open file that it was opened for.
     fn is_intact(&self) -> bool {
         let is_marked = |mark| rustix::fs::seek(&*self.fd, SeekFrom::Current(0)).is_ok_and(|found| found == mark);
         file_id(&*self.fd).is_ok_and(|id| id == self.id) && self.mark.is_none_or(is_marked)
     }
 
-    /// The descriptor.
+    /// Returns the descriptor.
     ///
     /// # Errors
-    /// `NotConnected` in a child, or if somebody else has closed it.
+    /// `NotConnected` in a child, or if other code has closed it.
     pub(crate) fn get(&self) -> io::Result<BorrowedFd<'_>> {
         if !self.fork.is_child() && self.is_intact() {
             return Ok(self.fd.as_fd());
@@ -134,11 +135,12 @@ impl Private {
 
 impl Drop for Private {
     fn drop(&mut self) {
-        // In a child it is closed already.
+        // In a child the descriptor is closed already.
         if self.fork.is_child() {
             return;
         }
-        // An error means that there can be no handlers, so nothing was ever written down.
+        // An error means that the handlers could not be registered, so no descriptor was ever
+        // listed.
         let _ = fork::without_forks(|| {
             if let Some(index) = self.entry {
                 LIST[index].next.store(0, Ordering::Relaxed);

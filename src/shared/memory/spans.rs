@@ -1,11 +1,11 @@
-//! A file mapped in spans: the first one when the file is opened, the others when something in them
-//! is used.
+//! A file that is mapped in spans: the first one when the file is opened, each other one when a
+//! byte in it is first used.
 //!
 //! A span covers a fixed range of the file, and the spans together cover it to its greatest length.
 //! Once mapped, a span stays at its address until the store is closed, since values that refer to
-//! it may be held for as long. Each span is made of the last bytes of the one before it
-//! ([`Mapping::duplicate`]), so the spans before one that is mapped are mapped too, and together
-//! take little more address space than the file is long:
+//! it may live as long. Each span is made from the last bytes of the one before it
+//! ([`Mapping::duplicate`]), so all spans before a mapped one are mapped too. Together they take
+//! little more address space than the file is long:
 //!
 //! | span | begins at | length |
 //! |---|---|---|
@@ -14,9 +14,9 @@
 //! | 12 to 15 | 16 f, 20 f, 24 f, 28 f | 4 f |
 //! | and so on | | doubled for each four |
 //!
-//! So the table of spans is short, however short the first one is. A range of the file that lies in
-//! no span as a whole has a *bridge*: one more mapping, which covers the border, and is as long as
-//! the range demands.
+//! So the table of spans is short even if the first one is short. A range of the file that crosses
+//! the border of a span has a *bridge*: one more mapping, which covers the border and is as long as
+//! the range requires.
 #![allow(unsafe_code)]
 
 use crate::shared::memory::fork;
@@ -29,9 +29,9 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
-/// Spans of the length of the first.
+/// The number of spans that are as long as the first.
 const EQUAL_SPANS: u64 = 8;
-/// Spans of each longer length; the next length is double.
+/// The number of spans of each longer length; the next length is double.
 const SPANS_PER_LENGTH: u64 = EQUAL_SPANS / 2;
 /// The shortest unit of bridges, each of which is two units long.
 const BRIDGE_UNIT: u64 = MAPPING_ALIGN;
@@ -39,9 +39,9 @@ const BRIDGE_UNIT: u64 = MAPPING_ALIGN;
 /// The mappings of one file with the same rights.
 pub(crate) struct Spans {
     first: Mapping,
-    /// The others, by their number, less one.
+    /// The other spans, by their number minus one.
     others: Box<[OnceLock<Mapping>]>,
-    /// Bridges. Locked as well while a span is mapped.
+    /// The bridges. Also locked while a span is mapped.
     bridges: Mutex<Vec<Mapping>>,
     file_name: &'static str,
     /// The greatest length of the file.
@@ -92,17 +92,18 @@ impl Spans {
         Ok(Some(Spans { first, others: Box::default(), bridges: Mutex::default(), file_name, max_len }))
     }
 
-    /// The first span, which is there for good.
+    /// Returns the first span, which is always mapped.
     #[inline]
     pub(crate) fn first(&self) -> &Mapping {
         &self.first
     }
 
-    /// Address of a range of the file, which lies there without a gap for as long as `self` lives.
+    /// Returns the address of a range of the file, which is contiguous there for as long as `self`
+    /// lives.
     ///
     /// # Errors
-    /// [`Error::Io`] if the process may not map it; [`Error::Corrupt`] if the file is never as
-    /// long.
+    /// [`Error::Io`] if the process may not map it; [`Error::Corrupt`] if the range is beyond the
+    /// file's greatest length.
     #[inline]
     pub(crate) fn map(&self, range: Range<u64>) -> Result<*mut u8> {
         match range.end <= self.first.range().end && range.start < range.end {
@@ -111,7 +112,7 @@ impl Spans {
         }
     }
 
-    /// As [`Spans::map`], of a range that does not lie in the first span.
+    /// Maps as [`Spans::map`], for a range that is not in the first span.
     #[inline(never)]
     fn map_beyond(&self, range: Range<u64>) -> Result<*mut u8> {
         if range.end > self.max_len || range.start >= range.end {
@@ -125,7 +126,7 @@ impl Spans {
         }
     }
 
-    /// Address of a byte of the file if a span with it is mapped.
+    /// Returns the address of a byte of the file if its span is mapped.
     #[inline]
     pub(crate) fn find(&self, offset: u64) -> Option<*const u8> {
         self.find_span(offset).map(|span| span.address_of(offset).cast_const())
@@ -138,7 +139,7 @@ impl Spans {
         }
     }
 
-    /// Maps what is missing for the range.
+    /// Maps the missing spans or the bridge for the range.
     #[cold]
     fn map_anew(&self, range: Range<u64>) -> Result<*mut u8> {
         let mut bridges = self.bridges.lock();
@@ -149,27 +150,27 @@ impl Spans {
         if let Some(bridge) = bridges.iter().find(|bridge| bridge.covers(&range)) {
             return Ok(bridge.address_of(range.start));
         }
-        // Two units from a multiple of one cover every range of up to a unit that begins in the
-        // first of them.
+        // Two units, beginning at a multiple of a unit, cover every range of up to one unit that
+        // begins in the first of them.
         let unit = (range.end - range.start).next_power_of_two().max(BRIDGE_UNIT);
         let start = range.start - range.start % unit;
         let end = start.saturating_add(2 * unit).min(self.max_len);
         let span = self.find_span(start).expect("a span before one that is mapped");
         let bridge = span.duplicate(start - span.range().start, end - start)?;
         let address = bridge.address_of(range.start);
-        // A child drops its copy of the list, which must not be half changed then.
+        // A forked child drops its copy of the list, so no fork may happen while the list changes.
         fork::without_forks(|| bridges.push(bridge))?;
         Ok(address)
     }
 
-    /// The span of this number, mapped with all before it.
+    /// Returns the span of this number, mapped together with all before it.
     fn map_span(&self, number: usize) -> Result<&Mapping> {
         let mut last = &self.first;
         for (index, span) in self.others[..number].iter().enumerate() {
             if span.get().is_none() {
                 let start = last.range().end;
                 let len = self.range_of(index + 1).end - start;
-                // The byte before the span is mapped, and so the duplicate begins there.
+                // The byte before the span is mapped, so the duplicate begins there.
                 let page = rustix::param::page_size() as u64;
                 let overlap = last.duplicate(start - page - last.range().start, page + len)?;
                 let _ = span.set(overlap);
@@ -179,29 +180,30 @@ impl Spans {
         Ok(last)
     }
 
-    /// Which bytes of the file the span of this number is for.
+    /// Returns the range of the file that the span of this number covers.
     fn range_of(&self, number: usize) -> Range<u64> {
         let first = self.first.range().end;
         let start = |number: usize| first.saturating_mul(start_of(number));
         start(number)..start(number + 1).min(self.max_len)
     }
 
-    /// Whether the file has the byte before `end`. Asks the kernel through the mapping, and so
-    /// needs no descriptor. A kernel before Linux 5.14 cannot tell; then the answer is yes.
+    /// Returns whether the file has the byte before `end`. This queries the kernel through the
+    /// mapping, so it needs no descriptor. A kernel before Linux 5.14 cannot tell; then this
+    /// returns true.
     ///
     /// # Errors
     /// As [`Spans::map`].
     pub(crate) fn reaches(&self, end: u64) -> Result<bool> {
-        // That bug believes any number, which this would refuse.
+        // The planted bug accepts any number; this check would reject it.
         if planted_bug!("number-without-complement") {
             return Ok(true);
         }
         let page = rustix::param::page_size();
         let last = end.saturating_sub(1) / page as u64 * page as u64;
         let address = self.map(last..last + page as u64)?;
-        // SAFETY: the page is mapped, as was found just now, and to load it changes no byte.
+        // SAFETY: the page is mapped, as just checked, and loading it changes no byte.
         let loaded = unsafe { rustix::mm::madvise(address.cast(), page, Advice::LinuxPopulateRead) };
-        // The kernel's word for a load that would be a SIGBUS.
+        // `EFAULT` means that a load would be a SIGBUS.
         Ok(loaded != Err(Errno::FAULT))
     }
 
@@ -217,7 +219,7 @@ impl Spans {
     }
 }
 
-/// The number of the span with the byte that is `units` lengths of the first from the file's
+/// Returns the number of the span with the byte that is `units` first-span lengths from the file's
 /// beginning.
 fn number_of(units: u64) -> usize {
     if units < EQUAL_SPANS {
@@ -227,7 +229,7 @@ fn number_of(units: u64) -> usize {
     (SPANS_PER_LENGTH * doubled + (units >> doubled)) as usize
 }
 
-/// Where a span begins, in lengths of the first. The inverse of [`number_of`].
+/// Returns where a span begins, in lengths of the first span. The inverse of [`number_of`].
 fn start_of(number: usize) -> u64 {
     let number = number as u64;
     if number < EQUAL_SPANS {
@@ -244,7 +246,7 @@ mod tests {
 
     const UNIT: u64 = MAPPING_ALIGN;
 
-    /// A file whose 8-byte words say where they are, and say `mark` as well.
+    /// Returns a file whose 8-byte words contain their position, and `mark`.
     fn file_of(len: u64, mark: u64) -> std::fs::File {
         let mut file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..len / 8).flat_map(|word| (word * 8 + mark).to_le_bytes()).collect();
@@ -257,11 +259,10 @@ mod tests {
         Spans::new(file, "arena", options, UNIT, max_len).unwrap()
     }
 
-    /// The words of a range, all of which the file has.
+    /// Returns the words of a range, all of which the file has.
     fn read(spans: &Spans, range: Range<u64>) -> Result<Vec<u64>> {
         let address = spans.map(range.clone())?;
-        // SAFETY: the range is mapped, as was found just now, and lies in the file, which nothing
-        // changes.
+        // SAFETY: the range is mapped, as just checked, and within the file, which nothing changes.
         let words =
             unsafe { std::slice::from_raw_parts(address.cast::<u64>(), (range.end - range.start) as usize / 8) };
         Ok(words.to_vec())
@@ -280,7 +281,7 @@ mod tests {
             for units in [start, (start + end) / 2, end - 1] {
                 assert_eq!(number_of(units), number, "{units}");
             }
-            // Less than a quarter of what lies before.
+            // Less than a quarter of the length before it.
             assert!(number < EQUAL_SPANS as usize || (end - start) * 4 <= start, "{number}");
         }
         assert_eq!(
@@ -318,7 +319,7 @@ mod tests {
         assert_eq!(read(&spans, 0..len).unwrap(), words(0..len, 0));
     }
 
-    /// What lies beyond the greatest length, or makes no sense, is an error.
+    /// A range beyond the greatest length, or an invalid one, is an error.
     #[test]
     fn what_can_not_be_there_is_refused() {
         let len = 3 * UNIT;
@@ -336,7 +337,7 @@ mod tests {
         assert!(spans.find(UNIT).is_some());
     }
 
-    /// Where the file ends is found in each span, without a descriptor, also when the file grows.
+    /// The end of the file is found in each span, without a descriptor, also when the file grows.
     #[test]
     fn the_end_of_the_file_is_found() {
         let page = rustix::param::page_size() as u64;
@@ -349,7 +350,7 @@ mod tests {
         assert!(spans.reaches(3 * UNIT + 1).is_err());
     }
 
-    /// A first span that can't be had is halved, down to the least.
+    /// A first span that can't be mapped is halved, down to the least length.
     #[test]
     fn a_first_span_shrinks_to_what_can_be_had() {
         let file = file_of(UNIT, 0);
@@ -360,7 +361,7 @@ mod tests {
         assert!(error.to_string().contains("no address space for"), "{error}");
     }
 
-    /// All that is mapped, and what is mapped later, is of the new file.
+    /// All present and later mappings are of the new file.
     #[test]
     fn another_file_takes_the_place() {
         let len = 4 * UNIT;

@@ -1,19 +1,18 @@
-//! The façade of atomics: the processor's, or those of a model checker.
+//! The interface to the atomics: the processor's, or those of a model checker.
 //!
-//! The protocols of this folder (`lock`, `pins`, `slots`, `ring`, `event_count`) are written once,
-//! generic over a [`Model`]. The product runs them with [`Native`]; the tests named
-//! `src/shared/protocols/loom_tests/` run the very same code with loom's atomics, which try every interleaving and
-//! every value that the memory model lets a load return.
+//! The protocols of this folder are written once, generic over a [`Model`]. The product runs them
+//! with [`Native`]. The tests in `src/shared/protocols/loom_tests/` run the same code with loom's
+//! atomics, which try every interleaving and every value that the memory model lets a load return.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How a [`Model::wait`] ended. Only time-outs are told apart: any other return may be spurious.
+/// How a [`Model::wait`] ended. Only a time-out is certain: any other return may be spurious.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Woken {
-    /// Woken, or the word had changed already, or for no reason at all.
+    /// It was woken, or the word had changed before, or the wake-up was spurious.
     Perhaps,
-    /// The time was up.
+    /// The timeout has passed.
     TimedOut,
 }
 
@@ -23,19 +22,19 @@ pub(crate) trait Model: Sized + 'static {
     type U64: Word64;
     /// 32-bit words, which can be waited on.
     type U32: Word32;
-    /// How often a waiter looks again before it sleeps. A model checker wants 0.
+    /// How often a waiter retries before it sleeps. 0 in a model checker.
     const SPINS: u32;
 
-    /// A fence.
+    /// Fences with this ordering.
     fn fence(order: Ordering);
 
     /// Sleeps while `word` holds `expected`, at most for `timeout`.
     fn wait(word: &Self::U32, expected: u32, timeout: Duration) -> Woken;
 
-    /// Wakes up to `count` sleepers of `word`; how many there were.
+    /// Wakes up to `count` sleepers of `word`, and returns how many it woke.
     fn wake(word: &Self::U32, count: u32) -> u32;
 
-    /// Said between two looks of a spinning waiter.
+    /// Hints to the processor that a waiter spins; called between two checks.
     fn spin_hint();
 
     /// Nanoseconds of the monotonic clock, the same in all processes. In a model no time passes.
@@ -44,44 +43,44 @@ pub(crate) trait Model: Sized + 'static {
 
 /// A 64-bit atomic.
 pub(crate) trait Word64: Send + Sync {
-    /// A word with this value.
+    /// Returns a word with this value.
     fn new(value: u64) -> Self;
-    /// Loads.
+    /// Loads the value.
     fn load(&self, order: Ordering) -> u64;
-    /// Stores.
+    /// Stores a value.
     fn store(&self, value: u64, order: Ordering);
-    /// Stores with release, then fences: a sequentially consistent load that this thread does
-    /// afterwards is ordered behind the store for everybody who, likewise, stores with this or
-    /// fences before loading.
+    /// Stores with release, then fences. A sequentially consistent load that this thread does
+    /// afterwards is ordered after the store, in relation to every thread that also stores with
+    /// this or fences before it loads.
     ///
-    /// One half of Dekker's idiom ("I say what I do, then look at what you said"), on which the
-    /// pins of readers and the sleepers' flags rest.
+    /// This is one half of Dekker's idiom: each side stores its own word, then loads the other's.
+    /// The pins of readers and the flags of sleepers rest on it.
     fn store_fenced(&self, value: u64);
-    /// Exchanges.
+    /// Stores a value; returns the value before.
     fn swap(&self, value: u64, order: Ordering) -> u64;
-    /// Stores `new` if the word holds `current`; the value found otherwise.
+    /// Stores `new` if the word holds `current`; otherwise returns the value found.
     fn compare_exchange(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> Result<u64, u64>;
-    /// Adds, wrapping; the value before.
+    /// Adds, wrapping; returns the value before.
     fn fetch_add(&self, value: u64, order: Ordering) -> u64;
-    /// The larger of both; the value before.
+    /// Stores the larger of both values; returns the value before.
     fn fetch_max(&self, value: u64, order: Ordering) -> u64;
-    /// Sets bits; the value before.
+    /// Sets bits; returns the value before.
     fn fetch_or(&self, value: u64, order: Ordering) -> u64;
-    /// Keeps bits; the value before.
+    /// Clears all other bits; returns the value before.
     fn fetch_and(&self, value: u64, order: Ordering) -> u64;
 }
 
 /// A 32-bit atomic.
 pub(crate) trait Word32: Send + Sync {
-    /// A word with this value.
+    /// Returns a word with this value.
     fn new(value: u32) -> Self;
-    /// Loads.
+    /// Loads the value.
     fn load(&self, order: Ordering) -> u32;
-    /// Stores.
+    /// Stores a value.
     fn store(&self, value: u32, order: Ordering);
-    /// Stores `new` if the word holds `current`; the value found otherwise.
+    /// Stores `new` if the word holds `current`; otherwise returns the value found.
     fn compare_exchange(&self, current: u32, new: u32, success: Ordering, failure: Ordering) -> Result<u32, u32>;
-    /// Adds, wrapping; the value before.
+    /// Adds, wrapping; returns the value before.
     fn fetch_add(&self, value: u32, order: Ordering) -> u32;
 }
 
@@ -134,9 +133,9 @@ impl Word64 for AtomicU64 {
     fn store(&self, value: u64, order: Ordering) {
         AtomicU64::store(self, value, order);
     }
-    /// One exchange rather than a store and a fence, which is the faster instruction on x86. In the
-    /// language's memory model a sequentially consistent operation before the later sequentially
-    /// consistent load gives the same order as the fence would.
+    /// One exchange instead of a store and a fence, since it is faster on x86. In the language's
+    /// memory model a sequentially consistent operation before the later sequentially consistent
+    /// load gives the same order as the fence would.
     #[inline]
     fn store_fenced(&self, value: u64) {
         AtomicU64::swap(self, value, Ordering::SeqCst);

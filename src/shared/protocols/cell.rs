@@ -1,13 +1,13 @@
-//! Cells: values of fixed size, updated in place by any process, that nobody ever reads torn.
+//! Cells: values of fixed size, updated in place by any process, and never read torn.
 //!
 //! A cell keeps the newest few values, each in a *copy* of its own, as Linux's `seqcount_latch`
-//! keeps two: version v stands in copy v mod [`COPIES`]. A writer fills the copy of the oldest
-//! value, then moves `version` to it. So a reader of the newest value is not touched by the writer
-//! of the next one, be that alive, stopped or dead; it looks again only if writers went all the way
-//! round the copies while it read one. Each copy has a *stamp*, the version that it holds, 0 while
-//! it is being filled: the sequence counter of a seqlock, one per copy. Payload words are relaxed
-//! atomics between fences (Boehm, "Can seqlocks get along with programming language memory
-//! models?", 2012).
+//! keeps two. Version v is in copy v mod [`COPIES`]. A writer fills the copy of the oldest value,
+//! then moves `version` to it. So the writer of the next value does not touch the copy of the
+//! newest one, whether that writer is alive, stopped or dead. A reader retries only if writers
+//! overwrote all copies while it read one. Each copy has a *stamp*: the version that it holds, or 0
+//! while it is being filled. The stamp is the sequence counter of a seqlock, one per copy. Payload
+//! words are relaxed atomics between fences (Boehm, "Can seqlocks get along with programming
+//! language memory models?", 2012).
 //!
 //! Writers exclude each other by the latch, a lock of [`crate::shared::protocols::lock`]; readers
 //! write nothing.
@@ -15,35 +15,36 @@
 //! | a writer dies | readers | the next writer |
 //! |---|---|---|
 //! | with the latch, nothing written | read v | takes the latch over, writes v + 1 |
-//! | stamp of v + 1's copy cleared, payload partly filled | read v; v − 3, which stood there, is stale | clears and fills that copy anew |
-//! | payload filled, stamp set, `version` not moved | read v; nobody takes v + 1, which is above `version` | fills that copy anew, as another v + 1 |
+//! | stamp of v + 1's copy cleared, payload partly filled | read v; v − 3, which that copy held, is stale | clears and fills that copy anew |
+//! | payload filled, stamp set, `version` not moved | read v; v + 1 is above `version`, so no reader accepts it | fills that copy anew, as another v + 1 |
 //! | `version` moved | read v + 1 | takes the latch over, writes v + 2 |
 //!
-//! Whether a value is still to be sampled, `version` says beside `sampled`; a flag that all cells
-//! share says that a look at them is worth while. A writer moves `version`, then looks at the flag;
-//! the sampler clears the flag, then looks at `version`; both fenced, so that one of them sees the
-//! other.
+//! `version` and `sampled` together show whether a value is still to be sampled. One flag, which
+//! all cells share, is set if any cell may have such a value. A writer moves `version`, then loads
+//! the flag. The sampler clears the flag, then loads `version`. Both fence in between, so at least
+//! one of them sees the other's store.
 
 use crate::Version;
 use crate::shared::protocols::atomic::{Model, Word64};
 use std::sync::atomic::Ordering;
 
-/// Values that a cell keeps. With two, whoever reads 4 KiB beside a writer that never rests would
-/// hardly ever succeed.
+/// The number of values that a cell keeps. With two, a reader of 4 KiB would almost never succeed
+/// against a writer that stores without a pause.
 pub(crate) const COPIES: usize = 4;
 
-/// What all who use a cell look at: one cache line. A counter keeps its value in `version`.
+/// The words that every user of a cell reads: one cache line. A counter keeps its value in
+/// `version`.
 #[repr(C, align(64))]
 pub(crate) struct CellWords<M: Model, const C: usize = COPIES> {
-    /// The writer; see [`crate::shared::protocols::lock`].
+    /// The lock of the writers; see [`crate::shared::protocols::lock`].
     pub latch: M::U64,
     /// The newest complete value.
     pub version: M::U64,
     /// The newest value that a committed sample holds.
     pub sampled: M::U64,
-    /// Which cell this is; 0 for none. A handle of another one is stale.
+    /// The number of this cell; 0 if there is none. A handle with another number is stale.
     pub generation: M::U64,
-    /// What each copy holds.
+    /// The version that each copy holds.
     pub stamps: [M::U64; C],
 }
 
@@ -60,7 +61,8 @@ impl<M: Model, const C: usize> Default for CellWords<M, C> {
     }
 }
 
-/// Where a writer has come to; asked before each goes on.
+/// The step that a writer has completed; passed to a test's callback, which may end the writer
+/// there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum WriteStep {
     /// It holds the latch.
@@ -75,7 +77,8 @@ pub(crate) enum WriteStep {
     Moved,
 }
 
-/// A cell in shared memory: its words and its copies, each of the same number of payload words.
+/// A view of a cell in shared memory: its words and its copies, each of the same number of payload
+/// words.
 pub(crate) struct CellView<'a, M: Model, const C: usize = COPIES> {
     words: &'a CellWords<M, C>,
     copies: &'a [M::U64],
@@ -84,7 +87,7 @@ pub(crate) struct CellView<'a, M: Model, const C: usize = COPIES> {
 }
 
 impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
-    /// A cell of `len` bytes, whose copies lie in `copies` at equal distances.
+    /// Returns a view of a cell of `len` bytes, whose copies are in `copies` at equal distances.
     pub(crate) fn new(words: &'a CellWords<M, C>, copies: &'a [M::U64], len: usize) -> Self {
         assert!(copies.len() / C >= len.div_ceil(8), "copies too small for the value");
         CellView { words, copies, len }
@@ -98,7 +101,8 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         (&self.words.stamps[index], &self.copies[index * words..][..self.len.div_ceil(8)])
     }
 
-    /// Copies the newest value to `out`; `None` if writers went round meanwhile: look again.
+    /// Copies the newest value to `out`. Returns `None` if writers overwrote all copies meanwhile:
+    /// the caller retries.
     #[inline]
     pub(crate) fn try_load(&self, out: &mut [u8]) -> Option<Version> {
         // Acquire pairs with the release in `store`: the copy's stamp is that of this version or of
@@ -107,8 +111,8 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         self.read(version, out).then_some(version)
     }
 
-    /// Copies the value of exactly this version to `out`; false if it is not there any more, or not
-    /// yet.
+    /// Copies the value of exactly this version to `out`. Returns false if the version is no longer
+    /// there, or not yet.
     #[inline]
     pub(crate) fn load_version(&self, version: Version, out: &mut [u8]) -> bool {
         // A value above `version` may be one that its dead writer never published.
@@ -137,10 +141,11 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         stamp.load(Ordering::Relaxed) == version.as_u64() || planted_bug!("read-cell-once")
     }
 
-    /// Makes `value` the newest, as the next version, at least `floor`. The caller holds the latch.
+    /// Makes `value` the newest, as the next version or one that is at least `floor`. The caller
+    /// holds the latch.
     ///
-    /// `goes_on` is asked at each step; when it says no, the writer ends there, as if it were
-    /// killed.
+    /// `goes_on` is called after each step. If it returns false, the writer ends there, as if it
+    /// were killed.
     #[cfg(test)]
     pub(crate) fn store(
         &self,
@@ -153,16 +158,16 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         self.store_as(value, version, &mut goes_on)
     }
 
-    /// The version after the newest one; 0 after the last one that there is. The caller holds the
-    /// latch.
+    /// Returns the version after the newest one; 0 after the last possible one. The caller holds
+    /// the latch.
     #[inline]
     pub(crate) fn next(&self) -> Version {
         Version::from_u64(self.words.version.load(Ordering::Relaxed).wrapping_add(1))
     }
 
-    /// The version to go on from where `floor` is above `next`: one that stands in the same copy,
-    /// that of the oldest value. The floor's own copy may be that of the newest value, which must
-    /// not be touched. `None` if no version is left.
+    /// Returns the version to continue from if `floor` is above `next`: at least `floor`, and in
+    /// the same copy as `next`, which holds the oldest value. The copy of `floor` itself may hold
+    /// the newest value, which must not be touched. Returns `None` if no version is left.
     #[cold]
     pub(crate) fn reach(next: Version, floor: Version) -> Option<Version> {
         let copies = C as u64;
@@ -173,7 +178,7 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         floor.as_u64().checked_add(ahead).map(Version::from_u64)
     }
 
-    /// As [`CellView::store`], with this version: of a value that comes from elsewhere.
+    /// Stores `value` as [`CellView::store`] does, as this version.
     #[inline]
     pub(crate) fn store_as(
         &self,
@@ -184,8 +189,9 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         let (stamp, payload) = self.copy(version);
         let mut pass = |step| goes_on(step).then_some(());
         pass(WriteStep::Latched)?;
-        // What a weak memory model may make of this function without its fences and releases; it
-        // says so in this order, since a processor that keeps stores in order shows nothing else.
+        // The planted bug stores in an order that a weak memory model allows without the fences and
+        // releases. It needs to store in that order, since a processor that keeps stores in order
+        // never shows it.
         let comes_early = planted_bug!("seqlock-without-fence");
         if comes_early {
             stamp.store(version.as_u64(), Ordering::Relaxed);
@@ -215,18 +221,18 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     }
 }
 
-/// Says that something is to be sampled. True if nobody had said so since the sampler last began:
-/// wake it.
+/// Marks that a value is to be sampled. Returns true if the mark was not set since the sampler last
+/// began: the caller then wakes the sampler.
 #[inline]
 pub(crate) fn mark_dirty<M: Model>(flag: &M::U64) -> bool {
     // Sequentially consistent, after the fenced store of the version.
     flag.load(Ordering::SeqCst) == 0 && flag.swap(1, Ordering::SeqCst) == 0
 }
 
-/// The sampler begins: what is stored from now on says so anew.
+/// Clears the mark when a round of the sampler begins. Later stores set it again.
 #[inline]
 pub(crate) fn clear_dirty<M: Model>(flag: &M::U64) {
     flag.swap(0, Ordering::SeqCst);
-    // The looks at the versions, after the flag is cleared.
+    // The sampler loads the versions after it has cleared the flag.
     M::fence(Ordering::SeqCst);
 }

@@ -1,36 +1,38 @@
-//! Sleeping until something in shared memory has moved: an event count beside a watermark.
+//! Event counts: sleeping until a watermark in shared memory has moved.
 //!
-//! One 32-bit word, the event, is even while nobody listens and odd while somebody may. A listener
-//! makes it odd, fences, looks at what it waits for, and sleeps while the event keeps that odd
-//! value. A publisher stores its news with [`Word64::store_fenced`], then looks at the event: even,
-//! and it is done without a system call; odd, and it advances the event by one and wakes all.
-//! Either the publisher sees the listener's odd value or the listener sees the news.
+//! The event is one 32-bit word: even if no thread waits, odd if one may. A waiter makes it odd,
+//! fences, checks its condition, and sleeps while the event keeps that odd value. A publisher
+//! stores its watermark with [`Word64::store_fenced`], then loads the event. If it is even, the
+//! publisher is done without a system call. If it is odd, the publisher advances it by one and
+//! wakes all waiters. Either the publisher sees the waiter's odd value, or the waiter sees the new
+//! watermark.
 //!
-//! The logger sleeping on the ring, writers waiting for `durable`, and followers of the change feed
-//! all wait here.
+//! The logger waits here for the ring, writers wait for `durable`, and followers for the change
+//! feed.
 //!
-//! | state | event | who dies here | then |
+//! | state | event | which process dies | then |
 //! |---|---|---|---|
 //! | idle | even | – | – |
-//! | listening | odd | a listener | one superfluous wake-up |
-//! | news stored, event not looked at | odd | the publisher | the listeners' time-out |
-//! | event advanced, nobody woken yet | even | the publisher | the listeners' time-out |
+//! | waiting | odd | a waiter | one superfluous wake-up |
+//! | watermark stored, event not loaded | odd | the publisher | the waiters time out |
+//! | event advanced, no waiter woken yet | even | the publisher | the waiters time out |
 //!
-//! The time-out of a client is [`EVENT_WAIT_MAX`] at most. The logger's threads have 50 ms while
-//! the store is used, and a minute while it is not, or a day if no process has it open: then the
-//! logger looks for dead clients every 3 s, and wakes all listeners when it finds one
-//! (`participant/rest.rs`). A client that waits for the logger wakes it at its own time-out.
+//! A client times out after at most [`EVENT_WAIT_MAX`]. The logger's threads time out after 50 ms
+//! while the store is used, and after a minute while it is not, or a day if no process has it open.
+//! While they rest, the logger looks for dead clients every 3 s, and wakes all waiters when it
+//! finds one (`participant/rest.rs`). A client that waits for the logger wakes it at its own
+//! time-out.
 
 use crate::shared::protocols::atomic::{Model, Woken, Word32, Word64};
 use crate::system::clock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The longest sleep before a waiter looks again by itself.
+/// The longest sleep before a waiter checks its condition again.
 pub(crate) const EVENT_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// Says that this thread is about to sleep. The caller then looks at what it waits for, and only if
-/// that has not come does it [`wait`] with the ticket that this returns.
+/// Announces that this thread is about to sleep. The caller then checks its condition. If the
+/// condition does not hold, the caller passes the key that this returns to [`wait`].
 #[inline]
 pub(crate) fn prepare_wait<M: Model>(event: &M::U32) -> u32 {
     let mut seen = event.load(Ordering::Acquire);
@@ -51,8 +53,8 @@ pub(crate) fn wait<M: Model>(event: &M::U32, key: u32, timeout: Duration) -> Wok
     M::wait(event, key, timeout)
 }
 
-/// Wakes all listeners; costs one load if there are none. The caller has just stored its news with
-/// [`Word64::store_fenced`]; without that, a listener could be missed.
+/// Wakes all waiters; costs one load if there are none. The caller has just stored its watermark
+/// with [`Word64::store_fenced`]; without that, a waiter could be missed.
 #[inline]
 pub(crate) fn notify<M: Model>(event: &M::U32) {
     let seen = event.load(Ordering::SeqCst);
@@ -96,7 +98,7 @@ pub(crate) fn wait_from<M: Model>(
     for threshold in thresholds {
         threshold.word.store_fenced(threshold.at_least);
     }
-    // For a `current` that is no sequentially consistent load.
+    // For a `current` that does not load sequentially consistent.
     M::fence(Ordering::SeqCst);
     let has_come = thresholds.iter().any(|threshold| (threshold.current)() >= threshold.at_least);
     let woken = if has_come { Woken::Perhaps } else { wait::<M>(event, key, timeout) };

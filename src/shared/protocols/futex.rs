@@ -1,8 +1,8 @@
 //! Waiting on a word of shared memory, and waking its waiters, across processes.
 //!
-//! The words lie in a shared file mapping, so the futexes are never of the private kind, whose keys
-//! are addresses of one process. Every wait has a time-out, because whoever should wake it may be
-//! dead: callers re-check and go on.
+//! The words are in a shared file mapping, so the futexes are never of the private kind, whose keys
+//! are addresses of one process. Every wait has a timeout, because the process that should end it
+//! may be dead. Callers check their condition again after each wait.
 
 use crate::shared::protocols::atomic::Woken;
 use rustix::io::Errno;
@@ -13,24 +13,25 @@ use std::time::Duration;
 
 /// Sleeps while `word` holds `expected`, at most for `timeout` of CLOCK_MONOTONIC.
 ///
-/// A signal ends the wait like a wake-up does; the caller looks again anyway.
+/// A signal ends the wait as a wake-up does; the caller checks its condition either way.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> Woken {
     let timeout =
         Timespec { tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: timeout.subsec_nanos().into() };
     match futex::wait(word, Flags::empty(), expected, Some(&timeout)) {
         // AGAIN: the word had changed. INTR: a signal.
         Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Woken::Perhaps,
-        // Any other error means that this kernel can't wait here; sleeping no time at all, and
-        // calling it a time-out, makes the caller re-check, which is correct though busy.
+        // Any other error means that this kernel can't wait here. Returning a time-out at once
+        // makes the caller check again, which is correct but spins.
         Err(_) => Woken::TimedOut,
     }
 }
 
-/// Wakes up to `count` sleepers of `word`. Nobody sleeping is no error.
+/// Wakes up to `count` sleepers of `word`, and returns how many it woke. It is no error if there
+/// are none.
 pub(crate) fn wake(word: &AtomicU32, count: u32) -> u32 {
     // The kernel reads the count as an i32.
     let count = count.min(i32::MAX as u32);
-    // The only errors are those of an address that is not mapped, which a reference rules out.
+    // The only errors concern an address that is not mapped, which a reference rules out.
     futex::wake(word, Flags::empty(), count).map_or(0, |woken| woken as u32)
 }
 

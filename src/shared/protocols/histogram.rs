@@ -1,20 +1,21 @@
-//! A histogram of durations in shared memory: any process records, any process reads.
+//! A histogram of durations in shared memory: any process records, and any process reads.
 //!
-//! Log-linear buckets, as in Gil Tene's HdrHistogram: each power of two is divided into eight equal
-//! parts, so a duration is known to within an eighth of itself, from 256 ns to two minutes, in 240
-//! words. What is shorter is known to within 32 ns, what is longer counts as longer.
+//! The buckets are log-linear, as in Gil Tene's HdrHistogram: each power of two is divided into
+//! eight equal parts. So 240 words record a duration to within an eighth of itself, from 256 ns to
+//! two minutes. A shorter duration is recorded to within 32 ns; a longer one counts in the last
+//! bucket.
 //!
-//! Recording is one addition to a bucket, one to the sum and a look at the maximum, all relaxed:
-//! there is no order between a sample and anything else. So there is no lock, nothing to repair,
+//! Recording is one addition to a bucket, one to the sum, and one load of the maximum. All are
+//! relaxed, since a sample has no order with anything else. So there is no lock, nothing to repair,
 //! and no state in which a reader has to wait.
 //!
-//! | dies here | then |
+//! | a process dies | then |
 //! |---|---|
 //! | before the bucket | the sample is missing |
 //! | between the bucket and the sum, or the sum and the maximum | it is missing in the mean, or as the maximum |
 //!
-//! Readers take the words as they come. Flipped bits give wrong figures, and nothing else: there is
-//! no index among them, and sums saturate.
+//! Readers load the words in any order. Flipped bits give wrong figures and do no other harm: no
+//! word is an index, and sums saturate.
 
 use crate::shared::protocols::atomic::{Model, Word64};
 use serde::de::Error as _;
@@ -30,7 +31,7 @@ const UNIT_LOG2: u32 = 5;
 /// Buckets: the shortest 256 ns, 28 powers of two up to 2^36 ns, and one more for what lies beyond.
 const BUCKETS: usize = 30 * PARTS;
 
-/// The bucket of a duration.
+/// Returns the bucket of a duration.
 #[inline]
 fn bucket_of(ns: u64) -> usize {
     let units = ns >> UNIT_LOG2;
@@ -42,7 +43,7 @@ fn bucket_of(ns: u64) -> usize {
     ((octave as usize + 1) * PARTS + part).min(BUCKETS - 1)
 }
 
-/// The longest duration of a bucket, in nanoseconds. The last one has no end.
+/// Returns the longest duration of a bucket, in nanoseconds. The last bucket has no end.
 fn longest_of(bucket: usize) -> u64 {
     if bucket >= BUCKETS - 1 {
         return u64::MAX;
@@ -75,14 +76,14 @@ impl<M: Model> Histogram<M> {
     pub(crate) fn record(&self, ns: u64) {
         self.buckets[bucket_of(ns)].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
-        // Nearly always there was a longer one, and then nothing is written.
+        // Nearly always there was a longer duration, and then nothing is written.
         if self.max_ns.load(Ordering::Relaxed) < ns {
             self.max_ns.fetch_max(ns, Ordering::Relaxed);
         }
     }
 
-    /// [`Histogram::record`] by somebody who keeps all others from recording meanwhile, by a lock:
-    /// without its atomic additions, which cost more than all the rest.
+    /// Counts a duration, as [`Histogram::record`], without atomic additions, which cost more than
+    /// all the rest. The caller holds a lock that excludes all other recorders.
     #[inline]
     pub(crate) fn record_alone(&self, ns: u64) {
         let add = |word: &M::U64, more: u64| {
@@ -96,7 +97,8 @@ impl<M: Model> Histogram<M> {
         }
     }
 
-    /// What has been recorded so far. Samples that come meanwhile may be there in part.
+    /// Returns what has been recorded so far. Samples that are recorded meanwhile may be included
+    /// in part.
     pub(crate) fn read(&self) -> Latency {
         Latency {
             buckets: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
@@ -106,8 +108,8 @@ impl<M: Model> Histogram<M> {
     }
 }
 
-/// How long something took: the durations that were recorded up to some instant, in buckets of an
-/// eighth of their length.
+/// A distribution of latencies: the durations that were recorded up to some instant, in buckets of
+/// an eighth of their length.
 ///
 /// Part of [`crate::Stats`]. Serializes as its summary (`count`, `mean_ns`, `p50_ns`, `p99_ns`,
 /// `p999_ns`, `max_ns`), then `sum_ns` and `buckets`: the number and the count of each bucket that
@@ -137,36 +139,37 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// How many durations were recorded.
+    /// Returns the number of recorded durations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().fold(0, |count, bucket| u64::saturating_add(count, *bucket))
     }
 
-    /// The sum of all durations.
+    /// Returns the sum of all durations.
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)
     }
 
-    /// Their mean; 0 if there are none.
+    /// Returns the mean of all durations; 0 if there are none.
     pub fn mean(&self) -> Duration {
         Duration::from_nanos(self.sum_ns.checked_div(self.count()).unwrap_or(0))
     }
 
-    /// The longest one; 0 if there are none.
+    /// Returns the longest duration; 0 if there are none.
     pub fn max(&self) -> Duration {
         Duration::from_nanos(self.max_ns)
     }
 
-    /// The duration that `percent` of a hundred do not exceed: the longest one of its bucket, so at
-    /// most an eighth (or 32 ns) more than the true one. 0 if there are none.
+    /// Returns the duration that `percent` percent of all durations do not exceed. This is the
+    /// longest duration of its bucket, so at most an eighth (or 32 ns) more than the true one.
+    /// Returns 0 if there are none.
     pub fn percentile(&self, percent: f64) -> Duration {
         let wanted = (self.count() as f64 * percent.clamp(0.0, 100.0) / 100.0).ceil().max(1.0) as u64;
         let reached = self.cumulative().find(|(_, count)| *count >= wanted);
         Duration::from_nanos(reached.map_or(0, |(longest, _)| longest.min(self.max_ns)))
     }
 
-    /// The durations recorded since `earlier`, an older state of the same one. How long the longest
-    /// of them was is known to its bucket only.
+    /// Returns the durations recorded since `earlier`, an older state of the same histogram. The
+    /// maximum is known only to the precision of its bucket.
     pub fn since(&self, earlier: &Latency) -> Latency {
         let buckets: Vec<u64> =
             self.buckets.iter().zip(&earlier.buckets).map(|(now, then)| now.saturating_sub(*then)).collect();
@@ -174,9 +177,9 @@ impl Latency {
         Latency { buckets, sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns), max_ns: self.max_ns.min(longest) }
     }
 
-    /// How many durations were at most as long as each of `bounds`, which ascend. One of a bucket
-    /// that `bounds` divide counts as longer, so each figure is a lower bound, and exact where a
-    /// bucket ends.
+    /// Returns how many durations were at most as long as each of `bounds`, which ascend. If a
+    /// bound lies within a bucket, the durations of that bucket count as longer. So each number is
+    /// a lower bound, and exact if its bound is the end of a bucket.
     pub fn counts_up_to(&self, bounds: &[Duration]) -> Vec<u64> {
         let mut buckets = self.cumulative().peekable();
         let mut below = 0;
@@ -189,8 +192,8 @@ impl Latency {
         bounds.iter().map(count_up_to).collect()
     }
 
-    /// The longest duration of each bucket, in nanoseconds, and how many durations there are up to
-    /// it.
+    /// Returns the longest duration of each bucket, in nanoseconds, and the number of durations up
+    /// to it.
     fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> {
         self.buckets.iter().enumerate().scan(0_u64, |below, (bucket, count)| {
             *below = below.saturating_add(*count);
@@ -198,7 +201,7 @@ impl Latency {
         })
     }
 
-    /// The summary, by the names of its serialized fields.
+    /// Returns the summary, by the names of its serialized fields.
     fn summary(&self) -> [(&'static str, u64); 6] {
         let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         [
@@ -262,8 +265,7 @@ impl std::fmt::Debug for Latency {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: what is read is true to within what the documentation says, for any durations, and any
-    //! words.
+    //! Goal: figures are as precise as documented, for any durations and any words.
 
     use super::*;
     use crate::shared::protocols::atomic::Native;

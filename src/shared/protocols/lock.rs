@@ -9,30 +9,31 @@
 //! Waiters are of two classes. Bit 62 is set while urgent waiters may exist, bit 63 while bulk ones
 //! may. Each class waits on an event count of its own. An owner that releases while urgent waiters
 //! may exist leaves the word *reserved*: free for urgent waiters, held for bulk ones. So no bulk
-//! section can come between. A reservation has a number, which distinguishes it from every other
-//! one. If the kernel reports that no urgent waiter slept, and none is on the way, the releaser
-//! takes the reservation back. A waiter is *on the way* from its announcement ([`Urgent`]) until it
-//! leaves, for [`RESERVATION_TIMEOUT`] after the last of them checked the lock or was woken. Locks
-//! with one class of waiters (growth, a cell's latch) never see bit 62.
+//! critical section can come first. A reservation has a number, which distinguishes it from every
+//! other one. If the kernel reports that no urgent waiter slept, and none is on the way, the
+//! releaser takes the reservation back. A waiter is *on the way* from its announcement ([`Urgent`])
+//! until it leaves, for [`RESERVATION_TIMEOUT`] after the last of them checked the lock or was
+//! woken. Locks with one class of waiters (growth, a cell's latch) never see bit 62.
 //!
 //! | word | meaning | its owner dies here | a waiter dies here |
 //! |---|---|---|---|
-//! | 0 | free | – | those still asleep time out within 5 ms and take it |
+//! | 0 | free | – | the waiters still asleep time out within 5 ms and take it |
 //! | id | held | the next acquirer waits 5 ms, finds the id's byte free, swaps it for its own id | – |
-//! | id, bit 63 or 62 | held, somebody may wait | the same; the bits are kept | a superfluous wake-up at release |
-//! | bit 62, number below 2^32 | reserved for the urgent | urgent sleepers time out within 5 ms and take it; a bulk waiter takes it once it has stood for 200 µs, which one that sleeps sees within 5 ms | it stands for 200 µs, once: whoever takes it then counts anew who is on the way |
-//! | 0, event not yet advanced | just released | those asleep time out within 5 ms and take it | – |
-//! | event advanced, nobody woken yet | just released | the same | – |
+//! | id, bit 63 or 62 | held, a thread may wait | the same; the bits are kept | a superfluous wake-up at release |
+//! | bit 62, number below 2^32 | reserved for an urgent waiter | urgent sleepers time out within 5 ms and take it; a bulk waiter takes it 200 µs after it first saw it, which a sleeping one does within 5 ms | the reservation delays the lock by 200 µs, once: the process that takes the lock then resets the count of waiters on the way |
+//! | 0, event not yet advanced | just released | the waiters asleep time out within 5 ms and take it | – |
+//! | event advanced, no waiter woken yet | just released | the same | – |
 //!
-//! A waiter that acquires the lock leaves its class's bit set, since it can't know whether others
-//! wait: a release wakes one waiter only. A take-over needs no repair here: what a dead owner left
-//! unpublished is overwritten (invariant I1 of the design). A word that names no possible client
-//! (damage) is taken over like the word of a dead owner, or like a reservation that timed out.
+//! A waiter that acquires the lock leaves the bit of its class set, since other waiters may remain:
+//! a release wakes only one. A take-over needs no repair here: the next owner overwrites what a
+//! dead owner left unpublished (invariant I1 of the design). If the word contains no possible
+//! client id (damage), a waiter takes it over like the word of a dead owner, or like a reservation
+//! that timed out.
 //!
-//! So from its announcement on, an urgent waiter waits for the bulk section that is under way, and
-//! for no other, provided that it runs within [`RESERVATION_TIMEOUT`] of its wake-up. Just before
-//! its announcement another bulk section may begin: two at most. Within a class there is no order:
-//! a later waiter may pass one that was woken and does not run yet.
+//! So from its announcement on, an urgent waiter waits for the current bulk section and for no
+//! other, provided that it runs within [`RESERVATION_TIMEOUT`] of its wake-up. Another bulk section
+//! may begin just before the announcement, so it waits for two at most. Within a class there is no
+//! order: a later waiter may pass one that was woken and does not run yet.
 
 mod urgent;
 mod waiter;
@@ -56,18 +57,18 @@ const FLAGS: u64 = URGENT_WAITERS | BULK_WAITERS;
 const HANDED_OVER: u64 = 1 << 31;
 const RESERVATION_MAX: u64 = u32::MAX as u64;
 
-/// How long a reservation is kept for a waiter that was woken, or has announced itself, and does
+/// How long the lock stays reserved for a waiter that was woken, or has announced itself, and does
 /// not run.
 pub(crate) const RESERVATION_TIMEOUT: Duration = Duration::from_micros(200);
 
-/// How urgent a commit is: whether its caller waits until it is durable, and has less than 100 ms.
-/// Urgent ones are let in first, and their latencies are counted apart. The logger's own
-/// transactions are bulk.
+/// The class of a commit. A commit is urgent if its caller waits until it is durable, and its
+/// deadline is less than 100 ms away. Urgent commits get the lock first, and their latencies are
+/// counted separately. The logger's own transactions are bulk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CommitClass {
-    /// Before all others.
+    /// Gets the lock before all bulk waiters.
     Urgent,
-    /// When nobody urgent waits.
+    /// Gets the lock if no urgent waiter is there.
     Bulk,
 }
 
@@ -89,12 +90,12 @@ pub(crate) struct EventCounts<'a, M: Model> {
 }
 
 impl<'a, M: Model> EventCounts<'a, M> {
-    /// Of a lock with one class of waiters.
+    /// Returns the event count of a lock with one class of waiters.
     pub(crate) fn one(event: &'a M::U32) -> EventCounts<'a, M> {
         EventCounts { urgent: None, bulk: event }
     }
 
-    /// Of a lock with two.
+    /// Returns the event counts of a lock with two classes.
     pub(crate) fn two(urgent: &'a Urgent<M>, bulk: &'a M::U32) -> EventCounts<'a, M> {
         EventCounts { urgent: Some(urgent), bulk }
     }
@@ -103,12 +104,12 @@ impl<'a, M: Model> EventCounts<'a, M> {
 /// How long a waiter waits before it tests whether the owner is alive.
 pub(crate) const OWNER_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The word of a lock, as it was read.
+/// The word of a lock, as read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Owner(u64);
 
 impl Owner {
-    /// The owner's id; 0 if it is free, or reserved.
+    /// Returns the owner's id; 0 if the lock is free or reserved.
     pub(crate) fn id(self) -> ClientIdBits {
         if self.is_reserved() { 0 } else { self.0 & !FLAGS }
     }
@@ -121,13 +122,13 @@ impl Owner {
         self.id() == 0 && (class == CommitClass::Urgent || !self.is_reserved())
     }
 
-    /// The bits that a new owner keeps which takes the lock in this state.
+    /// Returns the flags that a new owner keeps if it takes the lock in this state.
     fn kept(self) -> u64 {
         let is_handed_over = self.is_reserved() && self.0 & HANDED_OVER != 0;
         self.0 & if is_handed_over { BULK_WAITERS } else { FLAGS }
     }
 
-    /// The owner or the reservation, without the bits that announce waiters.
+    /// Returns the owner or the reservation, without the bits that announce waiters.
     fn identity(self) -> u64 {
         if self.is_reserved() { self.0 & !BULK_WAITERS } else { self.id() }
     }
@@ -139,14 +140,14 @@ pub(crate) fn owner<M: Model>(word: &M::U64) -> Option<Owner> {
     Some(Owner(word.load(Ordering::Acquire))).filter(|owner| owner.id() != 0)
 }
 
-/// Takes the lock if it is free for all. Acquire pairs with [`release`]'s release: the section's
-/// writes are seen.
+/// Takes the lock if it is free for both classes. Acquire pairs with the release of [`release`]:
+/// the new owner sees the writes of the last one.
 #[inline]
 pub(crate) fn try_acquire<M: Model>(word: &M::U64, me: ClientIdBits) -> Result<(), Owner> {
     swap_in::<M>(word, 0, me)
 }
 
-/// Takes the lock if it is free for this class.
+/// Takes the lock if it is free for `class`.
 #[inline]
 pub(crate) fn try_acquire_as<M: Model>(word: &M::U64, class: CommitClass, me: ClientIdBits) -> Result<(), Owner> {
     let seen = Owner(word.load(Ordering::Relaxed));
@@ -164,8 +165,8 @@ pub(crate) fn announce_waiter<M: Model>(word: &M::U64, seen: Owner, class: Commi
 }
 
 fn announce<M: Model>(word: &M::U64, seen: Owner, flags: u64) -> bool {
-    // If the bits stand already, a release since then has advanced the event, whose value the
-    // waiter read before.
+    // If the bits are set already, no store is needed. A release that clears them advances the
+    // event, which the waiter read before this word: its wait ends at once.
     let new = seen.0 | flags;
     new == seen.0 || word.compare_exchange(seen.0, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }
@@ -173,8 +174,8 @@ fn announce<M: Model>(word: &M::U64, seen: Owner, flags: u64) -> bool {
 /// Takes the lock from a dead owner. Returns false if another process did, or if a waiter announced
 /// itself meanwhile.
 ///
-/// There is no release to pair with. What makes the dead owner's writes visible is that its byte of
-/// the `lock` file was found free, which the kernel makes so after its last instruction.
+/// There is no release to pair with. The dead owner's writes are visible because its byte of the
+/// `lock` file was found free: the kernel frees the byte after the owner's last instruction.
 pub(crate) fn take_over<M: Model>(word: &M::U64, dead: Owner, me: ClientIdBits) -> bool {
     swap_in::<M>(word, dead.0, me | (dead.0 & FLAGS)).is_ok()
 }
@@ -184,13 +185,13 @@ pub(crate) fn take_over<M: Model>(word: &M::U64, dead: Owner, me: ClientIdBits) 
 pub(crate) struct Reservation(u64);
 
 impl Reservation {
-    /// As a word, to be kept somewhere; never 0.
+    /// Returns the reservation as a word, which is never 0.
     #[must_use]
     pub(crate) fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// What was kept.
+    /// Returns the reservation of a word from [`Reservation::to_bits`]; `None` for 0.
     #[must_use]
     pub(crate) fn from_bits(bits: u64) -> Option<Reservation> {
         (bits != 0).then_some(Reservation(bits))
@@ -201,7 +202,7 @@ impl Reservation {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub(crate) enum Next {
-    /// Nobody.
+    /// No waiter.
     Nobody,
     /// One bulk waiter, if one sleeps.
     Bulk,
@@ -211,7 +212,8 @@ pub(crate) enum Next {
 
 /// Releases the lock, and returns the waiters that the caller must wake with [`wake_next`].
 ///
-/// A word that doesn't name `me` (damage, or a reaper that wrongly took us for dead) is left alone.
+/// If the word does not contain `me` (damage, or a reaper that wrongly took this process for dead),
+/// it stays unchanged.
 #[inline]
 pub(crate) fn release<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: ClientIdBits) -> Next {
     match word.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed) {
@@ -280,7 +282,7 @@ fn wake_one<M: Model>(event: &M::U32) -> bool {
     M::wake(event, 1) > 0
 }
 
-/// Wakes all waiters, so that they check again; after reaping.
+/// Wakes all waiters, so that they check again; used after reaping.
 pub(crate) fn wake_all<M: Model>(event: &M::U32) {
     event.fetch_add(1, Ordering::Release);
     M::wake(event, u32::MAX);
@@ -289,14 +291,14 @@ pub(crate) fn wake_all<M: Model>(event: &M::U32) {
 /// How the lock was acquired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Acquired {
-    /// It was free, or was released to us.
+    /// It was free, or its owner released it.
     Released,
-    /// Its owner was dead. The caller may want to reap what else that client held.
+    /// Its owner was dead. The caller may reap what else that client held.
     TakenOver(ClientIdBits),
 }
 
-/// Takes the lock, waiting until `deadline` at most (`None`: as long as its owners live; in the
-/// past: not at all).
+/// Takes the lock, waiting until `deadline` at most. With `None` it waits as long as the owners
+/// live; with a deadline in the past it does not wait.
 ///
 /// Waiters wait on `event`. `is_alive` is called only for an owner that has held the lock for
 /// [`OWNER_CHECK_INTERVAL`].
@@ -313,9 +315,9 @@ pub(crate) fn acquire<M: Model>(
     acquire_as::<M>(word, &EventCounts::one(event), &|| CommitClass::Bulk, me, is_alive, deadline)
 }
 
-/// [`acquire`] of a lock with two classes of waiters. `class` is called before each check, so a
-/// bulk waiter may become urgent: at once if its event count is notified, at the latest when its
-/// present wait times out.
+/// Takes a lock with two classes of waiters, as [`acquire`]. `class` is called before each check,
+/// so a bulk waiter may become urgent: at once if its event count is notified, at the latest when
+/// its present wait times out.
 ///
 /// # Errors
 /// As [`acquire`].
@@ -346,13 +348,13 @@ pub(crate) fn acquire_as<M: Model>(
     acquired
 }
 
-/// [`release`], and [`wake_next`].
+/// Releases the lock, as [`release`], and wakes the next waiter.
 #[inline]
 pub(crate) fn release_and_wake<M: Model>(word: &M::U64, event: &M::U32, me: ClientIdBits) {
     release_and_wake_next::<M>(word, &EventCounts::one(event), me);
 }
 
-/// [`release_and_wake`] of a lock with two classes of waiters.
+/// Releases a lock with two classes of waiters, and wakes the next waiter.
 #[inline]
 pub(crate) fn release_and_wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: ClientIdBits) {
     match release::<M>(word, events, me) {
@@ -361,9 +363,10 @@ pub(crate) fn release_and_wake_next<M: Model>(word: &M::U64, events: &EventCount
     }
 }
 
-/// As [`release_and_wake_next`], by a process with an urgent waiter in its local queue, which does
-/// not sleep here. The lock stays reserved until that waiter, or another urgent one, takes it. If
-/// it does not, the caller [takes the reservation back](take_back).
+/// Releases the lock for an urgent waiter in the local queue of the caller's process, which does
+/// not sleep on the lock. The lock stays reserved until that waiter, or another urgent one, takes
+/// it. If none does, the caller [takes the reservation back](take_back). Returns `None` if the
+/// caller does not own the lock.
 pub(crate) fn release_to_urgent<M: Model>(
     word: &M::U64,
     events: &EventCounts<'_, M>,
@@ -377,7 +380,7 @@ pub(crate) fn release_to_urgent<M: Model>(
         let reservation = if is_announced { reserved } else { reserved | HANDED_OVER };
         match word.compare_exchange(seen, reservation | (seen & BULK_WAITERS), Ordering::Release, Ordering::Relaxed) {
             Ok(_) => {
-                // Whoever announced itself may be of another process, and sleep.
+                // The waiter that announced itself may be of another process, and asleep.
                 if is_announced {
                     urgent.wake();
                 }

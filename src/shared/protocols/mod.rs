@@ -1,16 +1,18 @@
-//! Protocols between processes, generic over the atomics: the model checker runs this very code
-//! with its own.
+//! Protocols between processes, generic over the atomics, so that the model checker runs the same
+//! code with its own.
 //!
-//! - [`atomic`]: the words that the protocols are made of, and what a model puts in their place
+//! - [`atomic`]: the words that the protocols are made of, and the trait through which a model
+//!   replaces them
 //! - `futex`: the system calls by which a process sleeps on a word
-//! - [`lock`]: which process may write
-//! - [`pins`]: what readers hold; [`occupancy`]: where they are
-//! - [`slots`]: which commit is the newest
+//! - [`lock`]: the lock that holds the id of the process that may write
+//! - [`pins`]: the transactions that readers protect; [`occupancy`]: the map of the slots that hold
+//!   them
+//! - [`slots`]: the images of the newest commits
 //! - [`ring`]: the bytes of the log
-//! - [`event_count`]: sleeping until something moves
-//! - [`deadline`]: by when the log is to be flushed
+//! - [`event_count`]: sleeping until a word has changed
+//! - [`deadline`]: the earliest deadline of a commit that no flush has covered
 //! - [`cell`]: values updated in place
-//! - [`histogram`]: how long things take
+//! - [`histogram`]: distributions of latencies
 //! - `loom_tests`: the models
 
 pub(crate) mod atomic;

@@ -1,22 +1,22 @@
-//! The occupancy map: which reader slots may hold a pin, so that a scan costs what is pinned and
-//! not what ever was.
+//! The occupancy map leads a scan to the reader slots that may hold a pin, so that a scan costs
+//! what is pinned now and not the most that ever was.
 //!
 //! Each slot has a bit, 64 of them in a word. Each *area*, a few such words, has a flag in a
 //! summary word. The upper 48 bits of a summary word count the slots that were entered under it.
 //!
-//! **Invariant**: while a pin counts, its slot's bit and its area's flag are set. The owner of a
-//! slot sets both before its first pin, and clears the bit after its last one. Only the owner
-//! changes the bit. The flag belongs to a whole area, so a flag may be cleared by a thread that
-//! owns no slot there:
+//! **Invariant**: while a pin protects its transaction, the bit of its slot and the flag of its
+//! area are set. The owner of a slot sets both before its first pin, and clears the bit after its
+//! last one. Only the owner changes the bit. The flag belongs to a whole area, so a thread that
+//! owns no slot there may clear it:
 //!
-//! | step | who | what |
+//! | step | thread | action |
 //! |---|---|---|
-//! | E1 | the owner that enters | sets the bit |
-//! | E2 | the owner that enters | adds one to the count in the summary word |
-//! | E3 | the owner that enters | sets the flag |
-//! | C1 | a thread that clears | loads the summary word |
-//! | C2 | a thread that clears | loads the area's words; stops if one is not 0 |
-//! | C3 | a thread that clears | compare-and-swap of the value of C1 to the same without the flag |
+//! | E1 | the owner that enters the slot | sets the bit |
+//! | E2 | the owner that enters the slot | adds one to the count in the summary word |
+//! | E3 | the owner that enters the slot | sets the flag |
+//! | C1 | a thread that clears the flag | loads the summary word |
+//! | C2 | a thread that clears the flag | loads the area's words; stops if one is not 0 |
+//! | C3 | a thread that clears the flag | compare-and-swap of the value of C1 to the same without the flag |
 //!
 //! A C3 after E3 in the summary word's modification order would hide the pin. It succeeds only if
 //! C1 read the word's newest value, which includes E2. Reading E2 or a later value acquires E1, so
@@ -24,34 +24,35 @@
 //! sets the flag again. The count keeps an old C1 from matching: it would have to run over 2^48
 //! between C1 and C3.
 //!
-//! E1 to E3 are sequentially consistent and come before the pin, so they take part in the argument
-//! of `shared::protocols::pins`: a scan that misses one of them fenced before it, and the reader's
-//! second look finds what the scan's horizon is.
+//! E1 to E3 are sequentially consistent and come before the pin, so the argument of
+//! `shared::protocols::pins` includes them. If a scan misses one of them, the scan's fence came
+//! before it. Then the reader's second load of the watermark returns the scan's horizon or a newer
+//! value.
 //!
-//! A scan that finds a bit or a flag cleared acquires what its owner read: E1 and C2/C3 form a
-//! chain of acquire and release from the owner's unpin to the scan, and the read-modify-writes in
-//! between continue the release sequences.
+//! A scan that finds a bit or a flag cleared is ordered after the reads of the slot's owner.
+//! Clearing the bit and C2/C3 form a chain of acquire and release from the owner's unpin to the
+//! scan. The read-modify-writes in between continue the release sequences.
 //!
 //! | a process dies | then |
 //! |---|---|
-//! | before E1 | the slot has an owner and no bit; it protects nothing, and reaping looks at all slots once after a death |
+//! | before E1 | the slot has an owner and no bit; it protects nothing; after a death, reaping checks all slots once |
 //! | between E1 and E3 | the same, until another entry sets the flag |
-//! | between the cleared bit and C3 | a flag of an empty area, which costs a look until it is cleared |
+//! | between the cleared bit and C3 | an empty area keeps its flag, which costs each scan a check until it is cleared |
 
 use crate::shared::protocols::atomic::{Model, Word64};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-/// Flags in a summary word, in its low bits.
+/// The number of flags in a summary word, in its low bits.
 const FLAGS: usize = 16;
 const FLAG_MASK: u64 = (1 << FLAGS) - 1;
 /// One entry in the count above the flags.
 const ONE_ENTRY: u64 = 1 << FLAGS;
-/// Slots of a word.
+/// The number of slots of a word.
 const SLOTS: usize = 64;
 
-/// Which slots may hold a pin: `AREAS` areas of `WORDS` words each, under `SUMMARIES` summary
-/// words.
+/// The map of the slots that may hold a pin: `AREAS` areas of `WORDS` words each, under `SUMMARIES`
+/// summary words.
 #[repr(C, align(64))]
 pub(crate) struct Occupancy<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> {
     /// Flags, and the count of entries. Public for the planted bugs of the model.
@@ -60,7 +61,7 @@ pub(crate) struct Occupancy<M: Model, const SUMMARIES: usize, const AREAS: usize
     pub areas: [[M::U64; WORDS]; AREAS],
 }
 
-/// Where a slot's bit and flag are.
+/// The positions of a slot's bit and flag.
 struct BitPosition {
     area: usize,
     word: usize,
@@ -89,7 +90,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
         (&self.summaries[area / FLAGS], 1 << (area % FLAGS))
     }
 
-    /// Has every later scan look at the slot. Called by its owner before it pins.
+    /// Makes every later scan check the slot. Called by its owner before it pins.
     pub(crate) fn enter(&self, index: usize) {
         let BitPosition { area, word, bit } = Self::place(index);
         let (summary, flag) = self.summary(area);
@@ -99,7 +100,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
         summary.fetch_or(flag, Ordering::SeqCst);
     }
 
-    /// Ends what [`Occupancy::enter`] began. Called by the slot's owner, which has unpinned.
+    /// Removes the slot from the map. Called by the slot's owner, which has unpinned.
     pub(crate) fn leave(&self, index: usize) {
         let BitPosition { area, word, bit } = Self::place(index);
         if self.areas[area][word].fetch_and(!bit, Ordering::AcqRel) & !bit == 0 {
@@ -112,25 +113,25 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
         let (summary, flag) = self.summary(area);
         let seen = summary.load(Ordering::Acquire);
         if seen & flag != 0 && self.areas[area].iter().all(|word| word.load(Ordering::Acquire) == 0) {
-            // If it fails, another slot was entered or another flag was changed: this flag may
-            // stay.
+            // If this fails, another slot was entered or another flag was changed: keeping this
+            // flag does no harm.
             let _ = summary.compare_exchange(seen, seen & !flag, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
-    /// Clears the flags of empty areas that the dead left.
+    /// Clears the flags that dead processes left in empty areas.
     pub(crate) fn tidy_all(&self) {
         (0..AREAS).for_each(|area| self.tidy(area));
     }
 
-    /// Calls `visit` with every slot that was entered, in ascending order. A scan has fenced
+    /// Calls `visit` with every slot that was entered, in ascending order. The caller has fenced
     /// before.
     #[inline]
     pub(crate) fn for_each(&self, mut visit: impl FnMut(usize)) {
         for (at, summary) in self.summaries.iter().enumerate() {
             for flag in bits(summary.load(Ordering::SeqCst) & FLAG_MASK) {
                 let area = at * FLAGS + flag;
-                // A flag of no area is damage.
+                // A flag without an area is damage.
                 let words = self.areas.get(area).into_iter().flatten();
                 for (word, bits_of) in words.enumerate() {
                     let first = (area * WORDS + word) * SLOTS;
@@ -140,8 +141,8 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
         }
     }
 
-    /// Offers the slots in `range`, whole words, that were not entered to `claim` in ascending
-    /// order, until it takes one.
+    /// Offers the slots in `range`, whole words, that were not entered to `claim`, in ascending
+    /// order, until it accepts one.
     pub(crate) fn claim_vacant<T>(&self, range: Range<usize>, mut claim: impl FnMut(usize) -> Option<T>) -> Option<T> {
         (range.start / SLOTS..range.end / SLOTS).find_map(|at| {
             let entered = self.areas[at / WORDS][at % WORDS].load(Ordering::Relaxed);
@@ -150,7 +151,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
     }
 }
 
-/// The numbers of the bits that are set, in ascending order.
+/// Returns the numbers of the bits that are set, in ascending order.
 fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let bit = (word != 0).then(|| word.trailing_zeros() as usize)?;

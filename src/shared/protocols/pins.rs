@@ -1,24 +1,24 @@
-//! Pins: how a reader says which transaction it reads, so that no writer reuses that snapshot's
-//! pages.
+//! Pins: a reader publishes which transaction it reads, so that no writer reuses the pages of that
+//! snapshot.
 //!
-//! **Readers** read `committed`, publish it in a slot, and read `committed` again: unchanged, the
-//! pin holds. The writer that reclaims fences before it scans. So either the scan sees the pin, or
-//! the reader sees a `committed` at least as new as the scan's, for which no page that the scan
-//! sets free matters.
+//! **Readers** load `committed`, publish it in a slot, and load `committed` again. If it is
+//! unchanged, the pin holds. The writer that reclaims pages fences before it scans. So either the
+//! scan sees the pin, or the reader sees a `committed` at least as new as the scan's. In that case
+//! the reader needs no page that the scan frees.
 //!
 //! **Durable readers** do the same with the published `durable` transaction, which may be older
-//! than pages being reused; what protects it until their own pin counts is the logger's pin. The
-//! logger pins the next transaction before it publishes it, and drops the older pin after. The scan
-//! reads the logger's pins *before* the readers', with a fence between: a scan that misses the
-//! logger's pin on t began after t was replaced, so it sees the pin of every reader that still
-//! found t published.
+//! than pages that are being reused. Until their own pin counts, the logger's pin protects that
+//! transaction. The logger pins the next transaction before it publishes it, and drops the older
+//! pin afterwards. The scan reads the logger's pins *before* the readers', with a fence between. If
+//! a scan misses the logger's pin on t, it began after t was replaced. So it sees the pin of every
+//! reader that still found t published.
 //!
 //! A pin word holds the transaction plus one, 0 meaning none, so that zeroed memory pins nothing.
 //!
 //! | slot: owner, pin, entered | meaning | its owner dies here |
 //! |---|---|---|
 //! | 0, 0, no | free | – |
-//! | id, 0, no | claimed, about to be entered; or about to be free | reaped by a look at all slots |
+//! | id, 0, no | claimed, about to be entered; or about to be free | reaped by a check of all slots |
 //! | id, 0, yes | idle | reaped |
 //! | id, t, yes | pinned, or about to be checked | reaped |
 //!
@@ -27,8 +27,8 @@
 //!
 //! **Reaping** replaces the dead owner by the reaper with one compare-and-swap, and then releases
 //! the slot as an owner does. A dead id never comes back, so the compare-and-swap of a slow reaper
-//! fails once the slot has another owner. A reaper that dies in between leaves a slot whose owner
-//! is dead: it is reaped in turn.
+//! fails once the slot has another owner. If a reaper dies in between, the slot's owner is dead
+//! again, and another reaper reaps the slot in turn.
 
 use crate::TxnId;
 use crate::shared::protocols::atomic::{Model, Word64};
@@ -45,14 +45,14 @@ fn decode(pin: u64) -> Option<TxnId> {
     pin.checked_sub(1).map(TxnId::from_u64)
 }
 
-/// One reader's place in the table; a cache line of its own.
+/// A slot of the reader table; a cache line of its own.
 #[repr(C, align(64))]
 pub(crate) struct ReaderSlot<M: Model> {
     owner: M::U64,
     pin: M::U64,
     /// For statistics: the owner's process id, in its own namespace.
     pid: M::U64,
-    /// For statistics, kept by an observer, so that pinning costs no look at a clock: the pin that
+    /// For statistics, stored by an observer, so that pinning need not read a clock: the pin that
     /// was seen here last, and when it was first seen.
     seen_pin: M::U64,
     seen_since: M::U64,
@@ -74,13 +74,14 @@ impl<M: Model> Default for ReaderSlot<M> {
 }
 
 impl<M: Model> ReaderSlot<M> {
-    /// Takes the slot if it is free. A scan finds its pins once it is entered in the occupancy map.
+    /// Takes the slot if it is free. Scans find its pins only after the slot is entered in the
+    /// occupancy map.
     pub(crate) fn claim(&self, me: ClientIdBits) -> bool {
         // Acquire pairs with the release of the owner before.
         if self.owner.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return false;
         }
-        // No owner leaves one, but damage may.
+        // No owner leaves a pin, but damage may.
         self.unpin();
         true
     }
@@ -91,7 +92,7 @@ impl<M: Model> ReaderSlot<M> {
         self.owner.compare_exchange(dead, me, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Who has the slot.
+    /// Returns the slot's owner.
     pub(crate) fn owner(&self) -> Option<ClientIdBits> {
         Some(self.owner.load(Ordering::Acquire)).filter(|&owner| owner != 0)
     }
@@ -105,8 +106,8 @@ impl<M: Model> ReaderSlot<M> {
         pin_newest::<M>(&self.pin, watermark, || {})
     }
 
-    /// As [`ReaderSlot::pin`]. Calls `unpinned` whenever it knows a transaction that it has not
-    /// pinned yet: the instant at which a test holds it.
+    /// Pins as [`ReaderSlot::pin`]. Calls `unpinned` whenever it has loaded a transaction and not
+    /// pinned it yet: a test stops the reader there.
     #[inline]
     pub(crate) fn pin_by(&self, watermark: &M::U64, unpinned: impl FnMut()) -> TxnId {
         pin_newest::<M>(&self.pin, watermark, unpinned)
@@ -119,18 +120,18 @@ impl<M: Model> ReaderSlot<M> {
         self.pin.store(0, Ordering::Release);
     }
 
-    /// By the owner: records its process id, for people to read.
+    /// Records the owner's process id, for display. Called by the owner.
     pub(crate) fn set_pid(&self, pid: u32) {
         self.pid.store(u64::from(pid), Ordering::Relaxed);
     }
 
-    /// The process id of the slot's owner, in its own namespace.
+    /// Returns the process id of the slot's owner, in the owner's namespace.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed) as u32
     }
 
-    /// Notes how long the slot has held its pin; `now` is on a clock that all processes share. One
-    /// observer at a time.
+    /// Records since when the slot has held its pin; `now` is on a clock that all processes share.
+    /// Only one observer may call this at a time.
     pub(crate) fn observe(&self, now: u64) {
         let pin = self.pin.load(Ordering::Relaxed);
         if self.seen_pin.load(Ordering::Relaxed) != pin {
@@ -139,12 +140,13 @@ impl<M: Model> ReaderSlot<M> {
         }
     }
 
-    /// Since when the pin of `txn` has been seen here; `None` if it is younger than the last look.
+    /// Returns since when the pin of `txn` has been seen here; `None` if it is younger than the
+    /// last [`ReaderSlot::observe`].
     pub(crate) fn pinned_since(&self, txn: TxnId) -> Option<u64> {
         (self.seen_pin.load(Ordering::Relaxed) == encode(txn)).then(|| self.seen_since.load(Ordering::Relaxed))
     }
 
-    /// What the slot protects, as a scan sees it.
+    /// Returns the transaction that the slot protects, as a scan sees it.
     #[inline]
     pub(crate) fn pinned(&self) -> Option<TxnId> {
         // Acquire pairs with `unpin`.
@@ -152,8 +154,8 @@ impl<M: Model> ReaderSlot<M> {
     }
 }
 
-/// Claims the lowest free slot in `range`, whole words of the occupancy map, and enters it. Takes
-/// no lock.
+/// Claims the lowest free slot in `range`, which covers whole words of the occupancy map, and
+/// enters it. Takes no lock.
 pub(crate) fn claim_lowest<'a, M: Model, const S: usize, const A: usize, const W: usize>(
     occupancy: &Occupancy<M, S, A, W>,
     range: Range<usize>,
@@ -166,7 +168,7 @@ pub(crate) fn claim_lowest<'a, M: Model, const S: usize, const A: usize, const W
     Some(index)
 }
 
-/// Gives a slot back. Only its owner may.
+/// Frees a slot. Called by its owner only.
 pub(crate) fn release<M: Model, const S: usize, const A: usize, const W: usize>(
     occupancy: &Occupancy<M, S, A, W>,
     index: usize,
@@ -212,8 +214,9 @@ fn pin_newest<M: Model>(pin: &M::U64, watermark: &M::U64, mut unpinned: impl FnM
 /// The logger's two pins: the published durable transaction, and the one that the next flush will
 /// cover.
 ///
-/// They belong to the logger's office, not to one process: nobody reaps them, a successor goes on
-/// with them. At every instant one of both holds the published transaction, wherever a logger dies.
+/// The pins belong to the role of logger, not to one process: they are never reaped, and the next
+/// logger continues to use them. Wherever a logger dies, one of the two pins holds the published
+/// transaction.
 #[repr(C, align(64))]
 pub(crate) struct LoggerPins<M: Model> {
     pins: [M::U64; 2],
@@ -226,8 +229,7 @@ pub(crate) struct LoggerPins<M: Model> {
 pub(crate) struct NextDurable {
     /// The transaction.
     pub txn: TxnId,
-    /// Which of the two pins it has; a copy of its commit slot can stand in the place of the same
-    /// number.
+    /// The index of its pin; the copy of its commit slot has the same index.
     pub place: usize,
 }
 
@@ -238,16 +240,16 @@ impl<M: Model> Default for LoggerPins<M> {
 }
 
 impl<M: Model> LoggerPins<M> {
-    /// Starts out with `txn` published, before anybody else maps the region.
+    /// Begins with `txn` published, before any other process maps the region.
     pub(crate) fn start(&self, published: &M::U64, txn: TxnId) {
         self.pins[0].store(encode(txn), Ordering::Relaxed);
         self.pins[1].store(0, Ordering::Relaxed);
         published.store(txn.as_u64(), Ordering::Release);
     }
 
-    /// Pins what is committed now, as any reader would, without giving up the pin of the published
-    /// transaction. What an earlier call pinned and never published, by this logger or a dead one,
-    /// is let go.
+    /// Pins the newest committed transaction, as a reader does, and keeps the pin of the published
+    /// one. This replaces a pin of an earlier call whose transaction was never published, by this
+    /// logger or a dead one.
     pub(crate) fn pin_next(&self, committed: &M::U64, published: &M::U64) -> NextDurable {
         let place = 1 - self.place_of(published);
         NextDurable { txn: pin_newest::<M>(&self.pins[place], committed, || {}), place }
@@ -261,25 +263,27 @@ impl<M: Model> LoggerPins<M> {
         self.pins[1 - next.place].store(0, Ordering::Release);
     }
 
-    /// What both protect.
+    /// Returns the transactions that the two pins protect.
     pub(crate) fn pinned(&self) -> impl Iterator<Item = TxnId> {
         self.pins.iter().filter_map(|pin| decode(pin.load(Ordering::Acquire)))
     }
 
-    /// Which of both pins protects the published transaction.
+    /// Returns the index of the pin that protects the published transaction.
     pub(crate) fn place_of(&self, published: &M::U64) -> usize {
         let published = encode(TxnId::from_u64(published.load(Ordering::Acquire)));
         usize::from(self.pins[0].load(Ordering::Acquire) != published)
     }
 }
 
-/// Calls `protect` with every pinned transaction, the same one more than once perhaps. To be called
-/// by the owner of the writer lock; returns the `committed` for which the answer holds: pages freed
-/// by that transaction or an earlier one, and protected by none of the pins, may be reused, now and
-/// later: a pin that is taken after the scan is on `committed` or on a later transaction. What is
-/// freed later needs a new scan.
+/// Calls `protect` with every pinned transaction, possibly more than once with the same one. Called
+/// by the owner of the writer lock.
 ///
-/// `slot` finds the slot of a number; `None`, which is damage, counts as no pin here.
+/// Returns the `committed` for which the result holds, the scan's horizon. A page may be reused,
+/// now and later, if that transaction or an earlier one freed it and none of the pins protects it.
+/// A pin that is taken after the scan does not need it, since it is on `committed` or on a later
+/// transaction. A page that is freed later needs a new scan.
+///
+/// `slot` returns the slot of a number. `None` is damage, and counts as no pin.
 pub(crate) fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>(
     committed: &M::U64,
     logger: &LoggerPins<M>,
@@ -288,13 +292,13 @@ pub(crate) fn scan<'a, M: Model, const S: usize, const A: usize, const W: usize>
     mut protect: impl FnMut(TxnId),
 ) -> TxnId {
     let horizon = TxnId::from_u64(committed.load(Ordering::Acquire));
-    // The owner's own publication was fenced, but the lock may have come from an owner that died
+    // The caller's own publication was fenced, but the lock may come from an owner that died
     // between publication and fence.
     M::fence(Ordering::SeqCst);
     logger.pinned().for_each(&mut protect);
-    // Pairs with the fence in a durable reader's pin: whoever pinned what the logger has just let
-    // go is seen. The logger's own fence would do, but a logger may die before it, and its
-    // successor let go instead.
+    // Pairs with the fence in a durable reader's pin: a reader that pinned the transaction which
+    // the logger has just unpinned is seen. The logger's own fence is not enough: the logger may
+    // die before it, and the next logger may then remove the pin.
     M::fence(Ordering::SeqCst);
     occupancy.for_each(|index| {
         if let Some(pinned) = slot(index).and_then(ReaderSlot::pinned) {

@@ -2,11 +2,11 @@
 //! offset `(p - base) % capacity`, where `base` is the position at which the log began to use the
 //! ring. So the ring may grow until its first lap ends, and no position moves.
 //!
-//! Whoever owns the writer lock copies records in beyond the published tail; the publication of
+//! The owner of the writer lock copies records in beyond the published tail. The publication of
 //! `committed` (or the store of `stream_tail`) publishes them, and the logger and followers copy
-//! them out. The words are relaxed atomics, because a follower may still copy what is being
-//! overwritten: it must look afterwards whether its position was still valid. How much room there
-//! is, and who waits for whom ([`crate::shared::protocols::event_count`]), is not decided here.
+//! them out. The words are relaxed atomics, because a follower may copy bytes that are being
+//! overwritten: it must check afterwards whether its position was still valid. The callers decide
+//! how much space there is and when to wait ([`crate::shared::protocols::event_count`]).
 
 use crate::shared::protocols::atomic::{Model, Word64};
 use std::sync::atomic::Ordering;
@@ -14,12 +14,12 @@ use std::sync::atomic::Ordering;
 /// Bytes of one word: the unit of positions.
 const WORD: usize = 8;
 
-/// A position before the ring's base or not a multiple of 8 bytes after it, or more bytes than the
-/// ring holds: damage, or a caller's mistake.
+/// The error of a position before the ring's base or not a multiple of 8 bytes after it, or of more
+/// bytes than the ring holds. The cause is damage or a caller's mistake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct OutOfRing;
 
-/// Some words in a row, in two pieces of the memory.
+/// Contiguous words of the ring, in two pieces of the memory.
 type Parts<'a, M> = (&'a [<M as Model>::U64], &'a [<M as Model>::U64]);
 
 /// The ring's words.
@@ -37,19 +37,20 @@ impl<M: Model> Clone for Ring<'_, M> {
 impl<M: Model> Copy for Ring<'_, M> {}
 
 impl<'a, M: Model> Ring<'a, M> {
-    /// The ring in these words, of which there is at least one. Its first lap begins at position
-    /// `base`.
+    /// Returns the ring in these words, of which there is at least one. Its first lap begins at
+    /// position `base`.
     pub(crate) fn new(words: &'a [M::U64], base: u64) -> Self {
         assert!(!words.is_empty(), "a ring without words");
         Ring { words, base }
     }
 
-    /// Bytes that the ring holds.
+    /// Returns the number of bytes that the ring holds.
     pub(crate) fn capacity(&self) -> usize {
         self.words.len() * WORD
     }
 
-    /// The words of `len` bytes at `lsn`: up to the end of the memory, and on from its beginning.
+    /// Returns the words of `len` bytes at `lsn`: up to the end of the memory, and then from its
+    /// beginning.
     fn parts(&self, lsn: u64, len: usize) -> Result<Parts<'a, M>, OutOfRing> {
         let count = len.div_ceil(WORD);
         let offset = lsn.checked_sub(self.base).ok_or(OutOfRing)?;
@@ -61,11 +62,12 @@ impl<'a, M: Model> Ring<'a, M> {
         Ok((&self.words[start..start + first], &self.words[..count - first]))
     }
 
-    /// Writes `bytes` at `lsn`, padded with zeros to a multiple of 8. By the owner of the writer
-    /// lock, into room that is free; readers must not look before a release store has published it.
+    /// Writes `bytes` at `lsn`, padded with zeros to a multiple of 8. Called by the owner of the
+    /// writer lock, into free space. Readers must not read the bytes before a release store has
+    /// published them.
     ///
-    /// The fence pairs with the one in [`Ring::copy_out`]: who copies any of these bytes too early,
-    /// and then looks at a watermark, sees all that the writer had seen of it.
+    /// The fence pairs with the one in [`Ring::copy_out`]: a reader that copies any of these bytes
+    /// too early, and then loads a watermark, sees at least the value that the writer had seen.
     pub(crate) fn copy_in(&self, lsn: u64, bytes: &[u8]) -> Result<(), OutOfRing> {
         let (first, second) = self.parts(lsn, bytes.len())?;
         M::fence(Ordering::Release);
@@ -75,9 +77,9 @@ impl<'a, M: Model> Ring<'a, M> {
         Ok(())
     }
 
-    /// Copies the bytes at `lsn` out. The caller has acquired a tail that covers them; unless it
-    /// holds them in place (as the logger does, by not yet having called them durable), it looks
-    /// again afterwards.
+    /// Copies the bytes at `lsn` out. The caller has acquired a tail that covers them. The logger
+    /// keeps them in place, since they are not yet durable; any other caller must check its
+    /// position again afterwards.
     pub(crate) fn copy_out(&self, lsn: u64, bytes: &mut [u8]) -> Result<(), OutOfRing> {
         let (first, second) = self.parts(lsn, bytes.len())?;
         let (head, tail) = bytes.split_at_mut(bytes.len().min(first.len() * WORD));

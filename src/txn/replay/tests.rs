@@ -1,6 +1,6 @@
 use super::*;
 
-/// The end of the check of these records, which follow transaction 0, when the pages have
+/// Returns the result of checking these records, which follow transaction 0, if the pages have
 /// keyspace 1.
 fn check(records: &[(u64, RecordKind, &[Op<'_>])]) -> Result<()> {
     let mut bytes = Vec::new();
@@ -43,8 +43,8 @@ fn roll_back(depth: u32) -> Op<'static> {
 
 use RecordKind::{Abort, Commit, Frame, FrameCommit};
 
-/// What transactions write is accepted: streams that end, that are aborted, or that another
-/// transaction follows.
+/// Records that transactions write are accepted: streams that end, that are aborted, or that
+/// another transaction follows.
 #[test]
 fn possible_transactions_pass() {
     let half = Op::LargeBytes(&[1; 50]);
@@ -58,7 +58,7 @@ fn possible_transactions_pass() {
     check(&[(1, Frame, &ops), (1, FrameCommit, &[put(2), roll_back(0), create(2), put(2)])]).unwrap();
 }
 
-/// What no transaction writes is refused.
+/// Records that no transaction writes are rejected.
 #[test]
 fn impossible_transactions_are_refused() {
     let half = Op::LargeBytes(&[1; 50]);

@@ -1,4 +1,4 @@
-//! A logged operation, applied again by the write path.
+//! Applies a logged operation again, by the write path.
 
 use super::{Filling, Write};
 use crate::btree::check::PageSeen;
@@ -10,11 +10,11 @@ use crate::txn::ops::Op;
 use crate::{Error, KeyspaceId, Result};
 
 impl Write<'_> {
-    /// Does what a logged operation did. What it found then must be there again.
+    /// Applies a logged operation. What it found when it was logged must be there again.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] with the page that is damaged or, at log position 0, what the log must
-    /// not hold.
+    /// [`Error::Corrupt`] with the damaged page or, at log position 0, the operation that the log
+    /// must not contain.
     pub(crate) fn apply(&mut self, op: Op<'_>) -> Result<()> {
         match self.apply_found(op) {
             Ok(true) => Ok(()),
@@ -23,9 +23,9 @@ impl Write<'_> {
         }
     }
 
-    /// The error for an operation that changes what the pages lack: a damaged page that leads
-    /// elsewhere, or else the record itself. A page that is only read on the path to a key is not
-    /// held against its checksum before that.
+    /// Returns the error for an operation that changes something which the pages do not contain.
+    /// The cause is a damaged page that leads elsewhere, or else the record itself. A page that is
+    /// only read on the path to a key is not checked against its checksum before this.
     fn explain_missing(&self, op: Op<'_>) -> Error {
         let (keyspace, what) = match op {
             Op::Delete { keyspace, .. } => (keyspace, "deletes a key that the pages don't have"),
@@ -45,11 +45,11 @@ impl Write<'_> {
         }
     }
 
-    /// Holds a page against its checksum if it has one, and says that the walk is to go on.
+    /// Checks a page against its checksum if it has one. Returns true, so that the walk continues.
     fn check_page(&self, page: &PageSeen) -> Result<bool> {
         self.engine.progress.step();
         if page.created_txn > self.txn {
-            let what = format!("page {} was born in {}, after {}", page.page.0, page.created_txn, self.txn);
+            let what = format!("page {} was created in {}, after {}", page.page.0, page.created_txn, self.txn);
             return Err(self.engine.arena.damaged(page.page, what));
         }
         if page.kind != PageKind::Extent {
@@ -58,7 +58,7 @@ impl Write<'_> {
         Ok(true)
     }
 
-    /// As [`Write::apply`]; says whether what it changes was there.
+    /// Applies as [`Write::apply`]; returns whether the object that it changes was there.
     fn apply_found(&mut self, op: Op<'_>) -> Result<bool> {
         let damaged = |what: &str| Error::corrupt("wal", 0, what.to_string());
         if self.filling.is_some() && !matches!(op, Op::LargeBytes(_)) {

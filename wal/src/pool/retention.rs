@@ -1,23 +1,23 @@
-//! What is kept of the log for those who follow it.
+//! How much of the log is kept for its followers.
 
 use std::time::{Duration, SystemTime};
 
-/// How much of the log is kept beyond what recovery needs, for those who follow it. Both bounds
-/// hold.
+/// How much of the log is kept for followers beyond what recovery needs. Both limits apply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
-    /// The segments that are kept take no more than this many bytes on the disk.
+    /// The kept segments take at most this many bytes on the disk.
     pub bytes: u64,
-    /// What is older is not kept. By the system's clock, since it counts across restarts.
+    /// Older segments are not kept. The age is measured on the system's clock, so that it includes
+    /// restarts.
     pub age: Duration,
 }
 
 impl Retention {
-    /// Nothing beyond what recovery needs.
+    /// Keeps nothing beyond what recovery needs.
     pub const NOTHING: Retention = Retention { bytes: 0, age: Duration::ZERO };
 }
 
-/// Milliseconds since 1970.
+/// Returns the milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -1,4 +1,4 @@
-//! The table of the segment files: what each is, and which is used next.
+//! The table of the segment files: the state of each, and the order of their use.
 
 use super::{Retention, now_ms};
 use crate::segment_catalog::{slot_name, slot_of};
@@ -10,24 +10,24 @@ pub(super) struct SegmentSlots {
     pub(super) files: Vec<SegmentSlot>,
     pub(super) number_max: SegmentNumber,
     pub(super) spares_max: usize,
-    /// The least ready blocks of a spare.
+    /// The least number of ready blocks of a spare.
     pub(super) ready_min: u32,
-    /// Ready bytes of the next spare.
+    /// The number of ready bytes of the next spare.
     pub(super) spare_bytes: u64,
-    /// Bytes that segments were given since the pool was opened.
+    /// The number of bytes written to segments since the pool was opened.
     pub(super) logged: u64,
-    /// The device had no room for the spare that was to be made last.
+    /// Whether the device had no space for the last spare.
     pub(super) is_starved: bool,
-    /// What lies below needs no recovery any more: the highest that this pool was told.
+    /// The highest position that was passed to this pool as not needed for recovery any more.
     pub(super) checkpoint_lsn: Lsn,
 }
 
 #[derive(Debug)]
 pub(super) struct SegmentSlot {
     pub(super) name: String,
-    /// Blocks from the beginning that have zeros or more in them.
+    /// The number of blocks from the beginning that were written, at least with zeros.
     pub(super) ready: u32,
-    /// Of a spare that was a segment: its number. The file keeps that header until it is taken or
+    /// The number of a spare that was a segment. The file keeps that header until it is taken or
     /// deleted.
     pub(super) header: Option<SegmentNumber>,
     pub(super) state: SlotState,
@@ -39,7 +39,7 @@ pub(super) enum SlotState {
     Spare,
     Taken,
     Live(StartedSegment),
-    /// Below the checkpoint.
+    /// The segment is below the checkpoint, and kept for followers.
     Kept(StartedSegment),
 }
 
@@ -51,18 +51,18 @@ pub(crate) struct StartedSegment {
     pub(crate) started_ms: u64,
 }
 
-/// How many files the log has.
+/// The numbers of files of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolStats {
-    /// Segments that hold bytes which count, or may: those that recovery needs.
+    /// Segments with bytes that are, or may be, valid: those that recovery needs.
     pub segments: usize,
-    /// Segments that are kept for followers alone.
+    /// Segments that are kept only for followers.
     pub kept: usize,
-    /// Files ready to become segments.
+    /// Files that are ready to become segments.
     pub spares: usize,
-    /// What all files together take on the disk.
+    /// The bytes that all files together take on the disk.
     pub bytes: u64,
-    /// What those that recovery needs take.
+    /// The bytes that the segments for recovery take on the disk.
     pub segment_bytes: u64,
     /// The oldest position that is still in the log.
     pub oldest: Option<Lsn>,
@@ -80,47 +80,47 @@ impl SlotState {
 /// The ready blocks of the spares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SpareBlocks {
-    /// Those of the spare with the most, which is the successor of a segment that fails.
+    /// The ready blocks of the largest spare, which is the successor of a segment that fails.
     pub(crate) largest: u32,
-    /// Those of the others that commits can be promised.
+    /// The ready blocks of the others that can be promised to commits.
     pub(crate) others: u64,
 }
 
 impl SegmentSlots {
-    /// Whether a spare may be taken or deleted next: among those that still have a header, the
-    /// oldest. If the process dies, what has a header counts as a segment again. Then the log must
-    /// have no gap.
+    /// Returns whether a spare may be taken or deleted next: among those that still have a header,
+    /// only the oldest. If the process dies, a file with a header is a segment again, and the log
+    /// must have no gap then.
     pub(super) fn is_next(&self, slot: &SegmentSlot) -> bool {
         let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare;
         let oldest = || self.files.iter().filter(|slot| is_spare(slot)).filter_map(|slot| slot.header).min();
         is_spare(slot) && (slot.header.is_none() || slot.header == oldest())
     }
 
-    /// The last one of the smallest spares: what is deleted first.
+    /// Returns the last one of the smallest spares, which is deleted first.
     pub(super) fn least_spare(&self) -> Option<usize> {
         let spares = self.files.iter().enumerate().filter(|(_, slot)| self.is_next(slot));
         spares.min_by_key(|(at, slot)| (slot.ready, Reverse(*at))).map(|(at, _)| at)
     }
 
-    /// Files that are ready to become segments, with their places in the list.
+    /// Returns the files that are ready to become segments, with their indices in the list.
     pub(super) fn spare_files(&self) -> impl Iterator<Item = (usize, &SegmentSlot)> {
         let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare && slot.ready >= self.ready_min;
         self.files.iter().enumerate().filter(move |(_, slot)| is_spare(slot))
     }
 
-    /// What the spares hold: see [`SpareBlocks`].
+    /// Returns the ready blocks of the spares: see [`SpareBlocks`].
     pub(super) fn spare_blocks(&self) -> Option<SpareBlocks> {
         let (mut largest, mut others) = (None::<u32>, 0);
         for blocks in self.spare_files().map(|(_, slot)| slot.ready) {
             let least = largest.map_or(0, |largest| largest.min(blocks));
             largest = largest.max(Some(blocks));
-            // Block 0 is the header, and the last block pays for the cut at the segment's end.
+            // Block 0 is the header, and the last block covers the cut at the segment's end.
             others += u64::from(least.saturating_sub(2));
         }
         largest.map(|largest| SpareBlocks { largest, others })
     }
 
-    /// Whether the newest segment has more ready blocks than the largest spare.
+    /// Returns whether the newest segment has more ready blocks than the largest spare.
     pub(super) fn lacks_successor(&self) -> bool {
         let live = self.files.iter().filter_map(|slot| match slot.state {
             SlotState::Live(started) => Some((started.number, slot.ready)),
@@ -155,9 +155,9 @@ impl SegmentSlots {
         slot
     }
 
-    /// Makes spares of the segments that are of no more use, and returns where they are in the
-    /// list, the newest first. A segment's bytes count up to the lowest start among later segments.
-    /// The newest never retires.
+    /// Makes spares of the segments that are no longer needed, and returns their indices in the
+    /// list, the newest first. A segment's bytes are valid up to the lowest start among later
+    /// segments. The newest segment never retires.
     pub(super) fn retire_below(&mut self, retention: Retention) -> Vec<usize> {
         let with_index = |(index, slot): (usize, &SegmentSlot)| slot.state.started().map(|started| (started, index));
         let mut live: Vec<(StartedSegment, usize)> = self.files.iter().enumerate().filter_map(with_index).collect();
@@ -166,12 +166,13 @@ impl SegmentSlots {
         let (mut freed, mut kept_bytes, mut is_over) = (Vec::new(), 0, false);
         let (mut end, mut ended_ms) = (None::<Lsn>, u64::MAX);
         for &(started, index) in live.iter().rev() {
-            // Not one byte of a segment counts if a later one begins where it does.
+            // No byte of a segment is valid if a later one begins at the same position.
             let is_empty = end.is_some_and(|end| end <= started.start);
             if end.is_some_and(|end| end <= self.checkpoint_lsn.max(started.start)) {
                 let segment_bytes = bytes_of(self.files[index].ready);
                 let keeps = kept_bytes + segment_bytes <= retention.bytes && now_ms.saturating_sub(ended_ms) < age_ms;
-                // What is older than one that is given up serves no follower: it could not read on.
+                // Segments older than a freed one serve no follower, since it could not continue
+                // after them.
                 is_over |= !keeps && !is_empty;
                 if is_empty || is_over {
                     self.files[index].state = SlotState::Spare;
@@ -189,12 +190,12 @@ impl SegmentSlots {
     }
 }
 
-/// The bytes of so many blocks.
+/// Returns the length of `blocks` blocks in bytes.
 pub(super) fn bytes_of(blocks: u32) -> u64 {
     u64::from(blocks) * BLOCK_BYTES as u64
 }
 
-/// The whole blocks in so many bytes, at most those of a segment.
+/// Returns the number of whole blocks in `bytes` bytes, which are at most those of a segment.
 pub(super) fn blocks_of(bytes: u64) -> u32 {
     (bytes / BLOCK_BYTES as u64) as u32
 }

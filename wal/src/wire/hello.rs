@@ -1,32 +1,32 @@
-//! The hellos that begin a connection. Their layout is for ever, whatever becomes of the messages.
+//! The hellos that begin a connection. Their layout never changes, even if the messages do.
 //!
 //! Integers are little-endian.
 //!
 //! | client's hello | bytes |
 //! |---|---|
 //! | magic `"untorn\r\n"` | 8 |
-//! | oldest, newest version that it speaks | 2 + 2 |
+//! | oldest, newest version that it supports | 2 + 2 |
 //! | reserved, zero | 4 |
 //!
 //! | server's hello | bytes |
 //! |---|---|
 //! | magic `"untorn\r\n"` | 8 |
-//! | the version chosen: the newest that both speak; 0 if refused | 2 |
-//! | oldest, newest version that it speaks | 2 + 2 |
-//! | 0: welcome; else why not ([`Refusal`]) | 2 |
-//! | length of a text for people | 4 |
+//! | the version chosen: the newest that both support; 0 if refused | 2 |
+//! | oldest, newest version that it supports | 2 + 2 |
+//! | 0: accepted; otherwise the reason ([`Refusal`]) | 2 |
+//! | length of a human-readable text | 4 |
 //! | the text, UTF-8 | at most 4,096 |
 //!
-//! A server that has no room, or does not know the caller's uid, says so without waiting for the
-//! client's hello.
+//! If a server has no free connection, or can't determine the caller's uid, it refuses without
+//! waiting for the client's hello.
 
 use super::{VERSION, VERSION_MIN, WireError};
 
-/// What both hellos begin with. The line break shows a peer that sends text.
+/// The first bytes of both hellos. The line break detects a peer that sends text.
 pub const MAGIC: [u8; 8] = *b"untorn\r\n";
-/// Length of the client's hello.
+/// The length of the client's hello.
 pub const CLIENT_HELLO_BYTES: usize = 16;
-/// Length of the server's hello before its text.
+/// The length of the server's hello before its text.
 pub const SERVER_HELLO_BYTES: usize = 20;
 /// The longest text of a server's hello.
 pub const TEXT_BYTES_MAX: usize = 4096;
@@ -34,17 +34,17 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 /// The first bytes that a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The oldest version that it speaks.
+    /// The oldest version that it supports.
     pub oldest: u16,
-    /// The newest.
+    /// The newest version that it supports.
     pub newest: u16,
 }
 
 impl ClientHello {
-    /// That of a client of this code.
+    /// The hello of a client of this code.
     pub const OURS: ClientHello = ClientHello { oldest: VERSION_MIN, newest: VERSION };
 
-    /// As it is sent.
+    /// Returns the hello's bytes.
     pub fn encode(&self) -> [u8; CLIENT_HELLO_BYTES] {
         let mut bytes = [0; CLIENT_HELLO_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -53,8 +53,8 @@ impl ClientHello {
         bytes
     }
 
-    /// What a client sent. Reserved bytes are a later version's affair: it must get along with us,
-    /// not we with it.
+    /// Decodes a client's hello. Reserved bytes are ignored: a later version that uses them must be
+    /// compatible with this code.
     ///
     /// # Errors
     /// [`WireError::Magic`]; [`WireError::Malformed`] if the versions are in the wrong order.
@@ -67,28 +67,28 @@ impl ClientHello {
         Ok(ClientHello { oldest, newest })
     }
 
-    /// The newest version that both sides speak, if there is one.
+    /// Returns the newest version that both sides support, if there is one.
     pub fn common_version(&self) -> Option<u16> {
         let newest = self.newest.min(VERSION);
         (newest >= self.oldest.max(VERSION_MIN)).then_some(newest)
     }
 }
 
-/// Why a server sends a client away.
+/// The reason why a server refuses a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// There is no version that both speak, or the client's hello was none.
+    /// No version is supported by both, or the client's hello was invalid.
     Version,
-    /// The access file lets this uid in nowhere, or is malformed.
+    /// The access file allows this uid nothing, or is malformed.
     NotAllowed,
-    /// There are as many connections as there may be, of this uid or in all.
+    /// The limit of connections is reached, for this uid or in total.
     Busy,
-    /// The logger is leaving.
+    /// The logger is shutting down.
     Leaving,
-    /// The store can't be used; the text says why.
+    /// The store can't be used; the text contains the reason.
     Unavailable,
-    /// A reason of a later version; the text says which.
+    /// A reason of a later version; the text contains it.
     Other(u16),
 }
 
@@ -117,23 +117,23 @@ impl Refusal {
     }
 }
 
-/// The first bytes that a server sends, but for the text.
+/// The first bytes that a server sends, without the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerHello {
-    /// The version to be spoken; 0 if refused.
+    /// The version that the connection uses; 0 if refused.
     pub version: u16,
-    /// The oldest version that it speaks.
+    /// The oldest version that it supports.
     pub oldest: u16,
-    /// The newest.
+    /// The newest version that it supports.
     pub newest: u16,
-    /// Why the client is sent away, if it is.
+    /// Why the client is refused, if it is.
     pub refusal: Option<Refusal>,
     /// The length of the text that follows.
     pub text_bytes: usize,
 }
 
 impl ServerHello {
-    /// A hello and its text as they are sent. A text that is too long is cut.
+    /// Returns the bytes of a hello and its text. A text that is too long is truncated.
     pub fn encode(version: u16, refusal: Option<Refusal>, text: &str) -> Vec<u8> {
         let mut end = text.len().min(TEXT_BYTES_MAX);
         while !text.is_char_boundary(end) {
@@ -149,11 +149,11 @@ impl ServerHello {
         bytes
     }
 
-    /// What a server sent.
+    /// Decodes a server's hello.
     ///
     /// # Errors
-    /// [`WireError::Magic`]; [`WireError::Malformed`] for a text that is too long, or a welcome in
-    /// a version that we don't speak.
+    /// [`WireError::Magic`]; [`WireError::Malformed`] for a text that is too long, or an acceptance
+    /// in a version that this code does not support.
     pub fn decode(bytes: &[u8; SERVER_HELLO_BYTES]) -> Result<ServerHello, WireError> {
         check_magic(bytes)?;
         let text_bytes = u32::from_le_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]) as usize;
@@ -168,7 +168,7 @@ impl ServerHello {
             text_bytes,
         };
         if hello.refusal.is_none() && !(VERSION_MIN..=VERSION).contains(&hello.version) {
-            return Err(WireError::Malformed { what: format!("a welcome in version {}", hello.version) });
+            return Err(WireError::Malformed { what: format!("an acceptance in version {}", hello.version) });
         }
         Ok(hello)
     }

@@ -1,6 +1,6 @@
 //! A list in a message: its length as eight bytes, then the items.
 //!
-//! It is decoded item by item, and room is made as they come: a claimed length buys no memory.
+//! It is decoded item by item. Memory is allocated as items are decoded, not by the claimed length.
 
 use super::LIST_ITEMS_MAX;
 use bincode::de::{BorrowDecode, BorrowDecoder, Decode};
@@ -11,7 +11,7 @@ use bincode::error::{DecodeError, EncodeError};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
-/// Room made before the first item is there.
+/// The number of items for which memory is allocated before the first is decoded.
 const ITEMS_AHEAD: usize = 16;
 
 impl<T: Encode> Encode for List<T> {

@@ -1,4 +1,4 @@
-//! What a server answers. The order of variants and fields is the format: only append, and raise
+//! Replies of the server. The order of variants and fields is the format: only append, and raise
 //! the version.
 
 use super::List;
@@ -7,34 +7,34 @@ use bincode::{BorrowDecode, Encode};
 /// A reply. Transaction ids and versions are the 64 bits of a `TxnId`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Reply<'a> {
-    /// 0: it could not be done.
+    /// 0: the request failed.
     Failed(Failure<'a>),
-    /// 1: it is done, and there is nothing more to say.
+    /// 1: the request succeeded, without a result.
     Done,
-    /// 2: the value of a key, if it is there.
+    /// 2: the value of a key, if it exists.
     Value(Option<FoundValue<'a>>),
     /// 3: the values of the keys, in their order.
     Values {
-        /// The transaction that this is a view of.
+        /// The transaction as of which the values were read.
         txn: u64,
-        /// For each key what was found.
+        /// The result for each key.
         values: List<Option<FoundValue<'a>>>,
     },
-    /// 4: the transaction is as durable as was asked for.
+    /// 4: the transaction is committed, and as durable as requested.
     Committed {
-        /// Its id.
+        /// The transaction's id.
         txn: u64,
     },
-    /// 5: as `Committed`, of a deletion.
+    /// 5: as `Committed`, for a deletion.
     Deleted {
-        /// Its id.
+        /// The transaction's id.
         txn: u64,
-        /// Whether the key was there.
+        /// Whether the key existed.
         was_there: bool,
     },
-    /// 6: a condition of the batch did not hold, and nothing of it has happened.
+    /// 6: a condition of the batch did not hold, and no change was made.
     Unmet {
-        /// Which of the operations it is, counted from 0.
+        /// The index of the condition among the operations, from 0.
         index: u32,
         /// The key's version; `None` if it is absent.
         current: Option<u64>,
@@ -43,9 +43,9 @@ pub enum Reply<'a> {
     Piece {
         /// The scan's number; 0 if this is the last piece.
         scan: u32,
-        /// The transaction that this is a view of, the same for all pieces.
+        /// The transaction as of which the range is read, the same for all pieces.
         txn: u64,
-        /// The records, in the order asked for.
+        /// The records, in the requested order.
         records: List<Record<'a>>,
     },
     /// 8: names, in the order of their creation.
@@ -56,15 +56,15 @@ pub enum Reply<'a> {
     Cell {
         /// Its version.
         version: u64,
-        /// The value; empty in the answer to a store.
+        /// The value; empty in the reply to a store.
         value: &'a [u8],
     },
     /// 11: a counter's value.
     Count(u64),
     /// 12: changes, in the order in which they happened.
     Changes {
-        /// All that the feed has up to and with this transaction has been sent; what comes next is
-        /// later, or is the rest of the transaction after it.
+        /// All changes of the feed up to and including this transaction have been sent. The next
+        /// ones are later, or are the rest of the transaction after it.
         through: u64,
         /// The changes.
         changes: List<ChangeItem<'a>>,
@@ -96,18 +96,18 @@ pub struct Record<'a> {
     pub value: &'a [u8],
 }
 
-/// What happened to a key or a keyspace.
+/// A change to a key or a keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Happened<'a> {
-    /// 0: the key has this value now.
+    /// 0: the key was set to this value.
     Put(&'a [u8]),
-    /// 1: the key is gone.
+    /// 1: the key was removed.
     Delete,
-    /// 2: the keyspace is gone with all its keys; the key is empty.
+    /// 2: the keyspace was dropped with all its keys; the key is empty.
     DropKeyspace,
-    /// 3, since version 2: all keys from the key on are gone.
+    /// 3, since version 2: all keys from the key on were removed.
     DeleteRange {
-        /// Keys from this one on stay; it is above the key. `None`: none stays.
+        /// Keys from this one on stay; it is above the key. `None` if none stays.
         end: Option<&'a [u8]>,
     },
 }
@@ -119,9 +119,9 @@ pub struct ChangeItem<'a> {
     pub txn: u64,
     /// The keyspace's name.
     pub keyspace: &'a str,
-    /// The key, or where the range begins.
+    /// The key, or the beginning of the range.
     pub key: &'a [u8],
-    /// What happened to it.
+    /// The change to it.
     pub what: Happened<'a>,
     /// Whether this is the transaction's last change in the feed.
     pub is_last_in_txn: bool,

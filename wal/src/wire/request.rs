@@ -1,4 +1,4 @@
-//! What a client asks for. The order of variants and fields is the format: only append, and raise
+//! Requests of the client. The order of variants and fields is the format: only append, and raise
 //! the version.
 
 use super::List;
@@ -7,21 +7,21 @@ use bincode::{BorrowDecode, Encode};
 /// A request. Transaction ids and versions are the 64 bits of a `TxnId`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Request<'a> {
-    /// 0: the value of a key. Answer: `Value`.
+    /// 0: returns the value of a key. Reply: `Value`.
     Get {
         /// The keyspace's name.
         keyspace: &'a str,
         /// The key.
         key: &'a [u8],
     },
-    /// 1: the values of several keys as of one transaction. Answer: `Values`.
+    /// 1: returns the values of several keys as of one transaction. Reply: `Values`.
     MultiGet {
         /// The keyspace's name.
         keyspace: &'a str,
         /// The keys.
         keys: List<&'a [u8]>,
     },
-    /// 2: stores a value; makes the keyspace if there is none. Answer: `Committed`.
+    /// 2: stores a value; creates the keyspace if there is none. Reply: `Committed`.
     Put {
         /// The keyspace's name.
         keyspace: &'a str,
@@ -29,108 +29,108 @@ pub enum Request<'a> {
         key: &'a [u8],
         /// The value.
         value: &'a [u8],
-        /// When to answer.
+        /// When the server replies.
         durability: Durability,
     },
-    /// 3: removes a key. Answer: `Deleted`.
+    /// 3: removes a key. Reply: `Deleted`.
     Delete {
         /// The keyspace's name.
         keyspace: &'a str,
         /// The key.
         key: &'a [u8],
-        /// When to answer.
+        /// When the server replies.
         durability: Durability,
     },
-    /// 4: all of the operations as one transaction, if all conditions among them hold; else
-    /// nothing. Conditions are about what was there before the batch. Answer: `Committed` or
+    /// 4: makes all changes as one transaction, if all conditions among the operations hold;
+    /// otherwise none. Conditions refer to the state before the batch. Reply: `Committed` or
     /// `Unmet`.
     Commit {
         /// The conditions and changes.
         operations: List<Operation<'a>>,
-        /// When to answer.
+        /// When the server replies.
         durability: Durability,
     },
-    /// 5: the first piece of a range, of a snapshot taken now. Answer: `Piece`.
+    /// 5: returns the first piece of a range, from a snapshot taken now. Reply: `Piece`.
     Scan {
         /// The keyspace's name.
         keyspace: &'a str,
-        /// Where the range begins.
+        /// The beginning of the range.
         lower: Edge<'a>,
-        /// Where it ends.
+        /// The end of the range.
         upper: Edge<'a>,
-        /// From the end to the beginning.
+        /// Whether to read from the end to the beginning.
         is_reverse: bool,
         /// The most bytes of keys and values in each piece; the server has a limit of its own.
         piece_bytes: u32,
     },
-    /// 6: the next piece of a range, of the same snapshot. Answer: `Piece`, or the failure `Stale`
-    /// if the snapshot is no longer kept.
+    /// 6: returns the next piece of a range, from the same snapshot. Reply: `Piece`, or the failure
+    /// `Stale` if the snapshot is no longer kept.
     ScanNext {
-        /// The scan's number, as the piece before said.
+        /// The scan's number, from the previous reply.
         scan: u32,
     },
-    /// 7: the scan is no longer needed. Answer: `Done`, also if there is none of that number.
+    /// 7: ends a scan. Reply: `Done`, also if there is no scan of that number.
     ScanClose {
         /// The scan's number.
         scan: u32,
     },
-    /// 8: the names of all keyspaces that the client may read. Answer: `Names`.
+    /// 8: returns the names of all keyspaces that the client may read. Reply: `Names`.
     Keyspaces,
-    /// 9: answers when all that is visible now is durable. Answer: `Done`.
+    /// 9: waits until all that is visible now is durable. Reply: `Done`.
     Sync,
-    /// 10: has a checkpoint taken of all that is visible now. Answer: `Committed` with what it
-    /// covers.
+    /// 10: requests a checkpoint of all that is visible now, and waits for it. Reply: `Committed`
+    /// with the transaction that it covers.
     Checkpoint,
-    /// 11: figures of the store. Answer: `Figures`.
+    /// 11: returns the figures of the store. Reply: `Stats`.
     Stats,
-    /// 12: the value of a cell. Answer: `Cell`.
+    /// 12: returns the value of a cell. Reply: `Cell`.
     CellLoad {
         /// The cell's name.
         name: &'a str,
     },
-    /// 13: exactly this version of a cell's value. Answer: `Cell`, or the failure `Stale`.
+    /// 13: returns exactly this version of a cell's value. Reply: `Cell`, or the failure `Stale`.
     CellLoadVersion {
         /// The cell's name.
         name: &'a str,
         /// The version.
         version: u64,
     },
-    /// 14: stores a cell's value; makes the cell, of this size, if there is none. Answer: `Cell`,
+    /// 14: stores a cell's value; creates the cell, of this size, if there is none. Reply: `Cell`,
     /// without a value.
     CellStore {
         /// The cell's name.
         name: &'a str,
         /// The value, as long as the cell.
         value: &'a [u8],
-        /// Whether to answer only when the value, or a later one, is durable.
+        /// Whether to reply only when the value, or a later one, is durable.
         is_durable: bool,
     },
-    /// 15: adds to a counter, modulo 2⁶⁴; makes it if there is none. Answer: `Done`.
+    /// 15: adds to a counter, modulo 2⁶⁴; creates it if there is none. Reply: `Done`.
     CounterAdd {
         /// The counter's name.
         name: &'a str,
-        /// How much.
+        /// The amount to add.
         amount: u64,
     },
-    /// 16: the value of a counter; 0 if there is none. Answer: `Count`.
+    /// 16: returns the value of a counter; 0 if there is none. Reply: `Count`.
     CounterGet {
         /// The counter's name.
         name: &'a str,
     },
-    /// 17: opens the change feed of this connection, in place of one that is open. Answer:
-    /// `Changes`, empty, with where it begins.
+    /// 17: opens the change feed of this connection, replacing an open one. Reply: `Changes`,
+    /// empty, with the position where it begins.
     Changes {
-        /// The transaction after which it begins; `None`: now.
+        /// The transaction after which it begins; `None` for the present one.
         from: Option<u64>,
-        /// Which changes.
+        /// The changes that the feed delivers.
         feed: Feed,
-        /// Only those of this keyspace.
+        /// If set, only changes of this keyspace are delivered.
         keyspace: Option<&'a str>,
-        /// Only those of keys that begin with this.
+        /// Only changes of keys that begin with this are delivered.
         prefix: &'a [u8],
     },
-    /// 18: the next changes of the feed; waits for one if there is none. Answer: `Changes`, empty
-    /// when the time is over.
+    /// 18: returns the next changes of the feed; waits for one if there is none. Reply: `Changes`,
+    /// which is empty if the time has passed.
     ChangesNext {
         /// How long to wait, in milliseconds; at most [`super::CHANGES_WAIT_MS_MAX`].
         wait_ms: u32,
@@ -148,14 +148,14 @@ pub enum Request<'a> {
     },
 }
 
-/// When a write is answered.
+/// When the server replies to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Durability {
-    /// 0: when an fsync has covered it.
+    /// 0: after an fsync has covered it.
     Durable,
-    /// 1: when others can see it.
+    /// 1: when it is visible to other clients.
     Visible,
-    /// 2: when an fsync has covered it, for which there is so much time.
+    /// 2: after an fsync has covered it, which must happen within this time.
     Within {
         /// The time, in microseconds.
         micros: u64,
@@ -165,7 +165,7 @@ pub enum Durability {
 /// One condition or change of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Operation<'a> {
-    /// 0: the key is there, last written by this transaction.
+    /// 0: the key exists, and was last written by this transaction.
     ExpectVersion {
         /// The keyspace's name.
         keyspace: &'a str,
@@ -174,14 +174,14 @@ pub enum Operation<'a> {
         /// The version.
         version: u64,
     },
-    /// 1: the key, or the keyspace, is not there.
+    /// 1: the key, or the keyspace, does not exist.
     ExpectAbsent {
         /// The keyspace's name.
         keyspace: &'a str,
         /// The key.
         key: &'a [u8],
     },
-    /// 2: stores a value; makes the keyspace if there is none.
+    /// 2: stores a value; creates the keyspace if there is none.
     Put {
         /// The keyspace's name.
         keyspace: &'a str,
@@ -190,7 +190,7 @@ pub enum Operation<'a> {
         /// The value.
         value: &'a [u8],
     },
-    /// 3: removes a key, if it is there.
+    /// 3: removes a key, if it exists.
     Delete {
         /// The keyspace's name.
         keyspace: &'a str,
@@ -208,22 +208,22 @@ pub enum Operation<'a> {
     },
 }
 
-/// Where a range begins or ends.
+/// The beginning or end of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Edge<'a> {
-    /// 0: at the first or last key there is.
+    /// 0: the first or last key of the keyspace.
     Open,
-    /// 1: at this key, with it.
+    /// 1: this key, inclusive.
     With(&'a [u8]),
-    /// 2: at this key, without it.
+    /// 2: this key, exclusive.
     Without(&'a [u8]),
 }
 
-/// Which changes a feed has.
+/// The changes that a feed delivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum Feed {
-    /// 0: those that survive a power loss.
+    /// 0: changes that survive a power loss.
     Durable,
-    /// 1: all that others can see.
+    /// 1: all visible changes.
     Visible,
 }

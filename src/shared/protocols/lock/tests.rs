@@ -28,7 +28,7 @@ fn try_as(word: &AtomicU64, class: CommitClass) -> Result<Acquired, Owner> {
     acquire_as::<Native>(word, &queue.events(), &|| class, OTHER, &|_| true, Some(Instant::now()))
 }
 
-/// Goal: while somebody urgent may wait, a release lets in nobody else.
+/// Goal: while an urgent waiter may exist, a release admits no bulk waiter.
 #[test]
 fn a_release_reserves_the_lock_for_the_urgent() {
     let (word, queue) = (AtomicU64::new(OWNER), Queue::new());
@@ -39,33 +39,32 @@ fn a_release_reserves_the_lock_for_the_urgent() {
     assert!(try_acquire::<Native>(&word, OTHER).is_err());
     assert!(try_as(&word, CommitClass::Bulk).is_err());
     assert_eq!(try_as(&word, CommitClass::Urgent), Ok(Acquired::Released));
-    // Others may wait still, of both classes.
+    // Other waiters of both classes may remain.
     assert_eq!(word.load(Ordering::Relaxed), OTHER | FLAGS);
 }
 
-/// Goal: a reservation for nobody does not stay.
+/// Goal: a reservation without a waiter does not stay.
 #[test]
 fn a_reservation_that_nobody_waits_for_is_taken_back() {
     let (word, queue) = (AtomicU64::new(OWNER | FLAGS), Queue::new());
     release_and_wake_next::<Native>(&word, &queue.events(), OWNER);
     assert_eq!(word.load(Ordering::Relaxed), 0);
-    // Both were told: they may be about to fall asleep.
+    // Both event counts advanced: a waiter may be about to sleep.
     assert_eq!((queue.0.event.load(Ordering::Relaxed), queue.1.load(Ordering::Relaxed)), (1, 1));
 }
 
-/// Goal: one for somebody who has been woken and does not run yet stays, though another urgent one
-/// came between: otherwise one bulk section after the other could pass it.
+/// Goal: a reservation for a waiter that was woken and does not run yet stays, even if another
+/// urgent waiter comes first. Otherwise one bulk section after the other could pass it.
 #[test]
 fn a_reservation_for_somebody_on_the_way_stays() {
     let (word, queue) = (AtomicU64::new(OWNER | FLAGS), Queue::new());
     queue.0.count_in();
-    // As if for a clock that stands still.
+    // The clock does not advance.
     queue.0.seen_ns.store(Native::now_ns() + 1_000_000_000, Ordering::Relaxed);
     release_and_wake_next::<Native>(&word, &queue.events(), OWNER);
     assert!(!reserved(&word), "a time in the future is damage");
     word.store(OWNER | FLAGS, Ordering::Relaxed);
-    // It may happen that this thread does not run for long between the two: then there is nothing
-    // to see.
+    // This thread may be preempted for long between the two; then there is nothing to check.
     let was_kept = (0..1000).any(|_| {
         word.store(OWNER | FLAGS, Ordering::Relaxed);
         queue.0.count_anew();
@@ -80,7 +79,7 @@ fn a_reservation_for_somebody_on_the_way_stays() {
     assert_eq!(word.load(Ordering::Relaxed), 0);
 }
 
-/// Goal: whoever is slow to take its reservation back does not take back somebody else's.
+/// Goal: a process that is slow to take its reservation back does not take back a later one.
 #[test]
 fn a_reservation_is_not_taken_for_another() {
     let (word, queue) = (AtomicU64::new(OWNER | URGENT_WAITERS), Queue::new());
@@ -92,7 +91,8 @@ fn a_reservation_is_not_taken_for_another() {
     assert!(reserved(&word));
 }
 
-/// Goal: one for somebody who is on the way does not cost those a wake-up who take it in turn.
+/// Goal: a reservation for a waiter on the way does not cost the other waiters a wake-up when they
+/// take it in turn.
 #[test]
 fn a_reservation_for_an_own_waiter_stays() {
     let (word, queue) = (AtomicU64::new(OWNER), Queue::new());
@@ -105,7 +105,7 @@ fn a_reservation_for_an_own_waiter_stays() {
     assert_eq!(word.load(Ordering::Relaxed) & !FLAGS, OTHER);
 }
 
-/// Goal: one that was left by somebody who died heals.
+/// Goal: the lock recovers from a reservation whose waiter died.
 #[test]
 fn a_bulk_waiter_takes_a_reservation_that_stands_still() {
     let (word, queue) = (AtomicU64::new(URGENT_WAITERS | 7), Queue::new());
@@ -114,7 +114,7 @@ fn a_bulk_waiter_takes_a_reservation_that_stands_still() {
     assert_eq!(word.load(Ordering::Relaxed) & !FLAGS, OTHER);
 }
 
-/// Goal: who waits as bulk and becomes urgent is let in as such.
+/// Goal: a bulk waiter that becomes urgent is admitted as urgent.
 #[test]
 fn a_waiter_can_be_boosted() {
     let (word, queue) = (AtomicU64::new(OWNER), Queue::new());

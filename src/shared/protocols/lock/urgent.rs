@@ -7,20 +7,20 @@ use std::sync::atomic::Ordering;
 /// The urgent waiters of a lock, in shared memory. All zero at first.
 #[repr(C)]
 pub(crate) struct Urgent<M: Model> {
-    /// The event count on which they wait.
+    /// The event count on which the urgent waiters wait.
     pub event: M::U32,
-    /// Number of those that have announced themselves and not left. Too large if one has died,
-    /// until a reservation is taken back.
+    /// The number of waiters that have announced themselves and not left. If one has died it is too
+    /// large, until a reservation is taken back.
     waiting: M::U32,
-    /// The number of the newest reservation. The lock's owner counts.
+    /// The number of the newest reservation. Only the lock's owner advances it.
     reservations: M::U32,
     _reserved: M::U32,
-    /// When one of them last announced itself or was woken.
+    /// The time at which a waiter last announced itself or was woken.
     pub(super) seen_ns: M::U64,
 }
 
 impl<M: Model> Urgent<M> {
-    /// Of a lock without waiters.
+    /// Returns the words of a lock without waiters.
     #[must_use]
     pub(crate) fn new() -> Urgent<M> {
         let word = || M::U32::new(0);
@@ -34,7 +34,7 @@ impl<M: Model> Urgent<M> {
 
     pub(super) fn count_out(&self) {
         let mut seen = self.waiting.load(Ordering::Relaxed);
-        // Zero if the count was reset meanwhile.
+        // The count is zero if it was reset meanwhile.
         while seen > 0 {
             match self.waiting.compare_exchange(seen, seen - 1, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -43,23 +43,23 @@ impl<M: Model> Urgent<M> {
         }
     }
 
-    /// Resets the count of those on the way: there is none, or none that runs.
+    /// Resets the count of waiters on the way: there is none, or none that runs.
     pub(super) fn count_anew(&self) {
         self.waiting.store(0, Ordering::Relaxed);
     }
 
-    /// The next reservation. By the owner of the lock.
+    /// Returns the next reservation. Called by the owner of the lock.
     pub(super) fn next_reservation(&self) -> u64 {
         let number = self.reservations.load(Ordering::Relaxed).wrapping_add(1);
         self.reservations.store(number, Ordering::Relaxed);
         URGENT_WAITERS | (u64::from(number) & (HANDED_OVER - 1))
     }
 
-    /// Wakes one that sleeps. Returns whether the lock stays reserved: one was woken, or is on the
-    /// way.
+    /// Wakes one waiter that sleeps. Returns whether the lock stays reserved: one was woken, or is
+    /// on the way.
     pub(super) fn wake(&self) -> bool {
         let (now, seen_ns) = (M::now_ns(), self.seen_ns.load(Ordering::Relaxed));
-        // Before the wake-up: a waiter that acquires and releases at once must see it.
+        // Stored before the wake-up: a waiter that acquires and releases at once must see it.
         self.seen_ns.store(now, Ordering::Relaxed);
         // A time in the future is damage.
         let is_recent = now.checked_sub(seen_ns).is_some_and(|ago| u128::from(ago) < RESERVATION_TIMEOUT.as_nanos());

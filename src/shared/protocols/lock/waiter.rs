@@ -13,10 +13,10 @@ use std::time::Instant;
 pub(super) struct Waiter<'a, M: Model> {
     pub(super) word: &'a M::U64,
     pub(super) events: &'a EventCounts<'a, M>,
-    /// The bits of the classes that it has waited in: it may have consumed a wake-up that another
-    /// waiter needs.
+    /// The bits of the classes that this waiter has waited in. It may have consumed a wake-up that
+    /// another waiter of such a class needs.
     pub(super) slept: u64,
-    /// It counts among the urgent waiters.
+    /// Whether it is counted among the urgent waiters.
     pub(super) is_counted: bool,
 }
 
@@ -30,12 +30,12 @@ impl<M: Model> Waiter<'_, M> {
     ) -> Result<Acquired, Owner> {
         let (word, events) = (self.word, self.events);
         // The owner that was seen last, since when, and whether a whole interval has passed since.
-        // The clock counts as well, since signals may end every wait early.
+        // The clock is checked as well, since signals may end every wait early.
         let mut suspect: Option<(u64, u64)> = None;
         let mut timed_out = false;
         loop {
-            // Before the class and the lock are read: a process that changes one of them notifies
-            // later, so the wait ends at once.
+            // The event counts are read before the class and the lock. A process that changes one
+            // of those notifies later, so the wait ends at once.
             let key = events.bulk.load(Ordering::Acquire);
             let urgent = events.urgent.map(|urgent| (urgent, urgent.event.load(Ordering::Acquire)));
             let class = class();

@@ -1,10 +1,9 @@
-//! Goal: whoever loads a cell gets a whole value, of the version that it is told, at once also
-//! beside a dead writer; and no stored value is forgotten by the sampler.
+//! Goal: a load of a cell returns a complete value, of the returned version, and does not wait for
+//! a dead writer. The sampler misses no stored value.
 //!
-//! Method: loom runs readers beside writers of a cell with two copies of two words, the least that
-//! has all the cases; a writer dies at each of its steps, and another goes on. Planted bugs leave
-//! out the fences, the second copy, or the order between a value and the flag that says so, and
-//! must be found.
+//! Method: loom runs readers and writers of a cell with two copies of two words, the least that has
+//! all the cases. A writer dies at each of its steps, and another continues. Planted bugs omit the
+//! fences, the second copy, or the order between a value and its flag, and must be found.
 
 use super::model::{Patient, Role, Unfenced, Word, explore, must_be_found, role};
 use crate::Version;
@@ -21,7 +20,7 @@ struct Cell<M: Model, const C: usize> {
 
 const FLOOR: Version = Version::from_u64(0);
 
-/// Two words that tell who wrote them.
+/// Returns two words that identify their writer.
 fn value(number: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&number.to_le_bytes());
@@ -51,8 +50,8 @@ impl<M: Model<U64 = Word>, const C: usize> Cell<M, C> {
         CellView::new(&self.words, &self.copies, 16)
     }
 
-    /// Stores a value, whose number is remembered as that of its version: 100 above it, if nobody
-    /// died before.
+    /// Stores a value and records its number under its version. The number is 100 above the version
+    /// if no writer died before.
     fn store(&self, number: u64, goes_on: impl FnMut(WriteStep) -> bool) -> Option<Version> {
         self.view().store(&value(number), FLOOR, goes_on)
     }
@@ -64,7 +63,7 @@ impl<M: Model<U64 = Word>, const C: usize> Cell<M, C> {
     }
 }
 
-/// Loads twice; what it gets is the version's value, and versions don't go back.
+/// Loads twice; each value must be that of its version, and versions must not decrease.
 fn reader<M: Model<U64 = Word>, const C: usize>() -> Role<Cell<M, C>> {
     role(|cell: &Cell<M, C>| {
         let mut newest = 0;
@@ -90,7 +89,7 @@ fn writer<M: Model<U64 = Word>, const C: usize>() -> Role<Cell<M, C>> {
 const STEPS: [WriteStep; 5] =
     [WriteStep::Latched, WriteStep::Cleared, WriteStep::Filled(1), WriteStep::Filled(2), WriteStep::Stamped];
 
-/// A writer that dies at `step`, before its value is the newest.
+/// Returns a writer that dies at `step`, before its value is the newest.
 fn dies<M: Model<U64 = Word>, const C: usize>(cell: &Cell<M, C>, step: WriteStep) {
     assert_eq!(cell.store(666, |at| at != step), None);
 }
@@ -105,8 +104,7 @@ fn planted_a_cell_without_fences() {
     must_be_found(Some(3), Cell::<Unfenced, 2>::new, &[reader(), writer()]);
 }
 
-/// Whoever reads beside a writer that died, or is stopped, gets the last whole value at the first
-/// look.
+/// If a writer died or is stopped, a reader gets the last complete value at its first attempt.
 #[test]
 fn a_reader_never_waits_for_a_writer_that_ends() {
     for step in STEPS {
@@ -116,8 +114,8 @@ fn a_reader_never_waits_for_a_writer_that_ends() {
     }
 }
 
-/// After a loss versions go on from a floor far above. Wherever that would come round to, the first
-/// writer leaves the newest value alone, too.
+/// After a loss, versions continue from a floor far above. Whichever copy the floor maps to, the
+/// first writer does not touch the newest value.
 #[test]
 fn a_jump_of_the_versions_spares_the_newest_value() {
     for floor in 5..9 {
@@ -144,7 +142,7 @@ fn planted_a_cell_of_a_single_copy() {
     must_be_found(None, Cell::<Patient, 1>::new, &[reader, dying]);
 }
 
-/// After a death at each step another writer stores; nobody ever sees the dead one's value.
+/// After a death at each step another writer stores; no reader ever sees the dead writer's value.
 #[test]
 fn the_next_writer_repairs() {
     for step in STEPS {
@@ -158,7 +156,7 @@ fn the_next_writer_repairs() {
     }
 }
 
-/// Asks for version 2 of a cell whose version 2 was first written by somebody who died.
+/// Loads version 2 of a cell whose version 2 was first written by a writer that died.
 #[test]
 fn a_version_that_was_never_published_is_never_loaded() {
     for step in STEPS {
@@ -176,8 +174,7 @@ fn a_version_that_was_never_published_is_never_loaded() {
     }
 }
 
-/// What is stored beside a sampler that begins a round is in that round, or the flag says that
-/// there is more.
+/// A value that is stored while a sampler begins a round is in that round, or the flag is set.
 fn sampling<const FENCED: bool>() -> [Role<Cell<Patient, 2>>; 2] {
     let writer = role(|cell: &Cell<Patient, 2>| {
         cell.store(102, |_| true);

@@ -1,10 +1,10 @@
-//! Goal: no deadline is lost: a commit that no flush has covered has its deadline in the word, and
-//! a flush thread that sleeps is woken for one that is earlier than what it planned for.
+//! Goal: no deadline is lost. If no flush has covered a commit, its deadline is in the word. A
+//! flush thread that sleeps is woken for a deadline that is earlier than its planned wake-up.
 //!
-//! Method: loom runs writers that announce, publish and announce again beside a logger that takes
-//! the word and flushes only while the word says that something is due. Its futexes never time out,
-//! so a deadline that is lost, or a wake-up, leaves a commit that is never flushed, which loom
-//! reports as a deadlock. Planted bugs must be found.
+//! Method: loom runs writers that announce, publish and announce again, and a logger that takes the
+//! word and flushes only while something is due by the word. Its futexes never time out, so a
+//! deadline that is lost, or a wake-up, leaves a commit that is never flushed, which loom reports
+//! as a deadlock. Planted bugs must be found.
 
 use super::model::{Hasty, Patient, Role, Word, explore, must_be_found, publish_watermark, role, wait_for};
 use crate::shared::protocols::atomic::{Model, Word32, Word64};
@@ -18,11 +18,11 @@ struct Region<M: Model> {
     tail: M::U64,
     /// The urgency of the most urgent commit.
     urgency: M::U64,
-    /// From which urgency on the logger wants to be woken.
+    /// The urgency from which on the logger is to be woken.
     wake_urgency: M::U64,
     /// The end of the newest commit without a deadline.
     policy_tail: M::U64,
-    /// From which tail on the logger wants to be woken.
+    /// The tail from which on the logger is to be woken.
     wake_from: M::U64,
     event: M::U32,
     durable: M::U64,
@@ -43,7 +43,7 @@ impl<M: Model<U64 = Word>> Region<M> {
         }
     }
 
-    /// A commit of `urgency` that ends at `tail`, as `txn::commit` and the client do it.
+    /// Makes a commit of `urgency` that ends at `tail`, as `txn::commit` and the client do.
     fn commit(&self, tail: u64, urgency: u64) {
         deadline::announce::<M>(&self.urgency, urgency);
         self.tail.store_fenced(tail);
@@ -56,8 +56,8 @@ impl<M: Model<U64 = Word>> Region<M> {
         wait_for::<M, _>(&self.durable, &self.durable_event, tail, None, go_on).unwrap();
     }
 
-    /// Flushes whatever is at least as urgent as `due`, until everything up to `end` is durable.
-    /// The order of taking and looking is `flush`'s.
+    /// Flushes commits that are at least as urgent as `due`, until everything up to `end` is
+    /// durable. It takes the word and loads the tail in the order of `flush`.
     fn log(&self, end: u64, due: u64, flush: impl Fn(&Self) -> u64) {
         let mut durable = 0;
         while durable < end {
@@ -76,7 +76,7 @@ impl<M: Model<U64 = Word>> Region<M> {
     }
 }
 
-/// Takes the deadlines, then looks what they belong to.
+/// Takes the deadlines, then loads the tail that they belong to.
 fn flush<M: Model<U64 = Word>>(region: &Region<M>) -> u64 {
     deadline::take::<M>(&region.urgency);
     region.tail.load(Ordering::SeqCst)
@@ -107,7 +107,8 @@ fn commits_beside_a_flush_keep_their_deadlines() {
     explore(Some(3), Region::new, &[writer, logger(2, flush)], |_| {});
 }
 
-/// A commit that has time wakes nobody; the urgent one after it does, and its flush covers both.
+/// A commit that has time does not wake the logger; the urgent one after it does, and its flush
+/// covers both.
 #[test]
 fn one_that_is_not_urgent_enough_is_left_to_the_next() {
     let writer = role(|region: &Region<Patient>| {
@@ -119,8 +120,8 @@ fn one_that_is_not_urgent_enough_is_left_to_the_next() {
     explore(Some(3), Region::new, &[writer, logger], |_| {});
 }
 
-/// A writer that dies between its publication and its second announcement, and a logger that gives
-/// what has no deadline one of its own, if `has_orphan_rule`.
+/// A writer that dies between its publication and its second announcement. With `has_orphan_rule`,
+/// the logger gives commits without a deadline one of its own.
 fn a_dying_writer(has_orphan_rule: bool) -> [Role<Region<Hasty>>; 2] {
     let writer = role(|region: &Region<Hasty>| {
         deadline::announce::<Hasty>(&region.urgency, 5);
@@ -154,8 +155,8 @@ fn planted_no_deadline_for_orphans() {
     must_be_found(Some(3), Region::new, &a_dying_writer(false));
 }
 
-/// A commit that has time, then one of which the policy decides, by a writer that stores
-/// `policy_tail` before its publication, or after it; and a logger that sleeps with both wishes.
+/// A commit that has time, then one for which the policy decides, by a writer that stores
+/// `policy_tail` before its publication, or after it. The logger sleeps with both thresholds.
 fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
     let writer = role(move |region: &Region<Patient>| {
         region.commit(1, 2);
@@ -173,7 +174,7 @@ fn both_kinds(is_stored_before: bool) -> [Role<Region<Patient>>; 2] {
         let mut durable = 0;
         while durable < 2 {
             let wait_key = event_count::prepare_wait::<Patient>(&region.event);
-            // The tail first: whose publication is seen there, its `policy_tail` is seen too.
+            // Load the tail first: if a publication is visible there, its `policy_tail` is too.
             let policy = || {
                 let tail = region.tail.load(Ordering::SeqCst);
                 region.policy_tail.load(Ordering::Acquire).min(tail)

@@ -1,9 +1,9 @@
-//! Goal: what a writer publishes reaches the logger, whole, and what the logger publishes reaches
-//! its waiters: no wake-up is lost, and one whose sender dies costs a time-out, no more.
+//! Goal: the logger gets the complete bytes that a writer publishes, and waiters see what the
+//! logger publishes. No wake-up is lost; if its sender dies, it costs a time-out and no more.
 //!
-//! Method: loom runs writers and sleepers through every interleaving. Its futexes never time out
-//! where nobody dies, so that a lost wake-up is a deadlock, which loom reports. Planted bugs must
-//! be found.
+//! Method: loom runs writers and sleepers through every interleaving. Its futexes never time out if
+//! no process dies, so that a lost wake-up is a deadlock, which loom reports. Planted bugs must be
+//! found.
 
 use super::model::{Hasty, Patient, Role, Word, explore, must_be_found, publish_watermark, role, wait_for};
 use crate::shared::protocols::atomic::{Model, Word32, Word64};
@@ -12,7 +12,7 @@ use crate::shared::protocols::ring::Ring;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 
-/// The ring has room for one record of 16 bytes and a half, so that the second one wraps.
+/// The ring holds one and a half records of 16 bytes, so that the second one wraps.
 const RING_WORDS: usize = 3;
 const RECORD: usize = 16;
 const RECORDS: u64 = 2;
@@ -20,11 +20,11 @@ const RECORDS: u64 = 2;
 struct Region<M: Model> {
     /// The end of the published bytes.
     tail: M::U64,
-    /// Rung when `tail` moves.
+    /// Notified when `tail` moves.
     tail_event: M::U32,
-    /// The tail from which on `tail_event` is to be rung; see [`event_count::wait_from`].
+    /// The tail from which on `tail_event` is notified; see [`event_count::wait_from`].
     wake_from: M::U64,
-    /// The end of the bytes that need not be kept.
+    /// The end of the bytes whose space can be reused.
     durable: M::U64,
     durable_event: M::U32,
     ring: [M::U64; RING_WORDS],
@@ -47,7 +47,7 @@ impl<M: Model<U64 = Word>> Region<M> {
         }
     }
 
-    /// Writes record `number`, waiting for room.
+    /// Writes record `number`, after waiting for space.
     fn write(&self, number: u64) {
         let end = (number + 1) * RECORD as u64;
         let room_from = end.saturating_sub((RING_WORDS * 8) as u64);
@@ -62,7 +62,7 @@ impl<M: Model<U64 = Word>> Region<M> {
         event_count::wait_until::<M, _, _>(&self.tail_event, None, EVENT_WAIT_MAX, look, go_on).unwrap()
     }
 
-    /// Takes `records` of them, checks each, and calls it durable.
+    /// Takes `records` records, checks each, and publishes it as durable.
     fn log(&self, records: u64, wait: impl Fn(&Self, u64) -> u64) {
         let mut taken = 0;
         while taken < records * RECORD as u64 {
@@ -105,8 +105,8 @@ fn nothing_is_lost_on_the_way_to_the_logger() {
     explore(Some(2), Region::<Patient>::new, &[writer(RECORDS, publish), logger(RECORDS)], |_| {});
 }
 
-/// A logger that says before it sleeps from which tail on it is to be woken, and is not woken
-/// before.
+/// A logger that announces, before it sleeps, from which tail on it is to be woken, and is not
+/// woken before.
 fn dozing<M: Model<U64 = Word>>(region: &Region<M>, taken: u64) -> u64 {
     loop {
         let wait_key = event_count::prepare_wait::<M>(&region.tail_event);
@@ -120,7 +120,7 @@ fn dozing<M: Model<U64 = Word>>(region: &Region<M>, taken: u64) -> u64 {
     }
 }
 
-/// Rings only if the logger wants to hear of it.
+/// Notifies only if the tail has reached the logger's threshold.
 fn publish_from<M: Model<U64 = Word>>(region: &Region<M>, tail: u64) {
     region.tail.store_fenced(tail);
     event_count::notify_from::<M>(&region.tail_event, &region.wake_from, tail);
@@ -152,11 +152,11 @@ fn planted_a_dozing_logger_that_does_not_look_again() {
 
 #[test]
 fn a_waker_that_dies_costs_a_time_out() {
-    // Died before it looked at the event.
+    // The publisher died before it loaded the event.
     let publish = |region: &Region<Hasty>, tail| region.tail.store(tail, Ordering::Release);
     explore(Some(3), Region::new, &[writer(1, publish), logger(1)], |_| {});
-    // Died between advancing the event and the wake-up: later ones see an even event, and don't
-    // ring it.
+    // The publisher died between advancing the event and the wake-up: later publishers see an even
+    // event and do not notify.
     let publish = |region: &Region<Hasty>, tail| {
         region.tail.store(tail, Ordering::Release);
         let seen = region.tail_event.load(Ordering::Acquire);

@@ -1,8 +1,8 @@
-//! Goal: no sample is lost of those who record at the same time, nor of those who record alone, one
-//! after another under a lock.
+//! Goal: no sample is lost, neither of threads that record at the same time, nor of threads that
+//! record one after another under a lock.
 //!
-//! Method: loom runs two recorders through all interleavings, then everything must be there. A
-//! planted bug lets both record as if they were alone, and must be found.
+//! Method: loom runs two recorders through all interleavings; then all samples must be there. In a
+//! planted bug both record as if they were alone, which must be found.
 
 use super::model::{Patient, Role, explore, role};
 use crate::shared::protocols::atomic::{Model, Word64};
@@ -21,7 +21,7 @@ fn setup() -> Shared<Patient> {
     Shared { histogram: Histogram::default(), is_locked: Word64::new(0) }
 }
 
-/// What is left of it when everybody has recorded.
+/// Checks the histogram after all threads have recorded.
 fn all_is_there(shared: &Shared<Patient>, count: u64) {
     let read = shared.histogram.read();
     assert_eq!(read.count(), count);
@@ -33,7 +33,7 @@ fn recorder() -> Role<Shared<Patient>> {
     role(|shared: &Shared<Patient>| shared.histogram.record(1000))
 }
 
-/// Records alone, and says by the lock's word how often that was done.
+/// Records alone, and counts in the lock's word how often that was done.
 fn lone_recorder() -> Role<Shared<Patient>> {
     role(|shared: &Shared<Patient>| {
         let seen = shared.is_locked.load(Ordering::Relaxed);

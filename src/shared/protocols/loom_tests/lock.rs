@@ -1,5 +1,5 @@
-//! Goal: the writer lock excludes, nobody is locked out, and no wake-up is lost, whoever dies at
-//! whichever step.
+//! Goal: the writer lock excludes, every client gets it in the end, and no wake-up is lost,
+//! whichever client dies at whichever step.
 //!
 //! Method: loom runs clients through `acquire` and `release`. What the lock protects is plain
 //! memory, so that an overlap, or a hand-over without ordering, is found. Without deaths the
@@ -60,8 +60,8 @@ impl<M: Model<U64 = Word>> Region<M> {
         EventCounts::two(&self.urgent, &self.event)
     }
 
-    /// One critical section of `client`, which may die in it. The kernel frees a dead client's byte
-    /// after its last step.
+    /// Runs one critical section of `client`, which may die in it. The kernel frees a dead client's
+    /// byte after its last step.
     fn run(&self, client: usize, class: CommitClass, death: Death) {
         self.run_until(client, class, death);
         if death != Death::Never {
@@ -104,7 +104,7 @@ fn client<M: Model<U64 = Word>>(client: usize, class: CommitClass, death: Death)
     role(move |region: &Region<M>| region.run(client, class, death))
 }
 
-/// Clients that die where `deaths` says.
+/// Explores clients that die where `deaths` determines.
 fn explore_clients<M: Model<U64 = Word>>(
     preemptions: Option<usize>,
     setup: fn() -> Region<M>,
@@ -113,7 +113,7 @@ fn explore_clients<M: Model<U64 = Word>>(
     explore_classes(preemptions, setup, &[Bulk; 3], deaths);
 }
 
-/// The same, each of its class.
+/// Explores clients that die where `deaths` determines, each in its class.
 fn explore_classes<M: Model<U64 = Word>>(
     preemptions: Option<usize>,
     setup: fn() -> Region<M>,
@@ -123,7 +123,7 @@ fn explore_classes<M: Model<U64 = Word>>(
     let one = |(index, (&death, &class))| client(index, class, death);
     let roles: Vec<_> = deaths.iter().zip(classes).enumerate().map(one).collect();
     explore(preemptions, setup, &roles, |region| {
-        // Each one that got beyond its writes counts once.
+        // Each client that completed its writes counts once.
         let wrote = |death: &&Death| !matches!(death, Announced | Acquired | HalfWritten);
         assert_eq!(region.protected.read(), deaths.iter().filter(wrote).count() as u64);
     });
@@ -151,7 +151,7 @@ fn two_survivors_of_a_death() {
     explore_clients(Some(1), Region::<Hasty>::new, &[Never, Never, Announced]);
 }
 
-/// Client 2 has died as the owner. Whoever takes over from it may die there as well.
+/// Client 2 has died as the owner. The client that takes over may die there as well.
 #[test]
 fn the_one_that_takes_over_dies_too() {
     fn with_dead_owner() -> Region<Hasty> {
@@ -199,8 +199,8 @@ fn one_of_two_classes_dies_at_any_step() {
     explore_classes(Some(1), Region::<Hasty>::new, &[Bulk, Urgent, Bulk], &[Never, Announced, HalfWritten]);
 }
 
-/// A reservation that nobody waits for, and that is not taken back: the others sleep beside a lock
-/// that nobody holds.
+/// A reservation without a waiter, and that is not taken back: the others sleep although no client
+/// holds the lock.
 #[test]
 fn planted_a_reservation_that_is_not_taken_back() {
     let forgetful = role(|region: &Region<Patient>| {
@@ -217,14 +217,14 @@ fn planted_a_reservation_that_is_not_taken_back() {
     must_be_found(Some(2), Region::new, &[forgetful, client(1, Bulk, Never), client(2, Bulk, Never)]);
 }
 
-/// A bulk waiter beside a lock that is reserved becomes urgent, and its event is rung. No nap ends
-/// by itself.
+/// A bulk waiter becomes urgent while the lock is reserved, and its event count is notified. No
+/// wait times out.
 #[test]
 fn a_lift_is_not_lost() {
     fn reserved() -> Region<Patient> {
         let region = Region::new();
         region.run(2, Bulk, Acquired);
-        // Nobody comes for it.
+        // No waiter comes for the reservation.
         lock::release_to_urgent::<Patient>(&region.word, &region.events(), id(2)).unwrap();
         region
     }

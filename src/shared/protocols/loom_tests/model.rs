@@ -1,12 +1,12 @@
-//! Loom's atomics behind the façade of the protocols, and futexes made of its parking.
+//! Loom's atomics behind the interface of the protocols, and futexes built from loom's parking.
 //!
-//! Loom knows no time. [`Patient`] futexes never time out, so that a lost wake-up is found as a
-//! deadlock; [`Hasty`] ones always do, at once, so that what is reached by time-outs alone can be
-//! explored.
+//! Loom has no time. [`Patient`] futexes never time out, so that a lost wake-up is found as a
+//! deadlock. [`Hasty`] ones always time out at once, so that states that are reached only by
+//! time-outs can be explored.
 //!
 //! Loom gives sequential consistency to fences only, and treats such loads and stores as acquire
-//! and release. That is why `store_fenced` is a store and a fence here; it can make loom find too
-//! much, never too little.
+//! and release. So `store_fenced` is a store and a fence here. Loom may then report errors that
+//! can't happen, but misses none.
 #![allow(unreachable_pub)]
 // Each test file uses a part.
 #![allow(dead_code)]
@@ -25,17 +25,17 @@ use std::time::{Duration, Instant};
 /// One thread's part in a model.
 pub type Role<S> = Arc<dyn Fn(&S) + Send + Sync>;
 
-/// A part that does this.
+/// Returns a part that runs `role`.
 pub fn role<S>(part: impl Fn(&S) + Send + Sync + 'static) -> Role<S> {
     Arc::new(part)
 }
 
-/// Runs `roles` on what `setup` makes, through all interleavings with at most `preemptions`
-/// (`None`: any number of) involuntary switches, then `finally`.
+/// Runs `roles` on the result of `setup`, in all interleavings with at most `preemptions`
+/// involuntary switches (`None`: any number), then `finally`.
 ///
-/// Loom finds out where switching matters from the last access to each word only, so that an own
-/// load in between can hide another thread's from it, and it begins with the main thread. Each role
-/// is the main thread once; an order that is hidden from one beginning is found from another.
+/// Loom derives the points for a switch from the last access to each word only, so a thread's own
+/// load in between can hide another thread's access. It begins with the main thread. So each role
+/// is the main thread once: an order that is hidden from one beginning is found from another.
 pub fn explore<S: Send + Sync + 'static>(
     preemptions: Option<usize>,
     setup: fn() -> S,
@@ -48,7 +48,7 @@ pub fn explore<S: Send + Sync + 'static>(
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = preemptions;
         builder.check(move || {
-            // Not loom's: a deadlock, when found, drops it where loom can't run anymore.
+            // Not a loom type: after a deadlock it is dropped where loom can't run any more.
             let shared = Arc::new(setup());
             let others: Vec<_> = (1..roles.len())
                 .map(|after| {
@@ -66,8 +66,8 @@ pub fn explore<S: Send + Sync + 'static>(
     }
 }
 
-/// Says that the model checker must find something wrong with the model: a planted bug that it
-/// misses would mean that it checks nothing.
+/// Asserts that the model checker finds an error in the model. If it missed a planted bug, it would
+/// check nothing.
 pub fn must_be_found<S: Send + Sync + 'static>(preemptions: Option<usize>, setup: fn() -> S, roles: &[Role<S>]) {
     let check = std::panic::AssertUnwindSafe(|| explore(preemptions, setup, roles, |_| {}));
     let outcome = std::panic::catch_unwind(check);
@@ -98,7 +98,7 @@ impl Clock for AtOnce {
     const TIMES_OUT: bool = true;
 }
 
-/// Whether fences are done.
+/// Whether fences have an effect.
 pub trait Fencing: 'static {
     const KEPT: bool;
 }
@@ -124,11 +124,11 @@ impl<Time: Clock, Fences: Fencing> Model for Loom<Time, Fences> {
 
     fn wait(word: &Futex, expected: u32, _: Duration) -> Woken {
         if Time::TIMES_OUT {
-            // Lets the others go on first; otherwise the model would have no end.
+            // Lets the other threads run first; otherwise the model would not terminate.
             loom::thread::yield_now();
             return Woken::TimedOut;
         }
-        // Like the kernel: comparing, with the newest value, and joining the sleepers is one step,
+        // As in the kernel, comparing with the newest value and joining the sleepers is one step,
         // since loom switches threads only at its own operations.
         if word.value.fetch_add(0, Ordering::Relaxed) == expected {
             word.sleepers.lock().unwrap().push_back(loom::thread::current());
@@ -138,8 +138,7 @@ impl<Time: Clock, Fences: Fencing> Model for Loom<Time, Fences> {
     }
 
     fn wake(word: &Futex, count: u32) -> u32 {
-        // A step that loom knows of, so that it tries to wake before and after somebody falls
-        // asleep.
+        // An operation of loom's, so that it tries to wake before and after a thread goes to sleep.
         word.value.fetch_add(0, Ordering::Relaxed);
         let mut woken = 0;
         while woken < count
@@ -161,7 +160,7 @@ impl<Time: Clock, Fences: Fencing> Model for Loom<Time, Fences> {
 /// A 32-bit word that can be waited on.
 pub struct Futex {
     value: AtomicU32,
-    /// Not loom's: the kernel's own list, which orders nothing for the program.
+    /// Not a loom type: this is the kernel's own list, which orders nothing for the program.
     sleepers: Mutex<VecDeque<loom::thread::Thread>>,
 }
 
@@ -224,7 +223,7 @@ impl Word64 for Word {
 /// protocol.
 pub struct Plain(UnsafeCell<u64>);
 
-// SAFETY: that no accesses race is what the checker checks, before it lets any through.
+// SAFETY: the checker verifies that no accesses race, before it permits any.
 #[allow(unsafe_code)]
 unsafe impl Sync for Plain {}
 // SAFETY: a number.
@@ -238,17 +237,17 @@ impl Plain {
     }
 
     pub fn read(&self) -> u64 {
-        // SAFETY: the checker has made sure that no write races with this.
+        // SAFETY: the checker has verified that no write races with this.
         self.0.with(|value| unsafe { *value })
     }
 
     pub fn write(&self, new: u64) {
-        // SAFETY: the checker has made sure that nothing races with this.
+        // SAFETY: the checker has verified that nothing races with this.
         self.0.with_mut(|value| unsafe { *value = new });
     }
 }
 
-/// Moves `watermark` to `value` and wakes its waiters, as the product's words do.
+/// Moves `watermark` to `value` and notifies its waiters, as the product's words do.
 pub fn publish_watermark<M: Model>(watermark: &M::U64, event: &M::U32, value: u64) {
     watermark.store_fenced(value);
     event_count::notify::<M>(event);

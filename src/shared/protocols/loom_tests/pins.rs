@@ -1,11 +1,11 @@
-//! Goal: a page is never reused while a reader may still read it, whichever way the reader came to
-//! its snapshot.
+//! Goal: a page is never reused while a reader may still read it, however the reader got its
+//! snapshot.
 //!
 //! Method: loom runs a reader, a reclaiming writer and, for durable readers, the logger, through
 //! every interleaving and every value that weak memory may return. The page is plain memory, so the
 //! checker also finds a reuse that isn't ordered behind the last read. The scan finds the reader's
 //! slot by the occupancy map, whose flag other threads clear and set meanwhile. Planted bugs show
-//! that it would find what these tests are for.
+//! that the tests find the errors that they are for.
 
 use super::model::{Patient, Plain, Role, Unfenced, Word, explore, must_be_found, role};
 use crate::TxnId;
@@ -18,14 +18,14 @@ use std::sync::atomic::Ordering;
 const READER: u64 = 7;
 const DEAD: u64 = 8;
 const REAPER: u64 = 9;
-/// What the page holds while transaction 1 may be read.
+/// The content of the page while transaction 1 may be read.
 const OLD: u64 = 11;
 const REUSED: u64 = 22;
 
 /// One area of one word.
 type Map<M> = Occupancy<M, 1, 1, 1>;
 
-/// A page born by transaction 1 and freed by transaction 2, and two reader slots of one area.
+/// A page created by transaction 1 and freed by transaction 2, and two reader slots of one area.
 struct Store<M: Model> {
     committed: M::U64,
     durable: M::U64,
@@ -37,7 +37,7 @@ struct Store<M: Model> {
 }
 
 impl<M: Model<U64 = Word>> Store<M> {
-    /// Transaction 1 is committed; nothing is pinned.
+    /// Returns a region in which transaction 1 is committed and nothing is pinned.
     fn new() -> Store<M> {
         Store {
             committed: Word::new(1),
@@ -50,7 +50,8 @@ impl<M: Model<U64 = Word>> Store<M> {
         }
     }
 
-    /// Transaction 1 is durable and pinned by the logger, 2 is committed; the reader has its slot.
+    /// Returns a region in which transaction 1 is durable and pinned by the logger, and 2 is
+    /// committed. The reader has its slot.
     fn with_logger() -> Store<M> {
         let store: Store<M> = Store::new();
         store.committed.store(2, Ordering::Release);
@@ -59,7 +60,7 @@ impl<M: Model<U64 = Word>> Store<M> {
         store
     }
 
-    /// A client died with transaction 1 pinned.
+    /// Returns a region in which a client died with transaction 1 pinned.
     fn with_dead_reader() -> Store<M> {
         let store: Store<M> = Store::new();
         store.enter(DEAD);
@@ -67,7 +68,7 @@ impl<M: Model<U64 = Word>> Store<M> {
         store
     }
 
-    /// The neighbouring slot has an owner that pins nothing.
+    /// Returns a region in which the neighbouring slot has an owner that pins nothing.
     fn with_neighbour() -> Store<M> {
         let store: Store<M> = Store::new();
         assert!(store.neighbour.claim(REAPER));
@@ -100,7 +101,7 @@ impl<M: Model<U64 = Word>> Store<M> {
         reap(&self.map, 0, &self.slot, dead, REAPER)
     }
 
-    /// What the owner of the writer lock does to allocate.
+    /// Allocates as the owner of the writer lock does.
     fn reuse_if_unprotected(&self) -> bool {
         let mut is_protected = false;
         let protect = |pinned: TxnId| is_protected |= pinned.as_u64() == 1;
@@ -119,7 +120,7 @@ impl<M: Model<U64 = Word>> Store<M> {
         }
     }
 
-    /// Pins after one look, as the second one is at a private copy: a planted bug.
+    /// Pins after one load, since the second load is of a private copy: a planted bug.
     fn pin_without_looking_again(&self, watermark: &M::U64) -> TxnId {
         let seen = Word::new(watermark.load(Ordering::Acquire));
         self.slot.pin(&seen)
@@ -137,7 +138,7 @@ fn reader<M: Model<U64 = Word>>(rounds: usize) -> Role<Store<M>> {
     })
 }
 
-/// Commits transaction 2, then allocates. Its second look comes upon a reader that has just let go.
+/// Commits transaction 2, then allocates. Its second scan may meet a reader that has just unpinned.
 fn writer<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| {
         publish::<M>(&store.committed, TxnId::from_u64(2));
@@ -145,8 +146,8 @@ fn writer<M: Model<U64 = Word>>() -> Role<Store<M>> {
     })
 }
 
-/// The writer dies between storing and fencing; its successor, here the same thread, has only its
-/// own fence.
+/// The writer dies between its store and its fence. The next writer, here the same thread, has only
+/// its own fence.
 fn successor_of_a_writer<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| {
         store.committed.store(2, Ordering::Release);
@@ -179,7 +180,7 @@ fn planted_a_scan_without_its_fence() {
     must_be_found(None, Store::<Unfenced>::new, &[reader(1), successor_of_a_writer()]);
 }
 
-/// A dead owner's slot is reaped by two at once, one of them slow, while another reader takes it
+/// Two processes reap a dead owner's slot at once, one of them slow, while another reader takes it
 /// over.
 #[test]
 fn reaping_never_takes_the_next_owners_pin() {
@@ -205,8 +206,8 @@ fn reaping_never_takes_the_next_owners_pin() {
     });
 }
 
-/// The owner of the neighbouring slot gives it back, and with it the last bit of the area: it may
-/// clear the flag.
+/// The owner of the neighbouring slot frees it, and with it the last bit of the area: it may clear
+/// the flag.
 fn leaving_neighbour<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| release(&store.map, 1, &store.neighbour))
 }
@@ -215,12 +216,12 @@ fn leaving_neighbour<M: Model<U64 = Word>>() -> Role<Store<M>> {
 fn a_neighbour_that_leaves_never_hides_a_pin() {
     let roles = [reader(1), successor_of_a_writer(), leaving_neighbour()];
     explore(Some(4), Store::<Patient>::with_neighbour, &roles, |store| {
-        // Neither does it leave a slot behind that no scan finds.
+        // It does not leave a slot behind that no scan finds, either.
         assert_eq!(entered(&store.map), [0]);
     });
 }
 
-/// A reader gives its slot back; the next owner and a scan come at once.
+/// A reader frees its slot, while the next owner claims it and a scan runs.
 #[test]
 fn a_slot_that_goes_from_hand_to_hand_hides_no_pin() {
     let passing = || {
@@ -255,7 +256,7 @@ fn planted_a_reader_that_pins_before_it_is_entered() {
     must_be_found(None, Store::new, &[reader, successor_of_a_writer()]);
 }
 
-/// The owner of the last bit clears the flag whatever became of the summary word.
+/// The owner of the last bit clears the flag, even if the summary word has changed.
 #[test]
 fn planted_a_flag_that_is_cleared_without_a_second_look() {
     let clearing = role(|store: &Store<Patient>| {
@@ -290,7 +291,7 @@ fn durable_reader<M: Model<U64 = Word>>() -> Role<Store<M>> {
     })
 }
 
-/// Moves the durable transaction on from 1 to 2.
+/// Advances the durable transaction from 1 to 2.
 fn logger<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| {
         let next = store.logger.pin_next(&store.committed, &store.durable);
@@ -317,8 +318,8 @@ fn planted_a_durable_reader_that_does_not_look_again() {
     must_be_found(Some(4), Store::with_logger, &[reader, logger(), reclaimer()]);
 }
 
-/// The logger dies between storing the durable transaction and fencing; its successor goes on at
-/// once, over the pin that the dead one had not dropped yet.
+/// The logger dies between its store of the durable transaction and its fence. The next logger
+/// continues at once, and replaces the pin that the dead one had not dropped yet.
 fn logger_and_successor<M: Model<U64 = Word>>() -> Role<Store<M>> {
     role(|store: &Store<M>| {
         let next = store.logger.pin_next(&store.committed, &store.durable);
@@ -333,8 +334,8 @@ fn a_durable_readers_page_is_not_reused_when_a_successor_moves_on() {
     explore(Some(4), Store::<Patient>::with_logger, &roles, |_| {});
 }
 
-/// The fence between the logger's pins and the readers' has to make up for the one that the dead
-/// logger owes.
+/// The fence between the logger's pins and the readers' replaces the one that the dead logger did
+/// not make.
 #[test]
 fn planted_a_scan_for_durable_readers_without_fences() {
     let roles = [durable_reader(), logger_and_successor(), reclaimer()];
@@ -355,8 +356,8 @@ fn planted_a_scan_that_reads_the_readers_before_the_logger() {
     must_be_found(Some(4), Store::with_logger, &[durable_reader(), logger(), reclaimer]);
 }
 
-/// Wherever a logger dies between pinning and dropping, its successor keeps the published
-/// transaction pinned and ends with one pin only.
+/// Wherever a logger dies between pinning and dropping, the next one keeps the published
+/// transaction pinned and ends with only one pin.
 #[test]
 fn a_loggers_successor_goes_on_with_its_pins() {
     for died_before_publishing in [true, false] {
@@ -371,7 +372,7 @@ fn a_loggers_successor_goes_on_with_its_pins() {
             if !died_before_publishing {
                 store.durable.store(next.txn.as_u64(), Ordering::Release);
             }
-            // Here it died.
+            // The logger died here.
             assert_eq!(pins(), [1, 2]);
             publish::<Patient>(&store.committed, TxnId::from_u64(3));
             let next = store.logger.pin_next(&store.committed, &store.durable);

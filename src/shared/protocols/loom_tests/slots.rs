@@ -1,9 +1,9 @@
-//! Goal: whoever reads a commit slot gets the words of exactly the transaction it asked for, or
+//! Goal: a reader of a commit slot gets the words of exactly the transaction that it requested, or
 //! nothing; never a mixture of two, however long it stalls between its steps.
 //!
-//! Method: loom runs a reader beside a writer that commits a whole lap of a small ring of slots, so
-//! that it refills the one being read. Planted bugs leave out the look at `committed`, and the
-//! fences, and must be found.
+//! Method: loom runs a reader and a writer that commits a whole lap of a small ring of slots, so
+//! that it refills the one being read. Planted bugs omit the load of `committed`, and the fences,
+//! and must be found.
 
 use super::model::{Patient, Role, Unfenced, Word, explore, must_be_found, role};
 use crate::TxnId;
@@ -11,7 +11,7 @@ use crate::shared::protocols::atomic::{Model, Word64};
 use crate::shared::protocols::slots::{CommitSlot, Slots, publish};
 use std::sync::atomic::Ordering;
 
-/// The smallest ring of which anything can be read.
+/// The smallest ring from which a slot can be read.
 const SLOTS: usize = 3;
 const WORDS: usize = 3;
 
@@ -41,7 +41,7 @@ fn words_of(sequence: u64) -> [u64; WORDS] {
     [sequence, sequence * 100, sequence * 1000]
 }
 
-/// Reads what is committed; its second look may be at a private copy, a planted bug.
+/// Reads the newest commit. The second load may be of a private copy, a planted bug.
 fn reader<M: Model<U64 = Word>>(second_look_is_fresh: bool) -> Role<Region<M>> {
     role(move |region: &Region<M>| {
         let wanted = TxnId::from_u64(region.committed.load(Ordering::Acquire));
@@ -87,7 +87,7 @@ fn a_slot_is_readable_until_nearly_lapped_and_across_incarnations() {
     let incarnation = 5 << 44;
     let committed = AtomicU64::new(0);
     for sequence in 1..100 {
-        // A recovery raises the incarnation and goes on with the sequence.
+        // A recovery raises the incarnation and continues the sequence.
         let id = |sequence| {
             if sequence < 50 { sequence } else { incarnation | sequence }
         };
