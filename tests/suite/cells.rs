@@ -5,7 +5,7 @@
 //! Method: single calls with what they must answer; then processes that store and add, killed and
 //! stopped at random, whose values carry their own checksum, while others check every load. What
 //! only a power cut can show is in the harness's suite `power`, what needs a death at a certain
-//! instruction in `crash-harness kill` and `loom_cell.rs`.
+//! instruction in `crash-harness kill` and `tests/loom/cell.rs`.
 
 mod kills;
 mod older_values;
