@@ -177,7 +177,13 @@ impl Run<'_> {
 
     fn start_workers(&self, engine: &dyn Engine, workload: &Workload) -> Result<Vec<Worker>> {
         std::fs::create_dir_all(self.path(engine))?;
-        (0..workload.processes).map(|index| start(&self.job(engine, workload.name, index))).collect()
+        // All open and warm up side by side.
+        let workers = (0..workload.processes).map(|index| Worker::start(&self.job(engine, workload.name, index)));
+        let workers: Vec<Worker> = workers.collect::<Result<_>>()?;
+        for worker in &workers {
+            worker.wait()?;
+        }
+        Ok(workers)
     }
 
     fn run_slice(&self, participant: &mut Participant, workload: &Workload, salt: u64) -> Result<Values> {
