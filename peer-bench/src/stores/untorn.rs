@@ -1,7 +1,9 @@
 //! untorn, with the defaults of its options.
 
 use crate::store::{Engine, Entry, Mode, Reader, Result, Session, Store, missing, touch};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Counter, Durability, Keyspace, Observation, Snapshot};
@@ -36,25 +38,32 @@ impl Engine for Untorn {
     }
 
     fn kill_helpers(&self, path: &Path) -> Result<()> {
-        let Observation::Live(stats) = untorn::observe(path.join("store"))? else {
-            return Err("the store has no logger".into());
-        };
-        let logger = stats.logger_pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        let logger = logger.ok_or("the logger's process is unknown")?;
-        kill_process(logger, Signal::KILL)?;
+        let path = path.join("store");
         let begun = Instant::now();
-        // A zombie whose parent has not collected it yet has released its locks, too.
-        let is_alive = || {
-            let status = std::fs::read_to_string(format!("/proc/{}/stat", logger.as_raw_nonzero()));
-            status.is_ok_and(|status| !status.contains(") Z ") && !status.contains(") X "))
-        };
-        while is_alive() {
+        loop {
+            match untorn::observe(&path)? {
+                Observation::Unused => return Ok(()),
+                Observation::Live(stats) => stats.logger_pid.map_or(Ok(()), |logger| kill_logger(logger, &path))?,
+                _ => {}
+            }
             if begun.elapsed() > LOGGER_TIMEOUT {
-                return Err(format!("process {} survives SIGKILL", logger.as_raw_nonzero()).into());
+                return Err("the logger survives SIGKILL".into());
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(())
+    }
+}
+
+/// Kills a process if it is the logger of the store at `path`.
+fn kill_logger(logger: u32, path: &Path) -> Result<()> {
+    let command = std::fs::read(format!("/proc/{logger}/cmdline")).unwrap_or_default();
+    let is_logger = command.split(|byte| *byte == 0).any(|word| word == path.as_os_str().as_bytes());
+    match Pid::from_raw(logger.cast_signed()).filter(|_| is_logger) {
+        Some(logger) => match kill_process(logger, Signal::KILL) {
+            Err(Errno::SRCH) => Ok(()),
+            killed => Ok(killed?),
+        },
+        None => Ok(()),
     }
 }
 
