@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// Benchmarks of untorn and of other embedded key-value stores, side by side.
 ///
-/// Stores: untorn, lmdb, lmdb-writemap, redb, redb-multi-writer, sqlite, fjall, and the pseudo-store
-/// floor, which measures what the machine allows.
+/// Stores: untorn, lmdb, lmdb-writemap, redb, redb-multi-writer, sqlite, fjall, and the
+/// pseudo-store floor, which measures what the machine allows.
 #[derive(Parser, Clone, Debug)]
 #[command(version)]
 pub(crate) struct Arguments {

@@ -9,7 +9,7 @@ use crate::dataset::Dataset;
 use crate::floor::{self, FLOORS};
 use crate::measure::{Slice, Window, nanos};
 use crate::process::Worker;
-use crate::results::{Row, Values};
+use crate::report::results::{Row, Values};
 use crate::store::{Engine, Error, Result};
 use crate::worker::{Command, Job, merge};
 use crate::workload::{Operation, Unit, Workload};

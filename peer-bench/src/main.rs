@@ -8,7 +8,6 @@
 //! itself failed.
 
 mod arguments;
-mod chart;
 mod coordinator;
 mod dataset;
 mod floor;
@@ -16,15 +15,13 @@ mod measure;
 mod process;
 mod processors;
 mod report;
-mod results;
-mod statistics;
 mod store;
 mod stores;
 mod worker;
 mod workload;
 
 use crate::arguments::Arguments;
-use crate::results::{Context, Line};
+use crate::report::results::{self, Context, Line};
 use crate::store::Result;
 use clap::Parser;
 use std::fmt::Write as _;
@@ -50,16 +47,17 @@ fn coordinate(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("peer-bench: {error}");
         return Ok(ExitCode::from(2));
     }
-    let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let dir = tempfile::Builder::new().prefix("peer-bench-").tempdir_in(parent)?;
-    let outcome = coordinator::run(arguments, dir.path())?;
-    dir.close()?;
+    // The sources may change during the run.
     let context = Context {
         entries: arguments.entries,
         key_bytes: arguments.sizes.0,
         value_bytes: arguments.sizes.1,
         commit: commit(),
     };
+    let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let dir = tempfile::Builder::new().prefix("peer-bench-").tempdir_in(parent)?;
+    let outcome = coordinator::run(arguments, dir.path())?;
+    dir.close()?;
     let lines = results::lines(&outcome.rows, &context);
     write_results(arguments, &context, &lines)?;
     for failure in &outcome.failures {

@@ -1,7 +1,6 @@
 //! One slice of a workload in one thread.
 
 use crate::dataset::{Dataset, fill, mix};
-use crate::statistics::thin_out;
 use crate::store::{Result, Session};
 use crate::workload::{BATCH, Operation};
 use serde::{Deserialize, Serialize};
@@ -49,8 +48,8 @@ pub(crate) fn monotonic_nanos() -> u64 {
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
-/// Repeats `operation`, which returns how many units it did, until the end of the window, and counts
-/// from its start. Takes the time of every `sample_interval`-th call.
+/// Repeats `operation`, which returns how many units it did, until the end of the window, and
+/// counts from its start. Takes the time of every `sample_interval`-th call.
 pub(crate) fn repeat(
     window: Window,
     sample_interval: u32,
@@ -82,6 +81,14 @@ pub(crate) fn repeat(
     samples.sort_unstable();
     let nanos = if window.is_shared { length } else { now - begun };
     Ok(Slice { operations, nanos, samples: thin_out(&samples, SAMPLES) })
+}
+
+/// Returns at most `count` of the sorted values, evenly spaced, with the first and the last.
+fn thin_out(sorted: &[u64], count: usize) -> Vec<u64> {
+    if sorted.len() <= count {
+        return sorted.to_vec();
+    }
+    (0..count).map(|index| sorted[index * (sorted.len() - 1) / (count - 1)]).collect()
 }
 
 /// Returns a duration in nanoseconds.
@@ -272,5 +279,13 @@ mod tests {
         };
         assert_ne!(value(0, 1), value(0, 2));
         assert_ne!(value(0, 1), value(1, 1));
+    }
+
+    #[test]
+    fn thinning_keeps_the_ends() {
+        let values: Vec<u64> = (0..1000).collect();
+        let thin = thin_out(&values, 11);
+        assert_eq!((thin.len(), thin[0], thin[10]), (11, 0, 999));
+        assert_eq!(thin_out(&values[..5], 11), [0, 1, 2, 3, 4]);
     }
 }

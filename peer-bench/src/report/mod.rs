@@ -1,10 +1,15 @@
-//! The table on the standard output, and the report in Markdown with its charts.
+//! From slices to what is shown: statistics (`statistics.rs`), rows and JSON lines (`results.rs`),
+//! the table on the standard output and the report in Markdown (here), its charts (`chart.rs`).
+
+mod chart;
+pub(crate) mod results;
+mod statistics;
 
 use crate::arguments::Arguments;
-use crate::chart::{Bar, Chart};
-use crate::results::{Context, Line};
 use crate::store::Result;
 use crate::stores;
+use chart::{Bar, Chart};
+use results::{Context, Line};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Rows of the result: the slices of one store and workload, and the JSON line made of them.
 
-use crate::statistics::{best_of_slices, bounds, median, median_ratio, percentile};
+use super::statistics::{best_of_slices, bounds, median, median_ratio, percentile};
 use crate::workload::Unit;
 use serde::Serialize;
 

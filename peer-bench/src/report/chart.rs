@@ -49,7 +49,7 @@ impl Chart {
             let top = TOP + ROW * index as f64;
             let middle = top + BAR / 2.0;
             let (tick, baseline) = (middle - 3.0, middle + 4.5);
-            let class = if bar.name == crate::results::OWN { "a" } else { "b" };
+            let class = if bar.name == super::results::OWN { "a" } else { "b" };
             let (low, high) = (x(bar.range.0), x(bar.range.1));
             let _ = writeln!(
                 svg,

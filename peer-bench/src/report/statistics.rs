@@ -47,14 +47,6 @@ pub(crate) fn best_of_slices(stores: &[&[Option<f64>]], is_smaller_better: bool)
     (0..slices).map(of_slice).collect()
 }
 
-/// Returns at most `count` of the sorted values, evenly spaced, with the first and the last.
-pub(crate) fn thin_out(sorted: &[u64], count: usize) -> Vec<u64> {
-    if sorted.len() <= count {
-        return sorted.to_vec();
-    }
-    (0..count).map(|index| sorted[index * (sorted.len() - 1) / (count - 1)]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,13 +89,5 @@ mod tests {
         assert_eq!(best_of_slices(&[&left, &right], true), [Some(1.0), Some(3.0), None]);
         assert_eq!(best_of_slices(&[&left, &right], false), [Some(2.0), Some(4.0), None]);
         assert_eq!(best_of_slices(&[], true), []);
-    }
-
-    #[test]
-    fn thinning_keeps_the_ends() {
-        let values: Vec<u64> = (0..1000).collect();
-        let thin = thin_out(&values, 11);
-        assert_eq!((thin.len(), thin[0], thin[10]), (11, 0, 999));
-        assert_eq!(thin_out(&values[..5], 11), [0, 1, 2, 3, 4]);
     }
 }
