@@ -27,7 +27,7 @@ fn sources(folder: &Path, found: &mut Vec<String>) {
 fn every_source_that_a_document_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut there = Vec::new();
-    for folder in ["src", "wal", "crash-harness", "crash-peers", "tests", "benches", "examples", "fuzz"] {
+    for folder in ["src", "wal", "crash-harness", "crash-peers", "peer-bench", "tests", "benches", "examples", "fuzz"] {
         sources(&root.join(folder), &mut there);
     }
     let mut documents = vec![root.join("README.md")];

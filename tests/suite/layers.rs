@@ -278,7 +278,17 @@ const FULLER: [&str; 7] =
 fn no_file_has_more_than_one_job() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["src", "wal/src", "wal/tests", "crash-harness", "crash-peers/src", "tests", "benches", "examples"] {
+    for folder in [
+        "src",
+        "wal/src",
+        "wal/tests",
+        "crash-harness",
+        "crash-peers/src",
+        "peer-bench/src",
+        "tests",
+        "benches",
+        "examples",
+    ] {
         sources(&root.join(folder), &mut files);
     }
     let (mut long, mut folders) = (BTreeSet::new(), BTreeMap::<String, usize>::new());
