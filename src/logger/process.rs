@@ -287,21 +287,20 @@ fn leave(logger: &Logger, in_order: bool) {
     }
     crash_point!("logger.leaving");
     let done = if engine.runs_checkpoint() { checkpoint::take(logger, false, EXIT_LOCK_TIMEOUT) } else { Ok(()) };
-    // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint
-    // lacks. A store to which nothing was committed since a loss is not in order: the next life
-    // must not go on with the ids and versions that follow, which may have been given before the
-    // loss.
+    // A failed checkpoint poisons `control` or has no effect: recovery replays what the checkpoint
+    // lacks. A store with no commit since a loss is not in order. The next logger must not continue
+    // with the ids and versions that follow, because they may have been given before the loss.
     let is_begun = engine.control.incarnation().is_ok_and(|next| next == engine.control.committed().incarnation());
     let done = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, EXIT_LOCK_TIMEOUT));
     engine.control.fixed().logger.leave();
-    // All that is needed is in the other files now. If a backup replaces them before the next open,
-    // that open must not believe this region, which is of a later time.
+    // The other files hold everything that is needed now. If a backup replaces them before the next
+    // open, that open must not trust this region, which is of a later time.
     if in_order && done.is_ok() {
         engine.control.invalidate();
     }
 }
 
-/// What a fresh region starts with.
+/// Returns the words with which a fresh region starts.
 pub(crate) fn default_settings(control: &Control) {
     let words = &control.fixed().logger.settings;
     control.cells().set_interval(sampler::INTERVAL_DEFAULT);
