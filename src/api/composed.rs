@@ -1,9 +1,8 @@
-//! Calls composed of others: existence, ends, several keys at once, read-modify-write, whole
-//! transactions.
+//! Calls composed of others: existence, first and last entry, several keys at once,
+//! read-modify-write, whole transactions.
 //!
-//! They add no access of their own to pages, locks or the log: each consists of calls that users
-//! could make themselves. A call that reads and then writes does both in one transaction, so under
-//! the writer lock.
+//! They access no pages, locks or log themselves: each consists of calls that users could make. A
+//! call that reads and then writes does both in one transaction, so it reads under the writer lock.
 
 use crate::api::keyspace::Keyspace;
 use crate::api::snapshot;
@@ -39,14 +38,14 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// Those of `work`, [`Store::begin`] and [`WriteTxn::commit`]. After [`Error::NotDurable`], and
-    /// [`Error::LoggerStalled`] that names the transaction, it is visible; after all others nothing
-    /// of it has happened.
+    /// Those of `work`, [`Store::begin`] and [`WriteTxn::commit`]. After [`Error::NotDurable`], or
+    /// an [`Error::LoggerStalled`] that names the transaction, the transaction is visible. After
+    /// all others it has had no effect.
     pub fn transact<T>(&self, work: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>) -> Result<T> {
         self.transact_with(work)
     }
 
-    /// As [`Store::transact`], for work that fails with an error of its own.
+    /// Does what [`Store::transact`] does, for work that fails with its own error type.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -94,7 +93,7 @@ impl Store {
 }
 
 impl Keyspace {
-    /// Whether the keyspace has a visible entry of this key.
+    /// Returns whether the keyspace has a visible entry for `key`.
     ///
     /// # Errors
     /// As [`Keyspace::get`].
@@ -102,7 +101,8 @@ impl Keyspace {
         Ok(self.get(key)?.is_some())
     }
 
-    /// The visible values of several keys, in the order of `keys`, all as of one transaction.
+    /// Returns the visible values of several keys, in the order of `keys`, all as of one
+    /// transaction.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -129,7 +129,7 @@ impl Keyspace {
         keys.into_iter().map(|key| snapshot::get(client, &pin, self, key.as_ref())).collect()
     }
 
-    /// The visible entry with the least key.
+    /// Returns the visible entry with the least key.
     ///
     /// # Errors
     /// As [`Keyspace::get`].
@@ -137,7 +137,7 @@ impl Keyspace {
         self.iter()?.next().transpose()
     }
 
-    /// The visible entry with the greatest key.
+    /// Returns the visible entry with the greatest key.
     ///
     /// # Errors
     /// As [`Keyspace::get`].
@@ -145,7 +145,7 @@ impl Keyspace {
         self.iter()?.next_back().transpose()
     }
 
-    /// All visible entries, in key order, from both ends, as of now.
+    /// Returns an iterator over all visible entries as of now, in key order, from both ends.
     ///
     /// # Errors
     /// As [`Keyspace::get`].
@@ -153,7 +153,7 @@ impl Keyspace {
         self.range(..)
     }
 
-    /// Removes the entry with the least key, and returns it, as one transaction at the handle's
+    /// Removes the entry with the least key and returns it, as one transaction at the handle's
     /// default durability. Two callers never get the same entry.
     ///
     /// ```
@@ -181,7 +181,7 @@ impl Keyspace {
         self.pop(Keyspace::first)
     }
 
-    /// Removes the entry with the greatest key, and returns it; see [`Keyspace::pop_first`].
+    /// Removes the entry with the greatest key and returns it; see [`Keyspace::pop_first`].
     ///
     /// # Errors
     /// As [`Keyspace::put`].
@@ -191,20 +191,20 @@ impl Keyspace {
 
     fn pop(&self, find: fn(&Keyspace) -> Result<Found>) -> Result<Found> {
         let mut txn = self.store().begin()?;
-        // While the transaction holds the lock, what is visible is what it began from. So the value
-        // needs no copy.
+        // While the transaction holds the lock, the visible state is the one from which it began.
+        // So the value needs no copy.
         let Some((key, value)) = find(self)? else { return Ok(None) };
         txn.delete(self, &key)?;
         txn.commit()?;
         Ok(Some((key, value)))
     }
 
-    /// Replaces the value of a key by what `change` makes of it, as one transaction at the handle's
-    /// default durability; `None` removes the key. Returns the transaction's id.
+    /// Replaces the value of a key by the result of `change`, as one transaction at the handle's
+    /// default durability. The result `None` removes the key. Returns the transaction's id.
     ///
     /// `change` gets the value, or `None` if the key is absent. It is called once, under the writer
     /// lock: it should be short, and can't begin a transaction of this store. If it panics, nothing
-    /// has changed.
+    /// changes.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -242,7 +242,7 @@ impl Keyspace {
 }
 
 impl Snapshot {
-    /// Whether a keyspace has an entry of this key.
+    /// Returns whether a keyspace has an entry for `key`.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -250,7 +250,7 @@ impl Snapshot {
         Ok(self.get(keyspace, key)?.is_some())
     }
 
-    /// The values of several keys, in the order of `keys`.
+    /// Returns the values of several keys, in the order of `keys`.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -262,7 +262,7 @@ impl Snapshot {
         keys.into_iter().map(|key| self.get(keyspace, key)).collect()
     }
 
-    /// The entry with the least key.
+    /// Returns the entry with the least key.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -270,7 +270,7 @@ impl Snapshot {
         self.iter(keyspace)?.next().transpose()
     }
 
-    /// The entry with the greatest key.
+    /// Returns the entry with the greatest key.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -278,7 +278,7 @@ impl Snapshot {
         self.iter(keyspace)?.next_back().transpose()
     }
 
-    /// All entries of a keyspace, in key order, from both ends.
+    /// Returns an iterator over all entries of a keyspace, in key order, from both ends.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -287,9 +287,9 @@ impl Snapshot {
     }
 }
 
-/// These see the transaction's own changes.
+/// These calls include the transaction's own changes.
 impl<'s> WriteTxn<'s> {
-    /// Whether a keyspace has an entry of this key, as this transaction sees it.
+    /// Returns whether a keyspace has an entry for `key`, as this transaction sees it.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -297,7 +297,7 @@ impl<'s> WriteTxn<'s> {
         Ok(self.get(keyspace, key)?.is_some())
     }
 
-    /// The values of several keys, in the order of `keys`, as this transaction sees them.
+    /// Returns the values of several keys, in the order of `keys`, as this transaction sees them.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -309,7 +309,7 @@ impl<'s> WriteTxn<'s> {
         keys.into_iter().map(|key| self.get(keyspace, key)).collect()
     }
 
-    /// The entry with the least key, as this transaction sees it.
+    /// Returns the entry with the least key, as this transaction sees it.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -317,7 +317,7 @@ impl<'s> WriteTxn<'s> {
         self.iter(keyspace)?.next().transpose()
     }
 
-    /// The entry with the greatest key, as this transaction sees it.
+    /// Returns the entry with the greatest key, as this transaction sees it.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -325,7 +325,8 @@ impl<'s> WriteTxn<'s> {
         self.iter(keyspace)?.next_back().transpose()
     }
 
-    /// All entries of a keyspace as this transaction sees them, in key order, from both ends.
+    /// Returns an iterator over all entries of a keyspace as this transaction sees them, in key
+    /// order, from both ends.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -333,7 +334,7 @@ impl<'s> WriteTxn<'s> {
         self.range(keyspace, ..)
     }
 
-    /// Removes the entry with the least key, and returns it with a copy of its value.
+    /// Removes the entry with the least key and returns it with a copy of its value.
     ///
     /// # Errors
     /// As [`WriteTxn::put`].
@@ -342,7 +343,7 @@ impl<'s> WriteTxn<'s> {
         self.remove_found(keyspace, found)
     }
 
-    /// Removes the entry with the greatest key, and returns it with a copy of its value.
+    /// Removes the entry with the greatest key and returns it with a copy of its value.
     ///
     /// # Errors
     /// As [`WriteTxn::put`].
@@ -358,7 +359,7 @@ impl<'s> WriteTxn<'s> {
         Ok(found)
     }
 
-    /// Replaces the value of a key by what `change` makes of it; `None` removes the key. See
+    /// Replaces the value of a key by the result of `change`; `None` removes the key. See
     /// [`Keyspace::update`].
     ///
     /// # Errors

@@ -8,8 +8,8 @@ use crate::btree::point_cursor::PointCursor;
 use std::fmt;
 
 impl Snapshot {
-    /// A cursor over a keyspace: it moves by steps and by keys, in both directions, and allocates
-    /// nothing per entry.
+    /// Returns a cursor over a keyspace. It moves by steps and by keys, in both directions, and
+    /// allocates nothing per entry.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -19,8 +19,8 @@ impl Snapshot {
 }
 
 impl WriteTxn<'_> {
-    /// A cursor over a keyspace as this transaction sees it. The transaction can change nothing
-    /// while the cursor lives.
+    /// Returns a cursor over a keyspace as this transaction sees it. The transaction can't change
+    /// anything while the cursor lives.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -31,9 +31,10 @@ impl WriteTxn<'_> {
 
 /// A position in a keyspace of a [`Snapshot`]; made by [`Snapshot::cursor`].
 ///
-/// Each call moves it and lends the entry that it comes to. The key is lent until the next call,
-/// the value for as long as the snapshot is borrowed. So a loop over a cursor allocates nothing,
-/// where [`SnapshotRange`](crate::SnapshotRange) makes a [`Key`](crate::Key) for each entry.
+/// Each call moves the cursor and lends the entry at its new position. The key is lent until the
+/// next call, the value for as long as the snapshot is borrowed. So a loop over a cursor allocates
+/// nothing, whereas [`SnapshotRange`](crate::SnapshotRange) makes a [`Key`](crate::Key) for each
+/// entry.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -59,7 +60,8 @@ impl WriteTxn<'_> {
 /// ```
 ///
 /// # Where it is after each call
-/// `seek`, `first` and `last` go where they say from anywhere. For `next` and `prev` it depends:
+/// The result of `seek`, `first` and `last` does not depend on the cursor's position. That of
+/// `next` and `prev` does:
 ///
 /// | the cursor is | because | `next` | `prev` |
 /// |---|---|---|---|
@@ -71,9 +73,9 @@ impl WriteTxn<'_> {
 /// | nowhere | the keyspace is empty | `None` | `None` |
 /// | failed | a call returned an error | `None` | `None` |
 ///
-/// So `seek(k)` and then `prev()` always gives the greatest key below `k`. A loop that ignores an
-/// error ends. As in LMDB, `next` and `prev` of a new cursor go to the first and the last entry.
-/// RocksDB leaves them undefined there, and past either end.
+/// So `seek(k)` followed by `prev()` always returns the greatest key below `k`. A loop that ignores
+/// an error ends. As in LMDB, `next` and `prev` of a new cursor move to the first and the last
+/// entry. RocksDB leaves them undefined there, and past either end.
 ///
 /// A key that was lent cannot be used after the next call:
 ///
@@ -91,7 +93,7 @@ pub struct Cursor<'s> {
 }
 
 impl<'s> Cursor<'s> {
-    /// Goes to the first entry whose key is `key` or greater. `None` if all keys are less.
+    /// Moves to the first entry whose key is `key` or greater. Returns `None` if all keys are less.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -102,7 +104,7 @@ impl<'s> Cursor<'s> {
         Ok(found.map(|(key, value)| (key, snapshot.lend(value))))
     }
 
-    /// Goes to the entry with the least key.
+    /// Moves to the entry with the least key.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -113,7 +115,7 @@ impl<'s> Cursor<'s> {
         Ok(found.map(|(key, value)| (key, snapshot.lend(value))))
     }
 
-    /// Goes to the entry with the greatest key.
+    /// Moves to the entry with the greatest key.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -124,7 +126,7 @@ impl<'s> Cursor<'s> {
         Ok(found.map(|(key, value)| (key, snapshot.lend(value))))
     }
 
-    /// Goes to the next entry in key order. `None` past the end.
+    /// Moves to the next entry in key order. Returns `None` past the end.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -136,7 +138,7 @@ impl<'s> Cursor<'s> {
         Ok(found.map(|(key, value)| (key, snapshot.lend(value))))
     }
 
-    /// Goes to the entry before, in key order. `None` before the beginning.
+    /// Moves to the previous entry in key order. Returns `None` before the beginning.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -150,15 +152,15 @@ impl<'s> Cursor<'s> {
 
 /// A position in a keyspace as a [`WriteTxn`] sees it; made by [`WriteTxn::cursor`].
 ///
-/// It moves as [`Cursor`] does, by the same table, and sees the transaction's own changes. Values
-/// are lent for as long as the transaction is borrowed.
+/// It moves as [`Cursor`] does, by the same table, and its entries include the transaction's own
+/// changes. Values are lent for as long as the transaction is borrowed.
 pub struct TxnCursor<'t> {
     txn: &'t WriteTxn<'t>,
     point: PointCursor,
 }
 
 impl<'t> TxnCursor<'t> {
-    /// Goes to the first entry whose key is `key` or greater. `None` if all keys are less.
+    /// Moves to the first entry whose key is `key` or greater. Returns `None` if all keys are less.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -166,7 +168,7 @@ impl<'t> TxnCursor<'t> {
         self.point.seek(self.txn.work()?, key.as_ref())
     }
 
-    /// Goes to the entry with the least key.
+    /// Moves to the entry with the least key.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -174,7 +176,7 @@ impl<'t> TxnCursor<'t> {
         self.point.first(self.txn.work()?)
     }
 
-    /// Goes to the entry with the greatest key.
+    /// Moves to the entry with the greatest key.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -182,7 +184,7 @@ impl<'t> TxnCursor<'t> {
         self.point.last(self.txn.work()?)
     }
 
-    /// Goes to the next entry in key order. `None` past the end.
+    /// Moves to the next entry in key order. Returns `None` past the end.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].
@@ -191,7 +193,7 @@ impl<'t> TxnCursor<'t> {
         self.point.next(self.txn.work()?)
     }
 
-    /// Goes to the entry before, in key order. `None` before the beginning.
+    /// Moves to the previous entry in key order. Returns `None` before the beginning.
     ///
     /// # Errors
     /// As [`WriteTxn::get`].

@@ -22,10 +22,10 @@
 
 use crate::process::pin::Pin;
 
-/// Bytes of a pinned commit, for as long as this lives.
+/// Bytes of a pinned commit, valid as long as this value lives.
 pub(crate) struct PinnedBytes {
     bytes: *const [u8],
-    /// Dropped with the bytes' last user; keeps the mapping, too.
+    /// Dropped together with the last use of the bytes. It also keeps the mapping.
     _pin: Pin,
 }
 
@@ -36,10 +36,9 @@ impl PinnedBytes {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the bytes lie in pages that the pinned commit reaches. Rule I3 keeps everybody
-        // from reusing those while the pin lives, and the pin keeps the client, which keeps the
-        // mapping. They are not the checksum words, which alone are ever written in a published
-        // page.
+        // SAFETY: the bytes lie in pages that the pinned commit reaches. Rule I3 protects those
+        // from reuse while the pin lives. The pin owns the client, which owns the mapping. The
+        // bytes are not checksum words, and nothing else is written in a published page.
         unsafe { &*self.bytes }
     }
 }
