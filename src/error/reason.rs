@@ -1,8 +1,7 @@
-//! What the variants of [`Error`] name: enums to match on, each with the sentence that the error
-//! prints.
+//! The enums in the variants of [`Error`], each with the sentence that the error prints.
 //!
-//! Texts remain only where the operating system or a program has made them, and for paths and
-//! names. All enums may get further variants.
+//! Plain texts are used only where the operating system or a program has made them, and for paths
+//! and names. All enums may get further variants.
 
 mod file;
 
@@ -42,22 +41,22 @@ impl fmt::Display for LockKind {
     }
 }
 
-/// The owner of a lock, in [`Error::LockTimeout`]. Numbers of processes are those of the owner's
-/// pid namespace.
+/// The owner of a lock, in [`Error::LockTimeout`]. Process ids are those of the owner's pid
+/// namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum LockHolder {
     /// A process. If it has held the lock for long, it may be stopped.
     Process {
-        /// Its number.
+        /// Its process id.
         pid: u32,
         /// How long it has held the lock; `None` if that is not recorded.
         held_for: Option<Duration>,
     },
-    /// Another thread of the process that made the call: it holds the lock, or is the next of this
-    /// process to get it.
+    /// Another thread of the process that made the call: it holds the lock, or is the next thread
+    /// of this process to get it.
     Thread {
-        /// The number of the process: that of the server for a message-passing client.
+        /// The process id: that of the server for a message-passing client.
         pid: u32,
     },
 }
@@ -86,15 +85,15 @@ pub enum Space {
     },
     /// The arena. Free space on the device, or delete records.
     Arena {
-        /// How many bytes more it needs, at most.
+        /// The most bytes that it still needs.
         bytes: u64,
     },
     /// The shared region `control`. Free space on the device.
     Control {
-        /// How many bytes more it needs.
+        /// The bytes that it still needs.
         bytes: u64,
     },
-    /// The arena, while a snapshot protects most of the pages that could be used again. Close it.
+    /// The arena, while a snapshot protects most of the pages that could be reused. Close it.
     Snapshot {
         /// The snapshot's transaction.
         txn: TxnId,
@@ -154,16 +153,17 @@ impl fmt::Display for Space {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LoggerFailure {
-    /// No program could be started, or each ended at once. Name one that can, by
+    /// No program could be started, or each ended at once. Name one by
     /// [`Options::logger_program`](crate::Options::logger_program) or `UNTORN_LOGGER`.
     Programs {
         /// The programs that were tried, in this order.
         tried: Vec<TriedProgram>,
     },
-    /// A setuid program starts no program but itself and the one that
-    /// [`Options::logger_program`](crate::Options::logger_program) names, and neither is there.
+    /// A setuid program starts only itself or the program that
+    /// [`Options::logger_program`](crate::Options::logger_program) names, and neither is available.
     NoProgram,
-    /// The thread for it could not be started ([`Options::logger_thread`](crate::Options::logger_thread)).
+    /// The logger's thread could not be started
+    /// ([`Options::logger_thread`](crate::Options::logger_thread)).
     Thread {
         /// What the system reported.
         error: String,
@@ -172,7 +172,7 @@ pub enum LoggerFailure {
     NotReady,
     /// Another process is opening, recovering or leaving the store, and is stopped or hangs.
     Initializing {
-        /// For how long it has made no progress.
+        /// How long it has made no progress.
         stalled_for: Duration,
     },
     /// A thread of the logger panicked, and the logger is ending.
@@ -182,7 +182,7 @@ pub enum LoggerFailure {
         /// The error that it reported.
         error: Arc<Error>,
     },
-    /// A program was started that wrote something else than the status of a logger of this version.
+    /// A program was started that did not write the status of a logger of this version.
     Foreign {
         /// What it wrote.
         output: String,
@@ -243,16 +243,15 @@ pub enum NotDurableReason {
     /// The store takes no more writes until all processes have closed it. Recovery then decides
     /// whether the transaction survives.
     NeedsRecovery {
-        /// What happened.
+        /// The cause.
         reason: RecoveryReason,
     },
-    /// No logger could be started just now. [`Ticket::wait`](crate::Ticket::wait) may be tried
-    /// again.
+    /// No logger could be started just now. [`Ticket::wait`](crate::Ticket::wait) may be retried.
     NoLogger {
-        /// Why.
+        /// The cause.
         reason: LoggerFailure,
     },
-    /// The logger whose server committed the transaction is leaving, and did not wait for the
+    /// The logger whose server committed the transaction is exiting, and did not wait for the
     /// flush.
     LoggerLeaving,
     /// The value of a cell is stored and visible, but no durable transaction contains it.
@@ -261,10 +260,10 @@ pub enum NotDurableReason {
         name: String,
         /// The version of the value.
         version: Version,
-        /// Why it was not recorded.
+        /// The cause.
         error: Arc<Error>,
     },
-    /// Another error met the wait. [`Ticket::wait`](crate::Ticket::wait) may be tried again.
+    /// The wait failed with another error. [`Ticket::wait`](crate::Ticket::wait) may be retried.
     Failed {
         /// The error.
         error: Arc<Error>,
@@ -319,8 +318,7 @@ pub enum RecoveryReason {
         /// The error number that is recorded with it.
         errno: i32,
     },
-    /// The store is to be recovered, and the logger that has to leave first is still there. Try
-    /// again.
+    /// The store must be recovered, but the logger that must exit first still runs. Try again.
     LoggerLeaving,
     /// The log could not record that a checkpoint was taken.
     CheckpointNotRecorded,
@@ -342,7 +340,7 @@ impl fmt::Display for RecoveryReason {
     }
 }
 
-/// What cuts a handle off from its store, in [`Error::Detached`].
+/// The cause that cuts a handle off from its store, in [`Error::Detached`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum DetachedReason {
@@ -363,8 +361,8 @@ pub enum DetachedReason {
     },
     /// The file `lock` was replaced during the opening.
     LockReplacedInOpen,
-    /// Code of this process has closed a descriptor that the library had open, and by which other
-    /// processes see that this one is alive.
+    /// Code of this process has closed a descriptor of the library by which other processes detect
+    /// that this one is alive.
     DescriptorClosed,
 }
 
