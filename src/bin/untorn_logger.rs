@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
     #[cfg(feature = "cli")]
     show_events();
-    // SAFETY: this program has started no thread, and opened nothing that it uses.
+    // SAFETY: this program has started no thread, and opened no descriptor that it uses.
     match unsafe { options.run_as_program(&store) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -53,14 +53,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts this program again without what root's environment and open files would tell another
-/// user, whose process it is to become.
+/// Executes this program again without the parts of root's environment, and without the open files,
+/// that would expose data to the user that it becomes.
 fn leave_environment_behind() {
     let is_kept = |name: &OsStr| name == "RUST_LOG" || LoggerOptions::is_for_other_user(name);
-    // SAFETY: the program has one thread, which has opened nothing. What its starter left open is
-    // closed by `execve`, or, where a kernel or a filter refuses the call, stays open.
+    // SAFETY: the program has one thread, which has opened nothing. Descriptors that its starter
+    // left open are closed by `execve`. If a kernel or a filter refuses the call, they stay open.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    // Once is enough.
+    // Execute it only once.
     if std::env::vars_os().all(|(name, _)| is_kept(&name)) {
         return;
     }
@@ -72,7 +72,7 @@ fn leave_environment_behind() {
     std::process::exit(3);
 }
 
-/// Writes the library's events to standard error, from what level on says `RUST_LOG`: `warn`,
+/// Writes the library's events to standard error, from the level in `RUST_LOG`: `warn`,
 /// `untorn::logger=debug,info`, `off`.
 #[cfg(feature = "cli")]
 fn show_events() {
@@ -105,7 +105,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Asked, String>
                 let idle = arguments.next().unwrap_or_default();
                 options.idle(parse_idle(&idle.to_string_lossy())?);
             }
-            // A misspelt switch would otherwise become the name of a store.
+            // Otherwise a misspelt switch would be taken for the path of a store.
             Some(switch) if switch.starts_with('-') => return Err(format!("unknown option {switch}")),
             _ if store.is_some() => return Err("more than one store".into()),
             _ => store = Some(argument),
