@@ -59,7 +59,7 @@ pub trait StoreRead {
     /// Returns the visible value of a key.
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn get(&self, keyspace: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.get_versioned(keyspace, key)?.map(|(value, _)| value))
     }
@@ -67,25 +67,25 @@ pub trait StoreRead {
     /// Returns the visible values of several keys, all as of one transaction.
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn multi_get(&self, keyspace: &str, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>>;
 
     /// Returns the visible records of a range, in key order, as of one transaction.
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn scan(&self, keyspace: &str, bounds: KeyBounds<'_>) -> Result<Records<'_>>;
 
     /// Returns the records of [`StoreRead::scan`] in reverse key order.
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn scan_back(&self, keyspace: &str, bounds: KeyBounds<'_>) -> Result<Records<'_>>;
 
     /// Returns the visible records whose keys begin with `prefix`; see [`StoreRead::scan`].
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn prefix(&self, keyspace: &str, prefix: &[u8]) -> Result<Records<'_>> {
         let end = crate::prefix::prefix_end(prefix);
         self.scan(keyspace, crate::prefix::prefix_bounds(prefix, end.as_deref()))
@@ -95,7 +95,7 @@ pub trait StoreRead {
     /// created.
     ///
     /// # Errors
-    /// As [`Store::keyspaces`] and [`Client::keyspaces`].
+    /// Those of [`Store::keyspaces`] and [`Client::keyspaces`].
     fn keyspaces(&self) -> Result<Vec<String>>;
 
     /// Returns the newest value of a cell and its version.
@@ -113,14 +113,14 @@ pub trait StoreRead {
     /// Returns figures of the store as of now.
     ///
     /// # Errors
-    /// As [`Store::stats`] and [`Client::stats`].
+    /// Those of [`Store::stats`] and [`Client::stats`].
     fn stats(&self) -> Result<Stats>;
 
     /// Returns the changes after transaction `from`, or from now on. They are those of one keyspace
     /// or of all, and of keys that begin with `prefix`.
     ///
     /// # Errors
-    /// As [`Store::changes`] and [`Client::changes`].
+    /// Those of [`Store::changes`] and [`Client::changes`].
     fn follow(
         &self,
         from: Option<TxnId>,
@@ -136,7 +136,7 @@ pub trait StoreWrite: StoreRead {
     /// the keyspace if there is none.
     ///
     /// # Errors
-    /// As [`Keyspace::put`] and [`Client::put`].
+    /// Those of [`Keyspace::put`] and [`Client::put`].
     fn put(&self, keyspace: &str, key: &[u8], value: &[u8]) -> Result<TxnId>;
 
     /// Removes a key, as one transaction at the handle's default durability. Returns whether the
@@ -163,32 +163,32 @@ pub trait StoreWrite: StoreRead {
     /// Stores the value of a cell and returns its version. Creates the cell if there is none.
     ///
     /// # Errors
-    /// As [`Cell::store`](crate::Cell::store) and [`Client::cell_store`].
+    /// Those of [`Cell::store`](crate::Cell::store) and [`Client::cell_store`].
     fn cell_store(&self, name: &str, value: &[u8]) -> Result<Version>;
 
     /// Stores a value as [`StoreWrite::cell_store`] does; on return the value, or a later one, is
     /// durable.
     ///
     /// # Errors
-    /// As [`StoreWrite::cell_store`].
+    /// Those of [`StoreWrite::cell_store`].
     fn cell_store_durable(&self, name: &str, value: &[u8]) -> Result<Version>;
 
     /// Adds to a counter. Creates the counter if there is none.
     ///
     /// # Errors
-    /// As [`Counter::add`](crate::Counter::add) and [`Client::counter_add`].
+    /// Those of [`Counter::add`](crate::Counter::add) and [`Client::counter_add`].
     fn counter_add(&self, name: &str, amount: u64) -> Result<()>;
 
     /// Returns when everything that was visible at the call is durable.
     ///
     /// # Errors
-    /// As [`Store::sync`] and [`Client::sync`].
+    /// Those of [`Store::sync`] and [`Client::sync`].
     fn sync(&self) -> Result<()>;
 
     /// Takes a checkpoint and returns the newest transaction that it covers.
     ///
     /// # Errors
-    /// As [`Store::checkpoint`] and [`Client::checkpoint`].
+    /// Those of [`Store::checkpoint`] and [`Client::checkpoint`].
     fn checkpoint(&self) -> Result<TxnId>;
 }
 
@@ -197,7 +197,7 @@ pub trait Follow {
     /// Returns the next change, if one arrives within `timeout`.
     ///
     /// # Errors
-    /// As [`Changes::try_next`] and [`RemoteChanges::try_next`].
+    /// Those of [`Changes::try_next`] and [`RemoteChanges::try_next`].
     fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>>;
 
     /// Returns the transaction after which a new feed continues without a gap.

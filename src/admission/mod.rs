@@ -52,7 +52,7 @@ use untorn_wal::Lsn;
 const URGENT_RECENT_MAX: Duration = Duration::from_secs(1);
 
 impl Durability {
-    /// The class of a commit of this durability.
+    /// Returns the class of a commit of this durability.
     pub(crate) fn class(self) -> CommitClass {
         match self {
             Durability::Visible => CommitClass::Bulk,

@@ -80,7 +80,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::transact`].
+    /// Those of [`Store::transact`].
     pub fn transact_with<T, E: From<Error>>(
         &self,
         work: impl FnOnce(&mut WriteTxn<'_>) -> Result<T, E>,
@@ -96,7 +96,7 @@ impl Keyspace {
     /// Returns whether the keyspace has a visible entry for `key`.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(key)?.is_some())
     }
@@ -122,7 +122,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Value>>> {
         let client = self.store().client();
         let pin = client.pin()?;
@@ -132,7 +132,7 @@ impl Keyspace {
     /// Returns the visible entry with the least key.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn first(&self) -> Result<Option<(Key, Value)>> {
         self.iter()?.next().transpose()
     }
@@ -140,7 +140,7 @@ impl Keyspace {
     /// Returns the visible entry with the greatest key.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn last(&self) -> Result<Option<(Key, Value)>> {
         self.iter()?.next_back().transpose()
     }
@@ -148,7 +148,7 @@ impl Keyspace {
     /// Returns an iterator over all visible entries as of now, in key order, from both ends.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn iter(&self) -> Result<Range> {
         self.range(..)
     }
@@ -176,7 +176,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn pop_first(&self) -> Result<Option<(Key, Value)>> {
         self.pop(Keyspace::first)
     }
@@ -184,7 +184,7 @@ impl Keyspace {
     /// Removes the entry with the greatest key and returns it; see [`Keyspace::pop_first`].
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn pop_last(&self) -> Result<Option<(Key, Value)>> {
         self.pop(Keyspace::last)
     }
@@ -229,7 +229,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn update(
         &self,
         key: impl AsRef<[u8]>,
@@ -245,7 +245,7 @@ impl Snapshot {
     /// Returns whether a keyspace has an entry for `key`.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(keyspace, key)?.is_some())
     }
@@ -253,7 +253,7 @@ impl Snapshot {
     /// Returns the values of several keys, in the order of `keys`.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -265,7 +265,7 @@ impl Snapshot {
     /// Returns the entry with the least key.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next().transpose()
     }
@@ -273,7 +273,7 @@ impl Snapshot {
     /// Returns the entry with the greatest key.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next_back().transpose()
     }
@@ -281,7 +281,7 @@ impl Snapshot {
     /// Returns an iterator over all entries of a keyspace, in key order, from both ends.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn iter(&self, keyspace: &Keyspace) -> Result<SnapshotRange<'_>> {
         self.range(keyspace, ..)
     }
@@ -292,7 +292,7 @@ impl<'s> WriteTxn<'s> {
     /// Returns whether a keyspace has an entry for `key`, as this transaction sees it.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(keyspace, key)?.is_some())
     }
@@ -300,7 +300,7 @@ impl<'s> WriteTxn<'s> {
     /// Returns the values of several keys, in the order of `keys`, as this transaction sees them.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -312,7 +312,7 @@ impl<'s> WriteTxn<'s> {
     /// Returns the entry with the least key, as this transaction sees it.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next().transpose()
     }
@@ -320,7 +320,7 @@ impl<'s> WriteTxn<'s> {
     /// Returns the entry with the greatest key, as this transaction sees it.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next_back().transpose()
     }
@@ -329,7 +329,7 @@ impl<'s> WriteTxn<'s> {
     /// order, from both ends.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn iter(&self, keyspace: &Keyspace) -> Result<TxnRange<'_, 's>> {
         self.range(keyspace, ..)
     }
@@ -337,7 +337,7 @@ impl<'s> WriteTxn<'s> {
     /// Removes the entry with the least key and returns it with a copy of its value.
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn pop_first(&mut self, keyspace: &Keyspace) -> Result<Option<(Key, Vec<u8>)>> {
         let found = self.first(keyspace)?.map(|(key, value)| (key, value.to_vec()));
         self.remove_found(keyspace, found)
@@ -346,7 +346,7 @@ impl<'s> WriteTxn<'s> {
     /// Removes the entry with the greatest key and returns it with a copy of its value.
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn pop_last(&mut self, keyspace: &Keyspace) -> Result<Option<(Key, Vec<u8>)>> {
         let found = self.last(keyspace)?.map(|(key, value)| (key, value.to_vec()));
         self.remove_found(keyspace, found)
@@ -363,7 +363,7 @@ impl<'s> WriteTxn<'s> {
     /// [`Keyspace::update`].
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn update(
         &mut self,
         keyspace: &Keyspace,

@@ -12,7 +12,7 @@ impl Snapshot {
     /// allocates nothing per entry.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn cursor(&self, keyspace: &Keyspace) -> Result<Cursor<'_>> {
         Ok(Cursor { snapshot: self, point: PointCursor::new(self.root(keyspace)?) })
     }
@@ -23,7 +23,7 @@ impl WriteTxn<'_> {
     /// anything while the cursor lives.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn cursor(&self, keyspace: &Keyspace) -> Result<TxnCursor<'_>> {
         Ok(TxnCursor { txn: self, point: self.point_cursor(keyspace)? })
     }
@@ -96,7 +96,7 @@ impl<'s> Cursor<'s> {
     /// Moves to the first entry whose key is `key` or greater. Returns `None` if all keys are less.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
         let pages = snapshot.pages()?;
@@ -107,7 +107,7 @@ impl<'s> Cursor<'s> {
     /// Moves to the entry with the least key.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn first(&mut self) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
         let pages = snapshot.pages()?;
@@ -118,7 +118,7 @@ impl<'s> Cursor<'s> {
     /// Moves to the entry with the greatest key.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn last(&mut self) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
         let pages = snapshot.pages()?;
@@ -129,7 +129,7 @@ impl<'s> Cursor<'s> {
     /// Moves to the next entry in key order. Returns `None` past the end.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     #[allow(clippy::should_implement_trait)] // An iterator cannot lend.
     pub fn next(&mut self) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
@@ -141,7 +141,7 @@ impl<'s> Cursor<'s> {
     /// Moves to the previous entry in key order. Returns `None` before the beginning.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn prev(&mut self) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
         let pages = snapshot.pages()?;
@@ -163,7 +163,7 @@ impl<'t> TxnCursor<'t> {
     /// Moves to the first entry whose key is `key` or greater. Returns `None` if all keys are less.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.seek(self.txn.work()?, key.as_ref())
     }
@@ -171,7 +171,7 @@ impl<'t> TxnCursor<'t> {
     /// Moves to the entry with the least key.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn first(&mut self) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.first(self.txn.work()?)
     }
@@ -179,7 +179,7 @@ impl<'t> TxnCursor<'t> {
     /// Moves to the entry with the greatest key.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn last(&mut self) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.last(self.txn.work()?)
     }
@@ -187,7 +187,7 @@ impl<'t> TxnCursor<'t> {
     /// Moves to the next entry in key order. Returns `None` past the end.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     #[allow(clippy::should_implement_trait)] // An iterator cannot lend.
     pub fn next(&mut self) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.next(self.txn.work()?)
@@ -196,7 +196,7 @@ impl<'t> TxnCursor<'t> {
     /// Moves to the previous entry in key order. Returns `None` before the beginning.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn prev(&mut self) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.prev(self.txn.work()?)
     }

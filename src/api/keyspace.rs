@@ -136,8 +136,8 @@ impl Keyspace {
     /// For many puts, a transaction ([`Store::begin`]) or visible commits are much faster.
     ///
     /// # Errors
-    /// As [`Store::begin`] and [`crate::WriteTxn::commit`]; [`Error::Limit`] for a key or value
-    /// that is too long.
+    /// Those of [`Store::begin`] and [`crate::WriteTxn::commit`]; [`Error::Limit`] for a key or
+    /// value that is too long.
     #[inline]
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<TxnId> {
         self.put_bytes(key.as_ref(), value.as_ref())
@@ -153,7 +153,7 @@ impl Keyspace {
     /// key was present.
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     #[inline]
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.delete_bytes(key.as_ref())
@@ -197,7 +197,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn delete_range<R: KeyRange>(&self, range: R) -> Result<u64> {
         let mut txn = self.store.begin()?;
         let removed = txn.delete_range(self, range)?;
@@ -210,7 +210,7 @@ impl Keyspace {
     /// [`Keyspace::delete_range`] for the cost.
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn clear(&self) -> Result<u64> {
         self.delete_range(..)
     }
@@ -235,7 +235,7 @@ impl Keyspace {
     /// last. A key that was deleted and written again has a new version.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, TxnId)>> {
         let client = self.store.client();
         let pin = client.pin()?;
@@ -266,7 +266,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put`]. A mismatch is no error.
+    /// Those of [`Keyspace::put`]. A mismatch is no error.
     pub fn compare_and_swap(
         &self,
         key: impl AsRef<[u8]>,
@@ -280,7 +280,7 @@ impl Keyspace {
     /// Removes a key only if its version is `expected`. See [`Keyspace::compare_and_swap`].
     ///
     /// # Errors
-    /// As [`Keyspace::put`]. A mismatch is no error.
+    /// Those of [`Keyspace::put`]. A mismatch is no error.
     pub fn compare_and_delete(&self, key: impl AsRef<[u8]>, expected: TxnId) -> Result<CasOutcome> {
         let key = key.as_ref();
         self.compare_and(key, Some(expected), |txn| txn.delete(self, key).map(drop))
@@ -305,7 +305,7 @@ impl Keyspace {
     /// ends: `range("a".."c")`; see [`KeyRange`].
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn range<R: KeyRange>(&self, range: R) -> Result<Range> {
         self.range_of_bounds(range.bounds())
     }
@@ -314,7 +314,7 @@ impl Keyspace {
     /// from both ends, as of now.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
         let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
@@ -329,7 +329,7 @@ impl Keyspace {
     /// Returns the number of entries in the keyspace. Costs as much as a `get`.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn len(&self) -> Result<u64> {
         self.store.snapshot()?.len(self)
     }
@@ -337,7 +337,7 @@ impl Keyspace {
     /// Returns whether the keyspace has no entries.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }

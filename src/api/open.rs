@@ -19,7 +19,7 @@ impl Options {
     /// can kill the observing process by truncating a file.
     ///
     /// # Errors
-    /// As [`observe`](crate::observe).
+    /// Those of [`observe`](crate::observe).
     pub fn observe(&self, path: impl AsRef<Path>) -> Result<Observation> {
         let ownership = if self.foreign_owner { Ownership::ForeignToRead } else { Ownership::Own };
         crate::api::observe::observe_as(path.as_ref(), ownership)

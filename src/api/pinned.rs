@@ -1,4 +1,4 @@
-//! Bytes of the arena that a pin holds: the one place where a pin stands in for a lifetime.
+//! Bytes of the arena that a pin protects: the only place where a pin takes the role of a lifetime.
 //!
 //! Why such a reference is sound, for as long as the pin lives:
 //!

@@ -86,7 +86,7 @@ impl Snapshot {
     /// Returns the value of a key and its version: the id of the transaction that wrote it last.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     #[inline]
     pub fn get_versioned(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], TxnId)>> {
         self.find(keyspace, key.as_ref())
@@ -121,7 +121,7 @@ impl Snapshot {
     /// the snapshot.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<SnapshotRange<'_>> {
         self.range_of_bounds(keyspace, range.bounds())
     }
@@ -130,7 +130,7 @@ impl Snapshot {
     /// snapshot.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<SnapshotRange<'_>> {
         let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
@@ -169,7 +169,7 @@ impl Snapshot {
     /// Returns the number of entries in a keyspace. Costs as much as a `get`.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn len(&self, keyspace: &Keyspace) -> Result<u64> {
         self.client().check_usable()?;
         keyspace.belongs_to(self.client())?;

@@ -173,7 +173,7 @@ impl Store {
     /// under the writer lock.
     ///
     /// # Errors
-    /// As [`Store::begin`] and [`WriteTxn::commit`].
+    /// Those of [`Store::begin`] and [`WriteTxn::commit`].
     pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
         let mut txn = self.begin()?;
         let found = txn.drop_keyspace(name)?;
@@ -222,7 +222,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::begin`].
+    /// Those of [`Store::begin`].
     pub fn begin_with(&self, durability: Durability) -> Result<WriteTxn<'_>> {
         self.begin_within(durability, self.lock_timeout)
     }
@@ -249,7 +249,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::begin`]; [`Error::LockTimeout`] names the holder of the lock.
+    /// Those of [`Store::begin`]; [`Error::LockTimeout`] names the holder of the lock.
     pub fn begin_timeout(&self, timeout: Duration) -> Result<WriteTxn<'_>> {
         self.begin_within(self.durability, Some(timeout))
     }
@@ -294,7 +294,7 @@ impl Store {
     /// that has just died.
     ///
     /// # Errors
-    /// As [`Store::snapshot`].
+    /// Those of [`Store::snapshot`].
     pub fn durable_snapshot(&self) -> Result<Snapshot> {
         let pin = self.client.pin_durable()?;
         Ok(Snapshot::new(self.clone(), pin))

@@ -90,7 +90,7 @@ impl Ticket {
     /// durable.
     ///
     /// # Errors
-    /// As [`Ticket::wait`].
+    /// Those of [`Ticket::wait`].
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
         self.wait_as(false, Some(timeout))
     }

@@ -135,7 +135,7 @@ impl<'s> WriteTxn<'s> {
     /// its commit will have.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     #[inline]
     pub fn get_versioned(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], TxnId)>> {
         self.get_versioned_bytes(keyspace, key.as_ref())
@@ -149,7 +149,7 @@ impl<'s> WriteTxn<'s> {
     /// Removes a key. Returns whether it was present.
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     #[inline]
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         self.delete_bytes(keyspace, key.as_ref())
@@ -187,7 +187,7 @@ impl<'s> WriteTxn<'s> {
     /// ```
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn delete_range<R: KeyRange>(&mut self, keyspace: &Keyspace, range: R) -> Result<u64> {
         self.delete_bounds(keyspace, range.bounds())
     }
@@ -196,7 +196,7 @@ impl<'s> WriteTxn<'s> {
     /// See [`WriteTxn::delete_range`].
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn clear(&mut self, keyspace: &Keyspace) -> Result<u64> {
         self.delete_bounds(keyspace, (Bound::Unbounded, Bound::Unbounded))
     }
@@ -211,7 +211,7 @@ impl<'s> WriteTxn<'s> {
     /// from both ends.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<TxnRange<'_, 's>> {
         self.range_of_bounds(keyspace, range.bounds())
     }
@@ -220,7 +220,7 @@ impl<'s> WriteTxn<'s> {
     /// sees them.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<TxnRange<'_, 's>> {
         let prefix = prefix.as_ref();
         let end = prefix_end(prefix);

@@ -233,7 +233,7 @@ fn wait_until_unneeded(
         let in_use = engine.has_clients();
         logger.rest.set_alone(!in_use);
         if in_use != was_in_use {
-            // A client that has died may have left what only the busy threads look for.
+            // A client that has died may have left work that only the busy threads detect.
             logger.rest.stir(engine);
             server.inspect(|server| server.note_use_changed());
         }
@@ -259,7 +259,7 @@ fn wait_until_unneeded(
     }
 }
 
-/// How long the logger stays without clients.
+/// Returns how long the logger stays without clients.
 fn idle_time(engine: &Engine, service: Service) -> Duration {
     service.stay.unwrap_or_else(|| engine.control.fixed().logger.settings.idle())
 }

@@ -152,7 +152,7 @@ impl LoggerSpawner {
     /// of `lock`, or until `patience` is over.
     ///
     /// # Errors
-    /// As [`LoggerSpawner::ensure`].
+    /// Those of [`LoggerSpawner::ensure`].
     pub(crate) fn start(&self, dir: &Dir, tester: &Tester<'_>, patience: &mut Patience) -> Result<()> {
         let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
         let mut start = self.start.lock();

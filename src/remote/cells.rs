@@ -45,7 +45,7 @@ impl Client {
     /// durable.
     ///
     /// # Errors
-    /// As [`Client::cell_store`].
+    /// Those of [`Client::cell_store`].
     pub fn cell_store_durable(&self, name: &str, value: &[u8]) -> Result<Version> {
         self.store_cell(name, value, true)
     }
@@ -61,7 +61,7 @@ impl Client {
     /// if there is none.
     ///
     /// # Errors
-    /// As [`Client::cell_store`].
+    /// Those of [`Client::cell_store`].
     pub fn counter_add(&self, name: &str, number: u64) -> Result<()> {
         self.call(Kind::Write, &Request::CounterAdd { name, amount: number }, done)
     }
@@ -69,7 +69,7 @@ impl Client {
     /// Returns the value of a counter; 0 if there is none.
     ///
     /// # Errors
-    /// As [`Client::cell_load`]; [`NoCell`](crate::Error::NoCell) if it is a cell.
+    /// Those of [`Client::cell_load`]; [`NoCell`](crate::Error::NoCell) if it is a cell.
     pub fn counter_get(&self, name: &str) -> Result<u64> {
         self.call(Kind::Read, &Request::CounterGet { name }, |reply| match reply {
             Reply::Count(value) => Some(value),

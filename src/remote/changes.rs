@@ -79,7 +79,7 @@ impl Client {
     /// Returns the changes of all transactions after those that are visible, or durable, now.
     ///
     /// # Errors
-    /// As [`Client::changes`].
+    /// Those of [`Client::changes`].
     pub fn changes_from_now(&self, feed: Feed) -> Result<RemoteChanges> {
         self.open_changes(None, feed)
     }
@@ -134,7 +134,7 @@ impl RemoteChanges {
     /// Returns the next change, or `None` if none arrived within `timeout`.
     ///
     /// # Errors
-    /// As [`crate::Changes::try_next`]; [`Error::NotAllowed`]; [`Error::Disconnected`];
+    /// Those of [`crate::Changes::try_next`]; [`Error::NotAllowed`]; [`Error::Disconnected`];
     /// [`Error::Limit`] for a value longer than 16 MiB, which only a direct client can follow.
     pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
         self.next_until(clock::now().checked_add(timeout))

@@ -125,7 +125,7 @@ impl ClientOptions {
     /// Connects; see [`Client::connect`].
     ///
     /// # Errors
-    /// As [`Client::connect`].
+    /// Those of [`Client::connect`].
     pub fn connect(&self, socket: impl AsRef<Path>) -> Result<Client> {
         // Later connections start from the same path.
         let mut link =
@@ -189,7 +189,7 @@ impl Client {
     /// Returns the visible value of a key and its version: the transaction that wrote it.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// Those of [`Client::get`].
     pub fn get_versioned(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<Option<(Vec<u8>, TxnId)>> {
         // Before the lock, which a child may have inherited locked.
         self.check_fork()?;
@@ -200,7 +200,8 @@ impl Client {
     /// Returns the visible values of several keys, all as of the same transaction.
     ///
     /// # Errors
-    /// As [`Client::get`]; [`Error::Limit`] for more than 65,536 keys, or 16 MiB of keys or values.
+    /// Those of [`Client::get`]; [`Error::Limit`] for more than 65,536 keys, or 16 MiB of keys or
+    /// values.
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &str,
@@ -223,7 +224,7 @@ impl Client {
     /// A later request for the next piece returns [`Error::Stale`].
     ///
     /// # Errors
-    /// As [`Client::get`]; [`Error::Limit`] if this client has 8 scans open.
+    /// Those of [`Client::get`]; [`Error::Limit`] if this client has 8 scans open.
     pub fn scan<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<Scan<'_>> {
         Scan::open(self, keyspace, range.bounds(), false)
     }
@@ -231,7 +232,7 @@ impl Client {
     /// Returns the records of [`Client::scan`] in reverse key order.
     ///
     /// # Errors
-    /// As [`Client::scan`].
+    /// Those of [`Client::scan`].
     pub fn scan_back<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<Scan<'_>> {
         Scan::open(self, keyspace, range.bounds(), true)
     }
@@ -239,7 +240,7 @@ impl Client {
     /// Returns the visible records whose keys begin with `prefix`; see [`Client::scan`].
     ///
     /// # Errors
-    /// As [`Client::scan`].
+    /// Those of [`Client::scan`].
     pub fn prefix(&self, keyspace: &str, prefix: impl AsRef<[u8]>) -> Result<Scan<'_>> {
         let prefix = prefix.as_ref();
         let end = crate::prefix::prefix_end(prefix);
@@ -275,7 +276,7 @@ impl Client {
     /// Stores a value as [`Client::put`] does, at `durability`.
     ///
     /// # Errors
-    /// As [`Client::put`].
+    /// Those of [`Client::put`].
     pub fn put_with(
         &self,
         keyspace: &str,
@@ -295,7 +296,7 @@ impl Client {
     /// key was present.
     ///
     /// # Errors
-    /// As [`Client::put`]; [`Error::NoKeyspace`].
+    /// Those of [`Client::put`]; [`Error::NoKeyspace`].
     pub fn delete(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
         let request = Request::Delete { keyspace, key, durability: connection::durability(self.durability) };
@@ -326,8 +327,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::put`]; [`Error::NoKeyspace`]; [`Error::Busy`] if other long writes are being
-    /// served.
+    /// Those of [`Client::put`]; [`Error::NoKeyspace`]; [`Error::Busy`] if other long writes are
+    /// being served.
     pub fn delete_range<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<u64> {
         let (lower, upper) = range.bounds();
         let durability = connection::durability(self.durability);
@@ -351,7 +352,7 @@ impl Client {
     /// Commits a batch as [`Client::commit`] does, at `durability`.
     ///
     /// # Errors
-    /// As [`Client::commit`].
+    /// Those of [`Client::commit`].
     pub fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<CommitOutcome> {
         let operations = List(batch.operations().collect());
         let request = Request::Commit { operations, durability: connection::durability(durability) };
@@ -368,7 +369,7 @@ impl Client {
     /// absent.
     ///
     /// # Errors
-    /// As [`Client::put`].
+    /// Those of [`Client::put`].
     pub fn compare_and_swap(
         &self,
         keyspace: &str,

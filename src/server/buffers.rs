@@ -174,7 +174,7 @@ impl<'b> BufferPermit<'b> {
     }
 }
 
-/// The bytes that are counted for a message of `count` bytes.
+/// Returns the bytes that are counted for a message of `count` bytes.
 fn counted(count: usize) -> usize {
     if count <= SMALL_BYTES { 0 } else { count }
 }

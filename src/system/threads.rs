@@ -17,7 +17,7 @@ pub(crate) fn spawn<T: Send + 'static>(
 /// Starts a thread as [`spawn`] does, within a scope that waits for it.
 ///
 /// # Errors
-/// As [`spawn`].
+/// Those of [`spawn`].
 pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,

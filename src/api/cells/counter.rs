@@ -63,7 +63,7 @@ impl Counter {
     /// Subtracts `number`, wrapping around below 0.
     ///
     /// # Errors
-    /// As [`Counter::add`].
+    /// Those of [`Counter::add`].
     #[inline]
     pub fn sub(&self, number: u64) -> Result<()> {
         self.add(number.wrapping_neg())

@@ -66,7 +66,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::cell`].
+    /// Those of [`Store::cell`].
     pub fn cell_of<T: bytemuck::Pod>(&self, name: &str) -> Result<Cell<T>> {
         let place = cells::open(self, name, CellKind::Cell { len: size_of::<T>() })?;
         Ok(Cell::new(self.clone(), place, name))
@@ -85,7 +85,7 @@ impl Store {
     /// store's default durability.
     ///
     /// # Errors
-    /// As [`Store::cell`].
+    /// Those of [`Store::cell`].
     pub fn counter(&self, name: &str) -> Result<Counter> {
         let place = cells::open(self, name, CellKind::Counter)?;
         Ok(Counter::new(self.clone(), place, name))
@@ -108,7 +108,7 @@ impl Store {
     /// reaches the limit of their number.
     ///
     /// # Errors
-    /// As [`Store::begin`] and [`WriteTxn::commit`](crate::WriteTxn::commit).
+    /// Those of [`Store::begin`] and [`WriteTxn::commit`](crate::WriteTxn::commit).
     pub fn drop_cell(&self, name: &str) -> Result<bool> {
         cells::drop_cell(self, name)
     }

@@ -50,8 +50,9 @@ pub(super) fn prepare(
     }
 }
 
-/// As [`prepare`]. If the disk is full, `has_given_back` says that some blocks were given back for
-/// it: of the log's files, or of the fresh region, which is to be made `in_memory` from then on.
+/// Does what [`prepare`] does. If the disk is full, `has_given_back` is set if some blocks were
+/// freed for it: those of the log's files, or of the fresh region, which is made `in_memory` from
+/// then on.
 fn try_to_prepare(
     dir: Dir,
     lock_file: LockFileId,
@@ -179,12 +180,12 @@ fn try_to_prepare(
             let pool = SegmentPool::open(disk.clone(), &segment_catalog, header.log_position, header.retention)
                 .map_err(log_error)?;
             match background::ensure_spares(&pool, 2) {
-                // The replay makes room.
+                // The replay makes space.
                 Err(Error::DiskFull { .. }) => {}
                 made => made?,
             }
             let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, *in_memory)?;
-            // The region's word says so only once recovery has backed that length with blocks.
+            // The region's word is set only after recovery has backed that length with blocks.
             control.know_arena(arena_len);
             control.set_arena(arena.clone())?;
             let moves_to_memory = old.is_some() && !region.is_memory;

@@ -52,7 +52,7 @@ pub(crate) enum Event {
     Torn(String),
     /// A reader saw a violation of a guarantee.
     Violation(String),
-    /// The process can't go on.
+    /// The process can't continue.
     Failed(String),
 }
 

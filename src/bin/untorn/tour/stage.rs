@@ -89,7 +89,7 @@ impl<'a> Stage<'a> {
         self.source.names.iter().skip(slot).step_by(WRITERS).map(Vec::as_slice).collect()
     }
 
-    /// The parent's own client of the store.
+    /// Opens the parent's own client of the store.
     pub(crate) fn open_store(&mut self, create: bool) -> Outcome {
         let store = open(self.path, create)?;
         let (files, totals) = (store.keyspace(FILES)?, store.keyspace(TOTALS)?);
