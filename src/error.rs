@@ -93,13 +93,13 @@ pub enum Error {
         what: Space,
     },
     /// A power loss took back the transactions of this id, or this store never assigned it.
-    #[error("transaction {txn} is none of this store's: it was lost in a crash, or never was")]
+    #[error("transaction {txn} is not one of this store: a crash lost it, or it never existed")]
     Diverged {
         /// The requested id.
         txn: TxnId,
     },
     /// The requested version has been overwritten.
-    #[error("that version has been overwritten")]
+    #[error("the version has been overwritten")]
     Stale,
     /// The consumer fell behind what the log retains.
     #[error("changes before {oldest} are no longer retained")]
@@ -126,7 +126,7 @@ pub enum Error {
         what: String,
     },
     /// The store has a format that this version of the library does not know.
-    #[error("{file} has format {found}, this library knows {known}; use the version of the library that wrote it")]
+    #[error("{file} has format {found}, this library supports {known}; use the version of the library that wrote it")]
     FormatVersion {
         /// The file, relative to the store's directory.
         file: String,
@@ -245,7 +245,7 @@ pub enum Error {
     /// The connection broke after a write was sent and before the reply arrived, so the write may
     /// or may not have happened. Check before repeating it. `reason` is for display, and usually
     /// the system's text.
-    #[error("it is in doubt whether the write has happened: {reason}")]
+    #[error("the write may or may not have happened: {reason}")]
     InDoubt {
         /// What happened to the connection.
         reason: String,

@@ -12,12 +12,12 @@
 //! - **The pin is not taken away.** Other processes remove a pin only when its owner is dead, which
 //!   they learn from the owner's lock. The kernel holds that lock while the process has the store
 //!   mapped. A store is recovered only when no client lives. No time limit ends a pin.
-//! - **On a stacked file system the lock depends on a descriptor.** Code that closes a descriptor
-//!   which it does not own breaks Rust's I/O safety; only such code can end the lock there. Each
-//!   call then answers `Detached`, but bytes that were lent before may change.
+//! - **On a stacked file system the lock depends on a descriptor.** Only code that closes a
+//!   descriptor which it does not own can end the lock there, and such code breaks Rust's I/O
+//!   safety. Each call then returns `Detached`, but bytes that were lent before may change.
 //! - **In a child of `fork()`** the mapping is absent and a read of the bytes faults. `fork()` is
-//!   an unsafe function: its caller answers for references that the child inherits. Calls answer
-//!   `Forked` and lend nothing.
+//!   an unsafe function: its caller is responsible for references that the child inherits. Calls
+//!   return `Forked` and lend nothing.
 #![allow(unsafe_code)]
 
 use crate::process::pin::Pin;

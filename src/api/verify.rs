@@ -222,8 +222,9 @@ impl StoreCheck<'_> {
         let mut before = 0;
         for (incarnation, last) in found {
             if *incarnation <= before || last.incarnation() != before {
-                let what =
-                    format!("incarnation {incarnation} is said to follow {last}, expected one of incarnation {before}");
+                let what = format!(
+                    "incarnation {incarnation} is recorded to follow {last}, expected one of incarnation {before}"
+                );
                 return self.report.note(self.client.engine.arena.damaged(self.image.catalog, what));
             }
             before = *incarnation;

@@ -35,7 +35,7 @@ impl fmt::Display for LockKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LockKind::Writer => f.write_str("the writer lock"),
-            LockKind::Growth => f.write_str("the lock for making the arena larger"),
+            LockKind::Growth => f.write_str("the lock for growing the arena"),
             LockKind::Cell { name } => write!(f, "the lock of cell {name:?}"),
         }
     }
@@ -199,13 +199,13 @@ impl fmt::Display for LoggerFailure {
                 Ok(())
             }
             LoggerFailure::NoProgram => {
-                f.write_str("a setuid program starts no program but itself and what Options::logger_program names")
+                f.write_str("a setuid program starts only itself or the program of Options::logger_program")
             }
             LoggerFailure::Thread { error } => write!(f, "thread: {error}"),
-            LoggerFailure::NotReady => f.write_str("a logger started, but did not get ready"),
+            LoggerFailure::NotReady => f.write_str("a logger started, but did not become ready"),
             LoggerFailure::Initializing { stalled_for } => write!(
                 f,
-                "another process is opening, recovering or leaving the store and has made no progress for {stalled_for:?}"
+                "another process is opening, recovering or closing the store and has made no progress for {stalled_for:?}"
             ),
             LoggerFailure::Panicked => f.write_str("a thread of the logger panicked"),
             LoggerFailure::Reported { error } => error.fmt(f),
@@ -285,7 +285,7 @@ impl fmt::Display for NotDurableReason {
         match self {
             NotDurableReason::NeedsRecovery { reason } => reason.fmt(f),
             NotDurableReason::NoLogger { reason } => write!(f, "no logger could be started: {reason}"),
-            NotDurableReason::LoggerLeaving => f.write_str("the logger is leaving, and did not wait for the flush"),
+            NotDurableReason::LoggerLeaving => f.write_str("the logger is exiting, and did not wait for the flush"),
             NotDurableReason::Cell { name, version, error } => {
                 write!(f, "version {version} of cell {name:?} is stored, but not in it: {error}")
             }
@@ -330,11 +330,11 @@ impl fmt::Display for RecoveryReason {
             RecoveryReason::Log { errno } => ("the log could not be written", errno),
             RecoveryReason::Arena { errno } => ("a sync of the arena failed", errno),
             RecoveryReason::CheckpointHeader { errno } => ("the checkpoint's header could not be written", errno),
-            RecoveryReason::Unknown { errno } => ("a mark of unknown meaning stands in control", errno),
+            RecoveryReason::Unknown { errno } => ("control records a reason that this version does not know", errno),
             RecoveryReason::LoggerLeaving => {
-                return f.write_str("the store is to be recovered, and its logger is leaving");
+                return f.write_str("the store must be recovered, and its logger is still exiting");
             }
-            RecoveryReason::CheckpointNotRecorded => return f.write_str("the log could not state the checkpoint"),
+            RecoveryReason::CheckpointNotRecorded => return f.write_str("the log could not record the checkpoint"),
         };
         write!(f, "{what} ({})", io::Error::from_raw_os_error(*errno))
     }

@@ -35,7 +35,7 @@ pub(super) fn refuse_old_header(header: &CheckpointHeader, damage: Option<Error>
             dir::CHECKPOINT,
             0,
             format!(
-                "the newest header is of transaction {}, the log states a checkpoint of {newest}: the files are of different \
+                "the newest header is of transaction {}, the log records a checkpoint of {newest}: the files are of different \
                  times; restore a backup into an empty directory",
                 header.txn()
             ),
@@ -107,7 +107,7 @@ pub(super) fn check_log(
     }
     let durable = TxnId::from_u64(scan.newest_log_state().durable_txn);
     if durable > check.last() {
-        let what = format!("the log states that transaction {durable} is durable, but ends with {}", check.last());
+        let what = format!("the log records transaction {durable} as durable, but ends with {}", check.last());
         return Err(Error::corrupt(dir::WAL, 0, what));
     }
     Ok(holds_any)
@@ -152,7 +152,7 @@ fn check_catalog(
         let found = arena.checksum_word(root)?;
         if found != log_state {
             let what = format!(
-                "the catalog's page {} has checksum {found:016x}, the checkpoint states {log_state:016x}: arena and checkpoint are \
+                "the catalog's page {} has checksum {found:016x}, the checkpoint records {log_state:016x}: arena and checkpoint are \
                  of different times",
                 root.0
             );

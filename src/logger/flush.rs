@@ -125,7 +125,7 @@ impl Flusher {
         let fixed = logger.engine.control.fixed();
         let inherited_lsn = fixed.durable.inherited_lsn();
         // The transaction and the position must belong together, as they do in an image. Without a
-        // usable image, those of the log state are older, but they do belong together.
+        // usable image, the pair of the log state is used, which is older and consistent.
         let safe_start = match logger.engine.control.durable_image() {
             Some(image) if image.log_tail >= log_state.safe_start => (image.txn.as_u64(), image.log_tail),
             _ => (log_state.durable_txn, log_state.safe_start),
@@ -245,7 +245,8 @@ impl Flusher {
         let sleep = FlusherSleep {
             tail: self.wanted_tail(),
             current_tail: &policy_tail,
-            // Only a commit that is more urgent than the planned wake-up notifies this thread.
+            // By its deadline, a commit notifies this thread only if it is more urgent than the
+            // planned wake-up.
             urgency: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
             current_urgency: &more_urgent,
             timeout: Duration::from_nanos(until_ns.saturating_sub(now)),

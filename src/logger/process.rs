@@ -48,14 +48,14 @@ pub(crate) const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) enum LoggerExit {
     /// Another logger holds the byte.
     NotNeeded,
-    /// It was idle, told to leave, or its directory is gone.
+    /// It was idle or was told to exit, or its directory is gone.
     Left,
 }
 
 /// How a logger serves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Service {
-    /// How long it stays without clients, if not as long as clients say.
+    /// How long it stays without clients; `None` for the time that the clients set.
     pub(crate) stay: Option<Duration>,
     pub(crate) host: Host,
 }
@@ -271,8 +271,8 @@ fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
     if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
         return false;
     }
-    // Before the sample: a client that leaves while it is taken may have stored something after it.
-    // With the initialisation lock and no clients, no process can.
+    // Before the sample: a client that leaves during the sample may have stored a value after it.
+    // With the initialisation lock and no clients, no process can store one.
     let alone = init.is_some() && !engine.has_clients();
     // Values in no sample are in `control` only, which is not used after a store was left in order.
     let sampled = sampler::round(logger, &mut sampler::SampledNames::default(), EXIT_LOCK_TIMEOUT);

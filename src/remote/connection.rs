@@ -113,7 +113,7 @@ impl Link {
                 Error::Invalid { what: format!("{} is no socket", self.path.display()) }
             }
             io::ErrorKind::ConnectionRefused => {
-                Error::Disconnected { reason: format!("nobody serves at {}", self.path.display()) }
+                Error::Disconnected { reason: format!("no server answers at {}", self.path.display()) }
             }
             _ => Error::Disconnected { reason: format!("{}: {error}", self.path.display()) },
         }

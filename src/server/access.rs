@@ -62,7 +62,7 @@ fn split(line: &str) -> Result<Vec<Word>, String> {
                         Some('"') => break,
                         Some('\\') => match rest.next() {
                             Some(c @ ('"' | '\\')) => text.push(c),
-                            _ => return Err("a backslash stands before \" or \\ only".into()),
+                            _ => return Err("a backslash is only allowed before \" or \\".into()),
                         },
                         Some(c) => text.push(c),
                         None => return Err("a quoted text has no end".into()),
@@ -106,7 +106,7 @@ fn read_line(policy: &mut Policy, words: &[Word]) -> Result<(), String> {
                 ));
             }
             if policy.socket.replace(path.into()).is_some() {
-                return Err("there is a line for the socket already".into());
+                return Err("there is already a line for the socket".into());
             }
             Ok(())
         }
@@ -148,9 +148,9 @@ fn may_write(text: &str) -> Result<bool, String> {
 fn quoted(words: &[Word]) -> Result<Vec<String>, String> {
     let texts = words.iter().map(|word| match word {
         // An empty prefix would allow everything, for which the prefix is omitted instead.
-        Word::Quoted(text) if text.is_empty() => Err("an empty prefix; leave it out to allow every name".to_string()),
+        Word::Quoted(text) if text.is_empty() => Err("the prefix is empty; omit it to allow every name".to_string()),
         Word::Quoted(text) => Ok(text.clone()),
-        Word::Bare(_) => Err("a prefix stands in quotation marks".to_string()),
+        Word::Bare(_) => Err("a prefix needs quotation marks".to_string()),
     });
     texts.collect()
 }
@@ -168,7 +168,7 @@ fn number(text: &str, max: u64) -> Result<u64, String> {
 pub(crate) fn check_access(text: &[u8]) {
     let principal = Principal { uid: 7, unmapped: Some(65534) };
     let policy = Policy::parse(text, principal);
-    assert!(policy.rights(principal.uid).is_some_and(|rights| rights.is_owner()), "the owner is not let in");
+    assert!(policy.rights(principal.uid).is_some_and(|rights| rights.is_owner()), "the owner is not admitted");
     assert!((1..=CONNECTIONS_MAX).contains(&policy.connections));
     assert!((1..=MESSAGE_TIMEOUT_SECONDS_MAX).contains(&policy.patience.as_secs()));
     assert!(policy.socket.as_ref().is_none_or(|path| path.is_absolute() && path.file_name().is_some()));

@@ -44,7 +44,7 @@ pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
     };
     // The owner gets a notice of a fault that locks all other users out.
     let notice = policy.fault.as_ref().filter(|_| policy.is_owner(uid));
-    let notice = notice.map_or(String::new(), |fault| format!("only the owner is let in: {fault}"));
+    let notice = notice.map_or(String::new(), |fault| format!("only the owner is admitted: {fault}"));
     let welcome = ServerHello::encode(version, None, &notice);
     if stream.write(&welcome, Some(clock::now() + policy.patience)).is_err() {
         return;
@@ -88,7 +88,7 @@ fn serve_one(
     };
     let uid = session.user.uid;
     let Some(rights) = policy.rights(uid) else {
-        return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer let in") });
+        return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer admitted") });
     };
     let head = length.min(SMALL_BYTES);
     stream.read_body(head, buffer, Some(deadline)).ok()?;

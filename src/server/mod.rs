@@ -456,17 +456,17 @@ fn receive(shared: &Arc<ServerState>, stream: SocketStream) {
     let policy = shared.policy();
     if policy.rights(uid).is_none() {
         let text = match &policy.fault {
-            None => format!("uid {uid} is not let in by the store's access file"),
-            Some(fault) => format!("uid {uid} is not let in: {fault}"),
+            None => format!("uid {uid} is not admitted by the store's access file"),
+            Some(fault) => format!("uid {uid} is not admitted: {fault}"),
         };
         return refuse(&stream, Refusal::NotAllowed, &text);
     }
     if stream.is_among_the_last() {
-        return refuse(&stream, Refusal::Busy, "the logger may not have more files open");
+        return refuse(&stream, Refusal::Busy, "the logger has reached its limit of open files");
     }
     let seat = match shared.connections.enter(uid, stream.clone(), &policy) {
         Ok(seat) => seat,
-        Err(NotAdmitted::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is leaving"),
+        Err(NotAdmitted::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is exiting"),
         Err(NotAdmitted::Full { of_uid, limit }) => {
             let whose = if of_uid { format!(" of uid {uid}") } else { String::new() };
             return refuse(&stream, Refusal::Busy, &format!("there are {limit} connections{whose} already"));
@@ -478,7 +478,7 @@ fn receive(shared: &Arc<ServerState>, stream: SocketStream) {
         drop(seat);
     });
     if let Err(error) = spawned {
-        refuse(&stream, Refusal::Busy, &format!("there can be no more threads: {error}"));
+        refuse(&stream, Refusal::Busy, &format!("no thread could be started: {error}"));
     }
 }
 

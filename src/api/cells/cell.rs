@@ -263,7 +263,7 @@ impl Opened {
         let stored = self.still().and_then(|_| {
             let (next, floor) = (view.next(), entry.floor());
             let version = if next >= floor { next } else { self.first_version(next, floor)? };
-            Ok(view.store_as(value, version, &mut pass).expect("it goes on to the end"))
+            Ok(view.store_as(value, version, &mut pass).expect("no step ends the store early"))
         });
         entry.release_latch(me);
         let version = stored?;

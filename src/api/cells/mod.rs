@@ -89,7 +89,7 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
         }
         std::thread::yield_now();
     }
-    Err(Error::corrupt(dir::CONTROL, 0, format!("cell {name:?} is not where its record says")))
+    Err(Error::corrupt(dir::CONTROL, 0, format!("cell {name:?} is not at the index in its record")))
 }
 
 /// Returns the cell or counter of this name; creates it if there is none.

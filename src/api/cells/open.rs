@@ -31,10 +31,10 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OtherCell`](crate::Error::OtherCell) if it has another size or is a counter;
+    /// [`Error::OtherCell`](crate::Error::OtherCell) if it has another size or is a counter.
     /// [`Error::Limit`](crate::Error::Limit) for the size, the name (255 bytes) and the number of
-    /// cells and counters (65,536); [`Error::NoCell`](crate::Error::NoCell) if the store was opened
-    /// read-only and there is none; those of a commit.
+    /// cells and counters (65,536). [`Error::NoCell`](crate::Error::NoCell) if the store was opened
+    /// read-only and there is none. Those of a commit.
     pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
         let place = cells::open(self, name, CellKind::Cell { len: size })?;
         Ok(Cell::new(self.clone(), place, name))

@@ -29,7 +29,7 @@ impl fmt::Display for FileSystemReason {
             ),
             FileSystemReason::LockNotSeen { file } => write!(
                 f,
-                "a lock of {file} is not seen through another open of it, so no process could tell who is alive"
+                "a lock of {file} is not seen through another open of it, so no process could test which others are alive"
             ),
         }
     }
@@ -106,8 +106,8 @@ impl fmt::Display for MismatchKind {
             ),
             MismatchKind::OtherLayout { found, known } => write!(
                 f,
-                "it has layout {found}, of which this version of the library, whose layout is {known}, knows nothing: another version has \
-                 the store open, or had it, and it is just being recovered"
+                "it has layout {found}, this version of the library has layout {known}: another version has \
+                 the store open, or had it open, and it is being recovered"
             ),
             MismatchKind::Segment { what } => f.write_str(what),
         }
@@ -214,14 +214,14 @@ impl fmt::Display for PermissionReason {
                 write!(f, "{access} of {file} ({})", io::Error::from_raw_os_error(*errno))?;
                 match &**file {
                     "control" => {
-                        f.write_str(": every direct client, also a read-only one, notes its snapshots in control")
+                        f.write_str(": every direct client, even a read-only one, records its snapshots in control")
                     }
                     _ => Ok(()),
                 }
             }
             PermissionReason::OtherUser { path, owner, own } => write!(
                 f,
-                "a direct client of {}: it belongs to uid {owner}, this process runs as uid {own}, and the owner of a store gets everything \
+                "a direct client of {}: it belongs to uid {owner}, this process runs as uid {own}, and the owner of a store can read everything \
                  that is put into it; run as uid {owner}, or use the store's socket as a message client; root may open it with \
                  Options::foreign_owner(true) (--foreign-owner)",
                 path.display()

@@ -23,8 +23,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, path: &Path, earlier: Option<&Look>, n
         (Err(error), _) => format!("{error}."),
         (Ok(Observation::Starting), _) => "A logger recovers the store.".to_string(),
         (Ok(_), _) => {
-            "At present nobody has the store open, and no logger serves it. This page goes on when somebody does."
-                .into()
+            "No process has the store open, and no logger serves it. This page continues when one does.".into()
         }
     };
     frame.render_widget(Paragraph::new(format!("\n{message}")).wrap(Wrap { trim: false }), body);

@@ -169,7 +169,7 @@ mod tests {
         store.close().unwrap();
         untorn::logger::stop_logger(&path, Duration::from_secs(300)).unwrap();
         let unused = as_text(&path, Some(&now), &Look::at(&path), (80, 24));
-        assert!(unused.contains("nobody has the store open"), "{unused}");
+        assert!(unused.contains("No process has the store open"), "{unused}");
         std::fs::remove_dir_all(&path).unwrap();
         let gone = as_text(&path, None, &Look::at(&path), (80, 24));
         assert!(gone.contains("no store"), "{gone}");

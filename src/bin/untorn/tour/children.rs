@@ -75,7 +75,7 @@ impl ProcessLog for WriterLog {
             Event::Torn(what) => self.torn.push(what),
             Event::Refused(what) => self.refused.push(what),
             Event::Failed(what) => self.failures.push(what),
-            other => self.failures.push(format!("a writer said {other:?}")),
+            other => self.failures.push(format!("unexpected report of a writer: {other:?}")),
         }
     }
 
@@ -91,7 +91,7 @@ impl ProcessLog for ReaderLog {
             Event::Torn(what) => self.torn.push(what),
             Event::Violation(what) => self.violations.push(what),
             Event::Failed(what) => self.failures.push(what),
-            other => self.failures.push(format!("a reader said {other:?}")),
+            other => self.failures.push(format!("unexpected report of a reader: {other:?}")),
         }
     }
 
@@ -151,7 +151,7 @@ impl TourProcess {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
                     match Event::parse(&line) {
                         Some(event) => look(&log).take(event),
-                        None => look(&log).fail(format!("a process said {line:?}")),
+                        None => look(&log).fail(format!("unexpected output of a process: {line:?}")),
                     }
                 }
             })

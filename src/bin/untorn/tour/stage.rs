@@ -212,7 +212,7 @@ impl<'a> Stage<'a> {
             if dead.contains(&slot) {
                 if found > commit + 1 {
                     self.violate(format!(
-                        "after {after}: dead writer {slot} had told {commit} commits, {found} are there"
+                        "after {after}: dead writer {slot} had reported {commit} commits, found {found}"
                     ));
                 }
                 // Its successor continues from there.
@@ -276,6 +276,6 @@ fn ended(who: &str, torn: &[String], failures: &[String]) -> Failure {
     if torn.is_empty() {
         Failure::System(format!("{who} ended by itself: {}", failures.join("; ")))
     } else {
-        Failure::CheckFailed(format!("{who} has read what nobody wrote: {}", torn.join("; ")))
+        Failure::CheckFailed(format!("{who} has read bytes that no writer wrote: {}", torn.join("; ")))
     }
 }
