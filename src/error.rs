@@ -92,7 +92,7 @@ pub enum Error {
         /// What could not grow.
         what: Space,
     },
-    /// A power loss took back the transactions of this id, or this store never assigned it.
+    /// The id belongs to commits that a power loss took back, or this store never assigned it.
     #[error("transaction {txn} is not one of this store: a crash lost it, or it never existed")]
     Diverged {
         /// The requested id.

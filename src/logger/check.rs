@@ -90,8 +90,8 @@ pub(super) fn check_log(
     arena: &Arena,
 ) -> Result<bool> {
     let mut segment_catalog = segment_catalog.clone();
-    // The caller has checked that recovery needs none of these segments. The exception is that they
-    // include the newest one: then the log ends too early.
+    // The caller has checked that recovery needs none of these segments, except the newest one. If
+    // that is among them, the log ends too early.
     segment_catalog.broken.clear();
     let mut scan = LogScan::of_catalog(disk, segment_catalog, header.log_position).map_err(log_error)?;
     let seed = StoreId(header.store_id).seed();

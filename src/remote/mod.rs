@@ -390,7 +390,7 @@ impl Client {
     }
 
     /// Returns when everything that was visible at the call is durable. The logger flushes at once
-    /// under any policy. Needs the right to write at least one keyspace.
+    /// under any policy. Needs the right to write at least one name.
     ///
     /// # Errors
     /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::NotDurable`];

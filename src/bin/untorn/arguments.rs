@@ -170,7 +170,7 @@ pub(crate) enum Command {
     /// Observes the store from outside: it is no client, starts no logger, and continues when the
     /// logger restarts or all processes leave.
     Top(TopOptions),
-    /// Print how long commits can take at the most, by class, beside how long they took
+    /// Print the longest time that commits can take, by class, and the measured one
     ///
     /// The bounds are computed by response-time analysis from the longest lock holds and flushes so
     /// far, and from the rate of commits during the observation. Urgent are durable commits and

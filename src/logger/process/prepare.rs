@@ -120,7 +120,7 @@ fn try_to_prepare(
                 check::check_arena(&arena, &header, progress)?;
                 let holds_any = check::check_log(&disk, &segment_catalog, &header, &arena)?;
                 let is_needed = holds_any || trusted.is_some();
-                // A process that may not have the memory for it recovers all the same.
+                // A process that lacks the memory for it recovers anyway.
                 Ok(if is_needed { rehearse::scratch(&header, &arena, &arena_file).unwrap_or(None) } else { None })
             };
             match check().map_err(check::with_remedy)? {
@@ -166,7 +166,7 @@ fn try_to_prepare(
             let flusher = Flusher::attach(logger.clone(), &header, &segment_catalog.log_state)?;
             tracing::info!(
                 durable = flusher.durable_txn(),
-                "took over from a logger that has gone, beside its clients"
+                "took over from a logger that ended while clients had the store open"
             );
             (logger, flusher)
         }
