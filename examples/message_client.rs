@@ -48,7 +48,7 @@ fn by_message(socket: &Path) -> Anything {
     batch.put("accounts", b"alice", b"70").put("accounts", b"bob", b"50");
     match client.commit(&batch)? {
         CommitOutcome::Committed(_) => println!("30 moved to bob"),
-        CommitOutcome::Mismatch { .. } => println!("somebody was faster"),
+        CommitOutcome::Mismatch { .. } => println!("another client was faster"),
     }
     // The same batch again: the version is another one by now, so nothing happens.
     match client.commit(&batch)? {

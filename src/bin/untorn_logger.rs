@@ -12,19 +12,18 @@ use untorn::logger::LoggerOptions;
 
 const USAGE: &str = "usage: untorn-logger STORE [--idle SECONDS|never] [--create] [--foreign-owner]
 
-Runs the logger of the store in directory STORE, in the foreground. Direct clients start their logger by
-themselves; this is for supervisors, and for stores whose clients all pass messages through its socket.
+Runs the logger of the store in directory STORE, in the foreground. Direct clients start a logger when they
+need one; this is for supervisors, and for stores whose clients all pass messages through the socket.
 
-  --idle SECONDS  leave when nobody has used the store for so long, whatever clients say
-  --idle never    stay until told to leave (untorn stop); wait while another logger serves
-  --create        make the store if there is none
+  --idle SECONDS  exit when the store was unused for this time, whatever the clients request
+  --idle never    stay until stopped (untorn stop); wait while another logger serves
+  --create        create the store if there is none
   --foreign-owner as root, serve a store that belongs to another user, by becoming that user
 
-What happens goes to standard error, from the level on that RUST_LOG names (error, warn, info, debug, trace, off;
+Events are written to standard error, from the level in RUST_LOG (error, warn, info, debug, trace, off;
 default info), if this program was built with the feature cli.
 
-Exit codes: 0 it was told to leave, nobody uses the store any more, or another logger serves it already; 2 usage;
-3 it could not go on.";
+Exit codes: 0 it was stopped, the store is unused, or another logger serves it already; 2 usage; 3 error.";
 
 fn main() -> ExitCode {
     let (store, options) = match parse(std::env::args_os().skip(1)) {

@@ -61,7 +61,7 @@ use untorn_wal::wire::{FoundValue, List, Reply, Request};
 ///
 /// let mut batch = Batch::new();
 /// batch.expect_version("users", b"alice", alice).put("users", b"alice", b"2").put("audit", b"1", b"alice: 2");
-/// let CommitOutcome::Committed(txn) = remote.commit(&batch)? else { panic!("somebody else was faster") };
+/// let CommitOutcome::Committed(txn) = remote.commit(&batch)? else { panic!("another client was faster") };
 ///
 /// for record in remote.scan("users", ..)? {
 ///     let (key, value) = record?;
