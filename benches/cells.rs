@@ -1,5 +1,5 @@
-//! What a cell and a counter cost, uncontended, beside the next best things: a mutex within one
-//! process, and a transaction. `cargo bench --bench cells`
+//! Measures the cost of a cell and a counter, without contention, and of the alternatives: a mutex
+//! within one process, and a transaction. `cargo bench --bench cells`
 
 mod place;
 
@@ -31,7 +31,7 @@ fn cell_load(bencher: Bencher<'_, '_>, len: usize) {
     bencher.bench_local(|| cell.load(black_box(&mut value)).unwrap());
 }
 
-/// The same within one process.
+/// A store under a mutex, within one process.
 #[divan::bench(args = SIZES, sample_size = 1000)]
 fn mutex_store(bencher: Bencher<'_, '_>, len: usize) {
     let cell = Mutex::new(vec![0; len]);
@@ -53,14 +53,14 @@ fn counter_add(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| counter.add(black_box(1)).unwrap());
 }
 
-/// One atomic addition, and nothing else.
+/// One atomic addition alone.
 #[divan::bench(sample_size = 1000)]
 fn atomic_add(bencher: Bencher<'_, '_>) {
     let counter = AtomicU64::new(0);
     bencher.bench_local(|| counter.fetch_add(black_box(1), Ordering::SeqCst));
 }
 
-/// The same 64 bytes as a transaction that is only visible.
+/// The same 64 bytes as a visible transaction.
 #[divan::bench(sample_size = 1000)]
 fn visible_put(bencher: Bencher<'_, '_>) {
     let place = Place::new(FlushPolicy::OnCommit);

@@ -1,4 +1,5 @@
-//! What a commit costs its caller, by flush policy, and a read. `cargo bench --bench commits`
+//! Measures the cost of a commit for its caller, by flush policy, and of a read. `cargo bench
+//! --bench commits`
 
 mod place;
 

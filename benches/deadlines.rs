@@ -1,14 +1,15 @@
-//! What priorities and deadlines are worth: `cargo bench --bench deadlines`.
+//! Measures the effect of priorities and deadlines: `cargo bench --bench deadlines`.
 //!
-//! First, how long an urgent commit takes beside a bulk load of other processes: alone; with all of
-//! one class, as if there were no priorities (the bulk load begins its transactions as urgent
-//! ones); and with classes. Beside what is measured stands the bound that response-time analysis
-//! computes from the longest lock holds and flushes of the same run. Beside a load without a pause
-//! there is none; a load that pauses leaves room for one, so that the two can be compared.
+//! First, how long an urgent commit takes beside a bulk load of other processes. There are three
+//! cases: alone; with all of one class, as if there were no priorities (the bulk load begins its
+//! transactions as urgent ones); and with classes. The measurement is compared with the bound that
+//! response-time analysis computes from the longest lock holds and flushes of the same run. Beside
+//! a load without a pause there is no bound; a load that pauses permits one, so that the two can be
+//! compared.
 //!
-//! Second, how many flushes commits need that have time, beside commits that have none.
+//! Second, how many flushes commits with a deadline need, compared with commits without one.
 //!
-//! A first argument that is a number says how many seconds each measurement takes (default 3).
+//! A first argument that is a number is the duration of each measurement in seconds (default 3).
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -21,9 +22,9 @@ use untorn_wal::response::{Classes, Task};
 const ROLE: &str = "UNTORN_BENCH_ROLE";
 const STORE: &str = "UNTORN_BENCH_STORE";
 const BULK_PROCESSES: usize = 3;
-/// Of one bulk transaction: 50 records of 1 KiB.
+/// The records of one bulk transaction: 50 records of 1 KiB.
 const BULK_RECORDS: u64 = 50;
-/// How long each of the bulk processes pauses, if it does.
+/// The pause of each of the bulk processes, if it has one.
 const BULK_PAUSE: Duration = Duration::from_millis(100);
 const URGENT_EVERY: Duration = Duration::from_millis(5);
 const THREADS: u64 = 8;
@@ -79,7 +80,7 @@ impl Drop for Place {
     }
 }
 
-/// Ends with the benchmark.
+/// Kills the child process at the end of the benchmark.
 struct Load(Child);
 
 impl Drop for Load {
@@ -89,7 +90,7 @@ impl Drop for Load {
     }
 }
 
-/// A bulk load, until killed.
+/// Runs a bulk load, until killed.
 fn load(path: &Path, role: &str) {
     let store = Store::open(path).expect("the store");
     let keyspace = store.keyspace("k").expect("the keyspace");
@@ -99,7 +100,7 @@ fn load(path: &Path, role: &str) {
         let mut txn = store.begin_with(class).expect("begun");
         for _ in 0..BULK_RECORDS {
             n += 1;
-            // Overwritten before long, so that the store stays small.
+            // Keys are overwritten soon, so that the store stays small.
             txn.put(&keyspace, &(n % 20_000).to_be_bytes(), &[7; 1024]).expect("put");
         }
         txn.submit().expect("committed");
@@ -172,8 +173,8 @@ fn urgent_beside(bulk: &str, time: Duration) {
     );
 }
 
-/// The bound of an urgent commit, by the rates of this run and the longest holds and flushes of
-/// this store.
+/// Returns the bound of an urgent commit, by the rates of this run and the longest holds and
+/// flushes of this store.
 fn bound(before: &Stats, after: &Stats, took: Duration, bulk_processes: u64, as_urgent: bool) -> Option<Duration> {
     let task = |callers: u64, before: &untorn::Latency, after: &untorn::Latency| {
         let per_second = after.since(before).count() as f64 / took.as_secs_f64();
@@ -185,7 +186,7 @@ fn bound(before: &Stats, after: &Stats, took: Duration, bulk_processes: u64, as_
         urgent: task(urgent_callers, &then.urgent, &now.urgent),
         // The logger's checkpoints and samples are bulk as well.
         bulk: task(if as_urgent { 1 } else { bulk_processes + 1 }, &then.bulk, &now.bulk),
-        // The logger is half as patient as others.
+        // The logger's patience is half that of others.
         bulk_patience_ns: untorn::limits::BULK_PATIENCE.as_nanos() as u64 / 2,
         share_wait_ns: untorn::limits::BULK_PATIENCE.as_nanos() as u64,
         flush_ns: after.latencies.flush.max().as_nanos() as u64,

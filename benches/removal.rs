@@ -1,9 +1,9 @@
-//! How long the writer lock is held by the removal of a million records, at once and one by one.
-//! `cargo bench --bench removal`, or `-- RECORDS` for another number.
+//! Measures how long the writer lock is held by the removal of a million records, at once and one
+//! by one. `cargo bench --bench removal`, or `-- RECORDS` for another number.
 //!
 //! The lock is held from the end of `begin` to the end of a visible commit. The records have keys
-//! of 8 bytes and values of 16 bytes. A checkpoint comes before each removal, so that every page
-//! that is read is held against its checksum.
+//! of 8 bytes and values of 16 bytes. A checkpoint precedes each removal, so that the checksum of
+//! every page that is read is checked.
 
 mod place;
 
@@ -24,7 +24,7 @@ fn fill(place: &Place, keys: &Keyspace, records: u64) {
     place.store.checkpoint().unwrap();
 }
 
-/// The shortest of some rounds. Each begins with all records.
+/// Returns the shortest of some rounds. Each begins with all records.
 fn measure(records: u64, remove: impl Fn(&mut WriteTxn<'_>, &Keyspace)) -> Duration {
     let place = Place::new(FlushPolicy::OnCommit);
     let keys = place.store.keyspace("keys").unwrap();

@@ -1,10 +1,10 @@
-//! A service that follows its configuration: it reads it once, and then every change, by the change
-//! feed.
+//! A service that follows its configuration: it reads the settings once, and then receives every
+//! change by the change feed.
 //!
 //! Settings that belong together are changed in one transaction, and the service applies them
-//! together. It begins with a snapshot and follows from that snapshot's transaction on, so nothing
-//! falls between the two. It follows what is durable: it never acts on a setting that a power loss
-//! takes back.
+//! together. It begins with a snapshot and follows from that snapshot's transaction on, so it
+//! misses nothing between the two. It follows durable changes, so it never acts on a setting that a
+//! power loss takes back.
 //!
 //! `cargo run --release --example config_watch`
 
@@ -43,7 +43,7 @@ fn main() -> Anything {
     txn.put(&config, b"port", b"5432")?;
     txn.commit()?;
     hear()?;
-    // Other keyspaces are none of the service's business.
+    // The service ignores other keyspaces.
     store.keyspace("users")?.put(b"alice", b"1")?;
     config.delete(b"log")?;
     hear()?;
@@ -71,14 +71,14 @@ fn service(path: &Path) -> Anything {
     let mut changed = Vec::new();
     for change in store.changes(snapshot.txn_id(), Feed::Durable)?.keyspace("config") {
         let change = change?;
-        // A key, a range of keys, or the whole keyspace.
+        // The removal of a key, a range of keys, or the whole keyspace.
         settings.retain(|name: &String, _| !change.affects(name.as_bytes()));
         let name = text(change.key());
         if let Some(value) = change.value() {
             settings.insert(name.clone(), text(value));
         }
         changed.push(name);
-        // Only now the settings are what somebody wanted them to be.
+        // Only after the last change of a transaction are the settings consistent.
         if change.last_in_txn() {
             println!("{} changed: {settings:?}", changed.join(", "));
             changed.clear();

@@ -1,6 +1,6 @@
 //! A process that uses a store through its socket alone: it opens no file of it and maps no memory,
-//! so it can damage nothing. This is for other containers, and for programs that are trusted less
-//! than the store's owner.
+//! so it can't damage it. This is for other containers, and for programs that are less trusted than
+//! the store's owner.
 //!
 //! `cargo run --release --example message_client`
 
@@ -17,7 +17,7 @@ fn main() -> Anything {
     }
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("data");
-    // The owner uses it directly. The logger, which it starts, serves the socket too.
+    // The owner uses the store directly. The logger, which it starts, also serves the socket.
     let store = Store::open(&path)?;
     let accounts = store.keyspace("accounts")?;
     accounts.put(b"alice", b"100")?;
@@ -41,16 +41,16 @@ fn by_message(socket: &Path) -> Anything {
     let (amount, version) = client.get_versioned("accounts", b"alice")?.ok_or("alice has no account")?;
     println!("alice has {}", text(&amount));
 
-    // Several changes as one transaction, if nobody has changed alice's account since. On return
-    // they are durable.
+    // Several changes as one transaction, if alice's account has not changed since. On return they
+    // are durable.
     let mut batch = Batch::new();
     batch.expect_version("accounts", b"alice", version);
     batch.put("accounts", b"alice", b"70").put("accounts", b"bob", b"50");
     match client.commit(&batch)? {
         CommitOutcome::Committed(_) => println!("30 moved to bob"),
-        CommitOutcome::Mismatch { .. } => println!("somebody was faster"),
+        CommitOutcome::Mismatch { .. } => println!("another client was faster"),
     }
-    // The same once more: the version is another one by now, so nothing happens.
+    // The same batch again: the version is another one by now, so nothing happens.
     match client.commit(&batch)? {
         CommitOutcome::Committed(_) => println!("30 moved to bob again"),
         CommitOutcome::Mismatch { .. } => println!("not a second time"),

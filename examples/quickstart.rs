@@ -9,7 +9,7 @@ use std::time::Duration;
 use untorn::{Durability, Store};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Started as the second process, further down.
+    // This is the second process, which is started further down.
     if let Some(path) = std::env::args_os().nth(1) {
         return second_process(Path::new(&path));
     }
@@ -25,18 +25,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     users.put(b"alice", b"100")?;
     users.put(b"bob", b"20")?;
 
-    // Several keys: all of them become visible at once, or none. Dropped without a commit, it never
-    // was. Begun as visible, it gives way to transactions of other processes that wait for the
-    // disk.
+    // Several keys: all of them become visible at once, or none. Dropped without a commit, the
+    // transaction has no effect. Begun as visible, it gives way to transactions of other processes
+    // that wait for the disk.
     let mut txn = store.begin_with(Durability::Visible)?;
     txn.put(&users, b"alice", b"70")?;
     txn.put(&users, b"bob", b"50")?;
-    // Faster: visible to all processes now, durable a little later. The ticket says when.
+    // Faster: visible to all processes now, durable a little later. The ticket reports when.
     let before = store.snapshot()?;
     let ticket = txn.commit()?;
     ticket.wait()?;
 
-    // A snapshot stays as it was; reads come from the memory map, without a copy.
+    // A snapshot is unchanged by later commits; reads come from the memory map, without a copy.
     println!("before: alice has {}", text(before.get(&users, b"alice")?.expect("put before")));
     for entry in users.range(..)? {
         let (key, value) = entry?;
@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("visits: {}", store.counter("visits")?.get()?);
     println!("carol has {}", text(&users.get(b"carol")?.expect("put by the other process")));
 
-    // The logger would leave by itself some seconds after the last process.
+    // Without this call, the logger exits some seconds after the last process.
     drop((before, ticket, position, users));
     store.close()?;
     untorn::logger::stop_logger(&path, Duration::from_secs(10))?;

@@ -1,5 +1,5 @@
-//! Many processes count on one board, and some are killed. Get-then-put loses what others added in
-//! between; a counter, a compare-and-swap and a transaction lose nothing.
+//! Several processes count in one store, and some are killed. Get-then-put loses concurrent
+//! additions; a counter, a compare-and-swap and a transaction lose nothing.
 //!
 //! `cargo run --release --example scoreboard`
 
@@ -9,11 +9,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use untorn::{CasOutcome, Durability, Error, Keyspace, Options, Store};
 
-/// Processes that count at once.
+/// Processes that count concurrently.
 const PROCESSES: usize = 4;
-/// How often each of them adds 1.
+/// The additions of each process.
 const ROUNDS: u64 = 2000;
-/// How many processes are killed while they count, and replaced.
+/// The number of processes that are killed while they count, and replaced.
 const KILLS: u64 = 2;
 
 type Anything<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -36,8 +36,8 @@ fn main() -> Anything {
             "counter" => store.counter("score")?.get()?,
             _ => score(&store.keyspace("board")?, way)?.0,
         };
-        // A process that was killed between its addition and its word for it leaves one more than
-        // it said.
+        // A process that was killed between its addition and its output leaves one more than it
+        // reported.
         let lost = acknowledged.saturating_sub(found);
         println!("{way:<16} {acknowledged:>12} {found:>12} {lost:>8}");
         if way != "get-then-put" {
@@ -56,7 +56,7 @@ fn options() -> Options {
     options
 }
 
-/// Has processes count that way, and returns how many additions they said were done.
+/// Runs the processes that count that way, and returns how many additions they reported.
 fn run(way: &str, path: &Path) -> Anything<u64> {
     let start = || {
         let mut command = Command::new(std::env::current_exe()?);
@@ -71,7 +71,7 @@ fn run(way: &str, path: &Path) -> Anything<u64> {
         let killed = victim.kill();
         victim.wait()?;
         killed?;
-        // What it said before it died counts as well.
+        // The additions that it reported before it died count as well.
         acknowledged += lines.count() as u64;
         children.push(start()?);
     }
@@ -82,21 +82,21 @@ fn run(way: &str, path: &Path) -> Anything<u64> {
     Ok(acknowledged)
 }
 
-/// One process: adds 1 again and again, and says a line each time that it is done.
+/// Runs one process: it adds 1 repeatedly, and prints a line after each addition.
 fn count(way: &str, path: &Path) -> Anything {
     let store = options().open(path)?;
     let board = store.keyspace("board")?;
     let counter = store.counter("score")?;
     for _ in 0..ROUNDS {
         match way {
-            // Between the two calls others may have added: their additions are overwritten.
+            // Other processes may add between the two calls: their additions are overwritten.
             "get-then-put" => {
                 let (score, _) = score(&board, way)?;
                 board.put(way.as_bytes(), &(score + 1).to_le_bytes())?;
             }
             // One atomic instruction in shared memory.
             "counter" => counter.add(1)?,
-            // Put only if nobody has put since; else read again.
+            // Put only if the version is unchanged; otherwise read again.
             "compare-and-swap" => loop {
                 let (score, version) = score(&board, way)?;
                 let swapped = board.compare_and_swap(way.as_bytes(), version, &(score + 1).to_le_bytes())?;
@@ -104,7 +104,7 @@ fn count(way: &str, path: &Path) -> Anything {
                     break;
                 }
             },
-            // Nobody else writes between `begin` and `commit`, on whatever key.
+            // No other process writes between `begin` and `commit`, on any key.
             _ => {
                 let mut txn = store.begin()?;
                 let score = txn.get(&board, way.as_bytes())?.map_or(0, number);
@@ -112,13 +112,13 @@ fn count(way: &str, path: &Path) -> Anything {
                 txn.commit()?;
             }
         }
-        // One write each: what was said before a kill was said.
+        // One write each, so that every line printed before a kill arrives.
         std::io::stdout().write_all(b"added\n")?;
     }
     Ok(())
 }
 
-/// The score, and its version.
+/// Returns the score and its version.
 fn score(board: &Keyspace, way: &str) -> Result<(u64, Option<untorn::TxnId>), Error> {
     let found = board.get_versioned(way.as_bytes())?;
     Ok(found.map_or((0, None), |(value, version)| (number(&value), Some(version))))

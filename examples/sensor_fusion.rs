@@ -1,11 +1,11 @@
-//! Three processes: a sensor, a publisher of its calibration, and a consumer that takes only what
-//! belongs together.
+//! Three processes: a sensor, a publisher of its calibration, and a consumer that uses only values
+//! that belong together.
 //!
-//! Readings and calibrations are cells, updated in place, thousands of times a second if need be. A
-//! cell's store returns a version, and messages name it: the sensor announces each reading, by name
-//! and version, through the change feed; a reading names the calibration that it was made with. The
-//! consumer asks for exactly those versions. It gets them, or learns that they are gone (`Stale`);
-//! it never gets another one in their place.
+//! Readings and calibrations are cells, updated in place, thousands of times a second if necessary.
+//! A store into a cell returns a version, which messages can refer to. The sensor announces each
+//! reading, by name and version, through the change feed; a reading contains the version of its
+//! calibration. The consumer requests exactly those versions. It gets them, or the error that they
+//! are overwritten (`Stale`); it never gets another version instead.
 //!
 //! `cargo run --release --example sensor_fusion`
 
@@ -26,16 +26,16 @@ struct Calibration {
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Reading {
-    /// What the sensor measures, in its own units.
+    /// The measured value, in the sensor's own units.
     raw: f64,
-    /// What it should come to.
+    /// The true value.
     truth: f64,
-    /// The version of the calibration that it was made with.
+    /// The version of the calibration that was used.
     calibration: u64,
 }
 
 impl Calibration {
-    /// What a reading means; whether that is right only this example knows.
+    /// Returns whether the calibration gives the true value, which only this example can check.
     fn is_of(&self, reading: &Reading) -> bool {
         (reading.raw * self.gain + self.offset - reading.truth).abs() < 1e-6
     }
@@ -101,7 +101,7 @@ fn sensor(store: &Store) -> Anything {
     for n in 0..READINGS {
         let (now, version) = calibration.load()?;
         let truth = n as f64;
-        // A gain of 0 has the cell that nobody has stored into yet.
+        // A gain of 0 is the initial value of the cell.
         let raw = if now.gain == 0.0 { 0.0 } else { (truth - now.offset) / now.gain };
         let version = cell.store(&Reading { raw, truth, calibration: version.as_u64() })?;
         announcements.put(b"reading", &version.as_u64().to_le_bytes())?;
@@ -110,7 +110,7 @@ fn sensor(store: &Store) -> Anything {
     Ok(())
 }
 
-/// Takes each reading that is announced, if it and its calibration are still there.
+/// Uses each announced reading, if it and its calibration are still there.
 fn consumer(store: &Store, path: &Path) -> Anything {
     let (calibration, cell) = (calibration(store)?, store.cell_of::<Reading>("reading")?);
     let mut changes = store.changes(untorn::TxnId::ZERO, Feed::Visible)?.keyspace("announcements");
@@ -120,7 +120,7 @@ fn consumer(store: &Store, path: &Path) -> Anything {
             return Err(format!("no news of {}", path.display()).into());
         };
         let version = u64::from_le_bytes(change.value().expect("it is put").try_into()?);
-        // The newest calibration, whatever it is, as one would do without versions.
+        // The newest calibration, as a consumer without versions would use it.
         let (newest, _) = calibration.load()?;
         match cell.load_version(Version::from_u64(version)) {
             Err(Error::Stale) => late += 1,
@@ -135,7 +135,7 @@ fn consumer(store: &Store, path: &Path) -> Anything {
                 }
             },
         }
-        // Now and then it has something else to do, and falls behind.
+        // From time to time it does other work, and falls behind.
         if announced % 100 == 0 {
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -1,9 +1,9 @@
 //! What a direct client and a message-passing client have in common, as two traits: reading and
 //! writing a store.
 //!
-//! A program that is written against them works on a [`Store`] as on a [`Client`]; the command line
-//! `untorn` is. They name keyspaces by strings and return copies, as the socket does. What a direct
-//! client alone can do (snapshots, transactions, references into the store) is not among them.
+//! A program that uses the traits works on a [`Store`] as well as on a [`Client`]; the command line
+//! `untorn` is one. They name keyspaces by strings and return copies, as the socket does. They
+//! exclude what only a direct client can do: snapshots, transactions, references into the store.
 
 use crate::api::batch;
 use crate::api::cells;
@@ -15,7 +15,7 @@ use crate::{
 use std::ops::Bound;
 use std::time::Duration;
 
-/// Records of a range, in the order asked for: keys and values.
+/// The records of a range, in the requested order: keys and values.
 pub type Records<'s> = Box<dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>)>> + 's>;
 
 /// The two bounds of a range of keys.
@@ -50,77 +50,77 @@ pub type KeyBounds<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 /// # }
 /// ```
 pub trait StoreRead {
-    /// The visible value of a key, and its version: the transaction that wrote it.
+    /// Returns the visible value of a key and its version: the transaction that wrote it.
     ///
     /// # Errors
     /// [`Error::NoKeyspace`]; those of [`Keyspace::get`] or [`Client::get`].
     fn get_versioned(&self, keyspace: &str, key: &[u8]) -> Result<Option<(Vec<u8>, TxnId)>>;
 
-    /// The visible value of a key.
+    /// Returns the visible value of a key.
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn get(&self, keyspace: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.get_versioned(keyspace, key)?.map(|(value, _)| value))
     }
 
-    /// The visible values of several keys, all as of one transaction.
+    /// Returns the visible values of several keys, all as of one transaction.
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn multi_get(&self, keyspace: &str, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>>;
 
-    /// The visible records of a range, in key order, as of one transaction.
+    /// Returns the visible records of a range, in key order, as of one transaction.
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn scan(&self, keyspace: &str, bounds: KeyBounds<'_>) -> Result<Records<'_>>;
 
-    /// As [`StoreRead::scan`], from the end of the range to its beginning.
+    /// Returns the records of [`StoreRead::scan`] in reverse key order.
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn scan_back(&self, keyspace: &str, bounds: KeyBounds<'_>) -> Result<Records<'_>>;
 
-    /// The visible records whose keys begin with `prefix`; see [`StoreRead::scan`].
+    /// Returns the visible records whose keys begin with `prefix`; see [`StoreRead::scan`].
     ///
     /// # Errors
-    /// As [`StoreRead::get_versioned`].
+    /// Those of [`StoreRead::get_versioned`].
     fn prefix(&self, keyspace: &str, prefix: &[u8]) -> Result<Records<'_>> {
         let end = crate::prefix::prefix_end(prefix);
         self.scan(keyspace, crate::prefix::prefix_bounds(prefix, end.as_deref()))
     }
 
-    /// The names of the keyspaces that the caller may read, in the order in which they were
+    /// Returns the names of the keyspaces that the caller may read, in the order in which they were
     /// created.
     ///
     /// # Errors
-    /// As [`Store::keyspaces`] and [`Client::keyspaces`].
+    /// Those of [`Store::keyspaces`] and [`Client::keyspaces`].
     fn keyspaces(&self) -> Result<Vec<String>>;
 
-    /// The newest value of a cell, and its version.
+    /// Returns the newest value of a cell and its version.
     ///
     /// # Errors
     /// [`Error::NoCell`]; those of [`Cell::load`](crate::Cell::load) and [`Client::cell_load`].
     fn cell_load(&self, name: &str) -> Result<(Vec<u8>, Version)>;
 
-    /// The value of a counter; 0 if there is none.
+    /// Returns the value of a counter; 0 if there is none.
     ///
     /// # Errors
     /// [`Error::NoCell`] if it is a cell.
     fn counter_get(&self, name: &str) -> Result<u64>;
 
-    /// Figures of the store as of now.
+    /// Returns figures of the store as of now.
     ///
     /// # Errors
-    /// As [`Store::stats`] and [`Client::stats`].
+    /// Those of [`Store::stats`] and [`Client::stats`].
     fn stats(&self) -> Result<Stats>;
 
-    /// The changes after transaction `from`, or from now on, of one keyspace or of all, of keys
-    /// that begin with `prefix`.
+    /// Returns the changes after transaction `from`, or from now on. They are those of one keyspace
+    /// or of all, and of keys that begin with `prefix`.
     ///
     /// # Errors
-    /// As [`Store::changes`] and [`Client::changes`].
+    /// Those of [`Store::changes`] and [`Client::changes`].
     fn follow(
         &self,
         from: Option<TxnId>,
@@ -132,74 +132,75 @@ pub trait StoreRead {
 
 /// Writing a store, direct or by message.
 pub trait StoreWrite: StoreRead {
-    /// Stores a value under a key, as one transaction at the handle's default durability; makes the
-    /// keyspace if there is none.
+    /// Stores a value under a key, as one transaction at the handle's default durability; creates
+    /// the keyspace if there is none.
     ///
     /// # Errors
-    /// As [`Keyspace::put`] and [`Client::put`].
+    /// Those of [`Keyspace::put`] and [`Client::put`].
     fn put(&self, keyspace: &str, key: &[u8], value: &[u8]) -> Result<TxnId>;
 
-    /// Removes a key, as one transaction at the handle's default durability. Returns whether it was
-    /// there.
+    /// Removes a key, as one transaction at the handle's default durability. Returns whether the
+    /// key was present.
     ///
     /// # Errors
     /// [`Error::NoKeyspace`]; those of [`StoreWrite::put`].
     fn delete(&self, keyspace: &str, key: &[u8]) -> Result<bool>;
 
     /// Removes all keys of a range, as one transaction at the handle's default durability. Returns
-    /// how many there were.
+    /// the number of keys that were removed.
     ///
     /// # Errors
     /// [`Error::NoKeyspace`]; those of [`StoreWrite::put`].
     fn delete_range(&self, keyspace: &str, bounds: KeyBounds<'_>) -> Result<u64>;
 
-    /// Commits a batch as one transaction, if all of its conditions hold.
+    /// Commits a batch as one transaction, if all of its conditions are met.
     ///
     /// # Errors
-    /// [`Error::NoKeyspace`] for a deletion in a keyspace that is not there; those of
+    /// [`Error::NoKeyspace`] for a deletion in a keyspace that does not exist; those of
     /// [`StoreWrite::put`].
     fn commit(&self, batch: &Batch, durability: Durability) -> Result<CommitOutcome>;
 
-    /// Stores the value of a cell, and returns its version. Makes the cell if there is none.
+    /// Stores the value of a cell and returns its version. Creates the cell if there is none.
     ///
     /// # Errors
-    /// As [`Cell::store`](crate::Cell::store) and [`Client::cell_store`].
+    /// Those of [`Cell::store`](crate::Cell::store) and [`Client::cell_store`].
     fn cell_store(&self, name: &str, value: &[u8]) -> Result<Version>;
 
-    /// As [`StoreWrite::cell_store`]; on return the value, or a later one, is durable.
+    /// Stores a value as [`StoreWrite::cell_store`] does; on return the value, or a later one, is
+    /// durable.
     ///
     /// # Errors
-    /// As [`StoreWrite::cell_store`].
+    /// Those of [`StoreWrite::cell_store`].
     fn cell_store_durable(&self, name: &str, value: &[u8]) -> Result<Version>;
 
-    /// Adds to a counter. Makes the counter if there is none.
+    /// Adds to a counter. Creates the counter if there is none.
     ///
     /// # Errors
-    /// As [`Counter::add`](crate::Counter::add) and [`Client::counter_add`].
+    /// Those of [`Counter::add`](crate::Counter::add) and [`Client::counter_add`].
     fn counter_add(&self, name: &str, amount: u64) -> Result<()>;
 
-    /// Returns when all that was visible at the call is durable.
+    /// Returns when everything that was visible at the call is durable.
     ///
     /// # Errors
-    /// As [`Store::sync`] and [`Client::sync`].
+    /// Those of [`Store::sync`] and [`Client::sync`].
     fn sync(&self) -> Result<()>;
 
-    /// Takes a checkpoint; the id is that of the newest transaction that it covers.
+    /// Takes a checkpoint and returns the newest transaction that it covers.
     ///
     /// # Errors
-    /// As [`Store::checkpoint`] and [`Client::checkpoint`].
+    /// Those of [`Store::checkpoint`] and [`Client::checkpoint`].
     fn checkpoint(&self) -> Result<TxnId>;
 }
 
-/// Following the changes of a store, direct or by message; made by [`StoreRead::follow`].
+/// A feed of the changes of a store, direct or by message; made by [`StoreRead::follow`].
 pub trait Follow {
-    /// The next change, if one comes within `timeout`.
+    /// Returns the next change, if one arrives within `timeout`.
     ///
     /// # Errors
-    /// As [`Changes::try_next`] and [`RemoteChanges::try_next`].
+    /// Those of [`Changes::try_next`] and [`RemoteChanges::try_next`].
     fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>>;
 
-    /// The transaction after which a new feed continues without a gap.
+    /// Returns the transaction after which a new feed continues without a gap.
     fn resume_from(&self) -> TxnId;
 }
 
@@ -246,7 +247,7 @@ impl StoreRead for Store {
     }
 
     fn counter_get(&self, name: &str) -> Result<u64> {
-        // A caller that only reads makes none.
+        // A call that only reads creates no keyspace.
         match cells::find(self, name)? {
             Some(place) if place.kind() == CellKind::Counter => self.counter(name)?.get(),
             Some(_) => Err(Error::NoCell { name: name.into() }),

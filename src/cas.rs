@@ -1,14 +1,14 @@
-//! What a compare-and-swap found.
+//! The outcome of a compare-and-swap.
 
 use crate::TxnId;
 
-/// How [`Keyspace::compare_and_swap`](crate::Keyspace::compare_and_swap) ended.
+/// The outcome of [`Keyspace::compare_and_swap`](crate::Keyspace::compare_and_swap).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a mismatch means that nothing was stored"]
 pub enum CasOutcome {
-    /// The version was the expected one; the change is this transaction.
+    /// The version was the expected one; this transaction made the change.
     Swapped(TxnId),
-    /// It was not, and nothing has changed.
+    /// The version was another one, and nothing has changed.
     Mismatch {
         /// The key's version; `None` if it is absent.
         current: Option<TxnId>,

@@ -1,30 +1,31 @@
-//! What a change feed yields, whether a client follows it directly or by message.
+//! The changes that a feed yields, to direct and to message-passing clients.
 
 use crate::TxnId;
 use std::fmt;
 use std::sync::Arc;
 
-/// Which commits a feed tells of.
+/// Selects which commits a feed delivers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Feed {
-    /// All that other processes see, as soon as they do. What it tells of may be taken back by a
-    /// power loss: a consumer that resumes from there then gets [`Error::Diverged`](crate::Error::Diverged).
+    /// Every visible commit, as soon as it is visible. A power loss may take back a delivered
+    /// commit: a consumer that resumes from it then gets
+    /// [`Error::Diverged`](crate::Error::Diverged).
     Visible,
-    /// Only what an fsync has covered, which nothing takes back.
+    /// Only durable commits, which nothing takes back.
     Durable,
 }
 
-/// What happened to a key or a keyspace.
+/// The kind of a change to a key or a keyspace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum ChangeKind {
-    /// The key has this value now.
+    /// The key has a new value.
     Put,
-    /// The key is gone.
+    /// The key was removed.
     Delete,
-    /// The whole keyspace is gone, with all its keys; key and value are empty.
+    /// The whole keyspace was dropped, with all its keys; key and value are empty.
     DropKeyspace,
-    /// All keys from [`Change::key`] on are gone, up to but not including [`Change::end`]. The
+    /// All keys from [`Change::key`] up to, but not including, [`Change::end`] were removed. The
     /// change does not list them.
     DeleteRange,
 }
@@ -43,34 +44,33 @@ pub struct Change {
 }
 
 impl Change {
-    /// The transaction that made the change.
+    /// Returns the transaction that made the change.
     pub fn txn_id(&self) -> TxnId {
         self.txn
     }
 
-    /// The name of the keyspace, also of one that was dropped since.
+    /// Returns the name of the keyspace, even if it was dropped since.
     pub fn keyspace(&self) -> &str {
         &self.keyspace
     }
 
-    /// What happened.
+    /// Returns the kind of the change.
     pub fn kind(&self) -> ChangeKind {
         self.kind
     }
 
-    /// The key; of a range the key that it begins with.
+    /// Returns the key; for a range, its first key.
     pub fn key(&self) -> &[u8] {
         &self.key
     }
 
-    /// The exclusive end of a removed range. `None` if the range has no upper bound, and for all
-    /// other kinds of changes. Bounds may be one byte
-    /// longer than a key can be.
+    /// Returns the exclusive end of a removed range. `None` if the range has no upper bound, and
+    /// for all other kinds of changes. Bounds may be one byte longer than a key can be.
     pub fn end(&self) -> Option<&[u8]> {
         self.end.as_deref()
     }
 
-    /// Whether the change sets or removes `key`, if that is a key of the same keyspace.
+    /// Returns whether the change sets or removes `key`, if that is a key of the same keyspace.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -109,17 +109,18 @@ impl Change {
         }
     }
 
-    /// The new value; `None` if the key, the range or the keyspace was removed.
+    /// Returns the new value; `None` if the key, the range or the keyspace was removed.
     pub fn value(&self) -> Option<&[u8]> {
         self.value.as_deref()
     }
 
-    /// The new value, without copying it.
+    /// Returns the new value, without copying it.
     pub fn into_value(self) -> Option<Vec<u8>> {
         self.value
     }
 
-    /// Whether it is the last change of its transaction, among those that the feed was asked for.
+    /// Returns whether this is the last change of its transaction, among those that the feed
+    /// delivers.
     pub fn last_in_txn(&self) -> bool {
         self.last
     }

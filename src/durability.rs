@@ -1,8 +1,8 @@
-//! How far a commit has come when it returns.
+//! The durability of a commit when it returns.
 
 use std::time::Duration;
 
-/// How far a commit has come when it returns.
+/// The durability of a commit when it returns.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -26,20 +26,20 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Durability {
-    /// Other processes see it; it survives the death of any process, but not of the kernel or the
-    /// power.
+    /// Other processes see the commit; it survives the death of any process, but not a crash of the
+    /// kernel or a power loss.
     Visible,
-    /// It survives a power loss: an fsync that covers it has returned.
+    /// The commit survives a power loss: an fsync that covers it has returned.
     #[default]
     Durable,
-    /// As [`Durability::Durable`], and there is time: the logger may put the fsync off until so
-    /// long after the call of the commit, so that one covers more. It delays as far as the
-    /// deadlines of all commits allow, going by its running estimate of how long a flush takes; an
-    /// fsync for other reasons (the flush policy for commits of the other kinds, a half-full ring,
-    /// [`Store::sync`](crate::Store::sync)) covers this commit as well.
+    /// As [`Durability::Durable`], but the logger may delay the fsync until this long after the
+    /// call of the commit, so that one fsync covers more commits. It delays as far as the deadlines
+    /// of all commits allow, by its running estimate of how long a flush takes. An fsync for other
+    /// reasons covers this commit as well: the flush policy for commits of the other kinds, a
+    /// half-full ring, or [`Store::sync`](crate::Store::sync).
     ///
-    /// The deadline is what the logger aims at, not a limit: a slow disk can miss it. Then the
-    /// commit returns later, as durable as ever, and is counted in
-    /// [`Stats::deadlines`](crate::Stats::deadlines). Zero is [`Durability::Durable`].
+    /// The deadline is a target, not a limit: a slow disk can miss it. Then the commit returns
+    /// later, fully durable, and is counted in [`Stats::deadlines`](crate::Stats::deadlines). Zero
+    /// is [`Durability::Durable`].
     Within(Duration),
 }

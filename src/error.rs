@@ -16,21 +16,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 use untorn_wal::files::{OtherOwner, WrongKind};
 
-/// What the calls of this library return.
+/// The result of the calls of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong, by what the caller can do about it.
+/// All errors of this library, by what the caller can do about them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The handle was made before a `fork()` and is used in the child. Open the store anew there.
+    /// The handle was opened before a `fork()` and is used in the child. Open the store anew there.
     #[error(
         "this handle was opened before fork() and belongs to the parent process; open the store again in the child"
     )]
     Forked,
-    /// A lock, mostly that of the one write transaction, was not free as long as the caller was
-    /// ready to wait. Nothing of the call has happened. Try again; if the holder is a stopped
-    /// process, continue or end it.
+    /// A lock, usually that of the one write transaction, was not free within the time that the
+    /// caller allowed. The call had no effect. Try again; if the holder is a stopped process,
+    /// continue or end it.
     #[error(
         "{lock} was not free within {waited:?} (holder: {})",
         holder.as_ref().map_or("unknown".into(), ToString::to_string)
@@ -54,20 +54,20 @@ pub enum Error {
     LoggerStalled {
         /// How long the call waited.
         waited: Duration,
-        /// The transaction whose durability was waited for: it is visible, and becomes durable if
-        /// the logger goes on. `None` if nothing of the call has happened.
+        /// The transaction whose durability was waited for. It is visible, and becomes durable if
+        /// the logger continues. `None` if the call had no effect.
         visible: Option<TxnId>,
     },
-    /// No logger could be started, or none became ready. Nothing of the call has happened. Remove
-    /// the cause and try again.
+    /// No logger could be started, or none became ready. The call had no effect. Remove the cause
+    /// and try again.
     #[error("no logger could be started: {reason}")]
     LoggerUnavailable {
         /// What was tried, and how it failed.
         reason: LoggerFailure,
     },
     /// A thread of the logger that this process runs in the foreground panicked. The logger has
-    /// given up its place, so the next one, started by a client or a supervisor, goes on from where
-    /// it ended.
+    /// given up its byte of `lock`. The next logger, started by a client or a supervisor, continues
+    /// from where it ended.
     #[error("the logger's {thread} thread panicked: {message}; the logger has ended, start it again")]
     LoggerPanicked {
         /// The thread.
@@ -75,9 +75,8 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
-    /// The transaction is visible, but it is in doubt whether it will survive a power loss: the log
-    /// can't be written, or no logger can be started just now. It must not be taken for one that
-    /// has not happened.
+    /// The transaction is visible, but may not survive a power loss: the log can't be written, or
+    /// no logger can be started just now. Do not treat it as a transaction that has not happened.
     #[error("transaction {txn} is visible but not durable: {reason}")]
     NotDurable {
         /// The transaction.
@@ -85,22 +84,22 @@ pub enum Error {
         /// Why it did not become durable.
         reason: NotDurableReason,
     },
-    /// The device has no room for the log, the arena or another file of the store. Nothing of the
-    /// transaction happened. Free what [`Space`] names and try again. A store that has reached its
-    /// own limit is an [`Error::Limit`] of [`LimitKind::StoreSize`].
+    /// The device has no space for the log, the arena or another file of the store. The transaction
+    /// had no effect. Free what [`Space`] names and try again. A store that has reached its own
+    /// limit returns [`Error::Limit`] with [`LimitKind::StoreSize`].
     #[error("no space left for {what}")]
     DiskFull {
         /// What could not grow.
         what: Space,
     },
-    /// The id belongs to a future that a power loss took back, or never was given by this store.
-    #[error("transaction {txn} is none of this store's: it was lost in a crash, or never was")]
+    /// The id belongs to commits that a power loss took back, or this store never assigned it.
+    #[error("transaction {txn} is not one of this store: a crash lost it, or it never existed")]
     Diverged {
-        /// The id that was asked for.
+        /// The requested id.
         txn: TxnId,
     },
-    /// The version that was asked for has been overwritten.
-    #[error("that version has been overwritten")]
+    /// The requested version has been overwritten.
+    #[error("the version has been overwritten")]
     Stale,
     /// The consumer fell behind what the log retains.
     #[error("changes before {oldest} are no longer retained")]
@@ -108,15 +107,15 @@ pub enum Error {
         /// The oldest position that can still be read.
         oldest: TxnId,
     },
-    /// A write or sync failed, after which the kernel may have dropped what was written: the store
-    /// takes no more writes until all its clients have closed it. Nothing of the call has happened.
+    /// A write or sync failed, after which the kernel may have dropped the written data. The store
+    /// takes no more writes until all its clients have closed it. The call had no effect.
     #[error("the store needs recovery: {reason}; close it in all processes and open it again")]
     NeedsRecovery {
         /// What happened.
         reason: RecoveryReason,
     },
-    /// Stored bytes are not what was written. Run `untorn verify`, and restore a backup. `what` is a
-    /// text for people: file and offset are what a program can use.
+    /// Stored bytes differ from what was written. Run `untorn verify`, and restore a backup. `what`
+    /// is for display; programs can use file and offset.
     #[error("{file} is damaged at byte {offset}: {what}")]
     Corrupt {
         /// The file, relative to the store's directory.
@@ -127,7 +126,7 @@ pub enum Error {
         what: String,
     },
     /// The store has a format that this version of the library does not know.
-    #[error("{file} has format {found}, this library knows {known}; use the version of the library that wrote it")]
+    #[error("{file} has format {found}, this library supports {known}; use the version of the library that wrote it")]
     FormatVersion {
         /// The file, relative to the store's directory.
         file: String,
@@ -137,21 +136,21 @@ pub enum Error {
         known: u32,
     },
     /// Files of the store do not belong together, or the store is in use in another boot; or a name
-    /// in its directory leads to something else than a regular file. Nothing has changed.
+    /// in its directory is not a regular file. Nothing has changed.
     #[error("{file} does not fit: {what}")]
     Mismatch {
         /// The file, relative to the store's directory.
         file: String,
-        /// How it does not fit, and what to do.
+        /// The mismatch, and its remedy.
         what: MismatchKind,
     },
-    /// There is no store at this path, and it was not to be created.
+    /// There is no store at this path, and the call did not allow to create one.
     #[error("there is no store at {path}")]
     NotFound {
-        /// The path that was given.
+        /// The given path.
         path: PathBuf,
     },
-    /// The directory lies on a file system that cannot keep the store's promises. The store was not
+    /// The directory is on a file system that can't keep the store's guarantees. The store was not
     /// opened.
     #[error("{path} lies on {file_system}: {reason}")]
     UnsupportedFileSystem {
@@ -159,22 +158,22 @@ pub enum Error {
         path: PathBuf,
         /// The name of the file system, or its number as `statfs` gives it.
         file_system: String,
-        /// What cannot be relied on, and the option that opens the store all the same, if there is
-        /// one.
+        /// The operation that is not reliable, and the option that opens the store anyway, if there
+        /// is one.
         reason: FileSystemReason,
     },
-    /// The handle is cut off from the store, and nothing of the call has happened. Drop it and open
-    /// the store again: what was acknowledged is there.
+    /// The handle is cut off from the store, and the call had no effect. Drop it and open the store
+    /// again: everything acknowledged is there.
     #[error("this handle is cut off from the store: {reason}; drop it and open the store again")]
     Detached {
-        /// What cuts it off.
+        /// The cause.
         reason: DetachedReason,
     },
     /// The process lacks a right that a direct client needs. The store was not opened. Run as its
     /// owner, or use a message-passing client ([`Client`](crate::Client)).
     #[error("no permission for {what}; a direct client needs to read and write the directory's files")]
     Permission {
-        /// The right that it lacks, and what to do.
+        /// The missing right, and its remedy.
         what: PermissionReason,
     },
     /// The handle was opened read-only.
@@ -192,24 +191,24 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// The name is the store's own: only the store itself creates, changes and drops keyspaces
-    /// whose names begin so.
+    /// The name is reserved: only the store itself creates, changes and drops keyspaces whose names
+    /// have this prefix.
     #[error("keyspace {name:?} is the store's own, as its name begins with \"untorn.\"")]
     ReservedName {
         /// The name.
         name: String,
     },
-    /// The cell has another length, or is a counter; or the counter is a cell.
+    /// The cell has another length or is a counter, or the counter is a cell.
     #[error("{name:?} is {}, not {}", cell_kind(*found), cell_kind(*wanted))]
     OtherCell {
         /// Its name.
         name: String,
-        /// The length of the value that it has, in bytes; `None` for a counter.
+        /// The length of its value in bytes; `None` for a counter.
         found: Option<u64>,
-        /// What the call needs.
+        /// The length that the call needs; `None` for a counter.
         wanted: Option<u64>,
     },
-    /// An earlier call of the transaction failed in the middle. Roll it back and begin anew.
+    /// An earlier call of the transaction failed halfway. Roll it back and begin a new one.
     #[error("an earlier error has ended the transaction; roll it back and begin anew")]
     TransactionFailed,
     /// There is no cell or counter of this name, or the one that the handle was made for was
@@ -219,53 +218,54 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// A stated limit would be exceeded. Nothing of the transaction happened.
+    /// A documented limit would be exceeded. The transaction had no effect.
     #[error("{what} is {found}, the limit is {limit}")]
     Limit {
         /// What is limited.
         what: LimitKind,
-        /// What was asked for.
+        /// The requested value.
         found: u64,
         /// The limit.
         limit: u64,
     },
-    /// An option or argument makes no sense. Nothing has happened. `what` is a text for people: a
-    /// correct program never gets this error.
+    /// An option or argument is not valid. The call had no effect. `what` is for display: a correct
+    /// program never gets this error.
     #[error("{what}")]
     Invalid {
         /// What is wrong, with its limits.
         what: String,
     },
-    /// There is no connection to the server of messages, or it broke, and nothing of the call has
-    /// happened. Try again. `reason` is a text for people, mostly the system's.
+    /// There is no connection to the server, or it broke, and the call had no effect. Try again.
+    /// `reason` is for display, and usually the system's text.
     #[error("no connection to the store's socket: {reason}")]
     Disconnected {
         /// What happened to it.
         reason: String,
     },
-    /// The connection broke after a write was sent and before it was answered: it has happened, or
-    /// it has not. Look before doing it again. `reason` is a text for people, mostly the system's.
-    #[error("it is in doubt whether the write has happened: {reason}")]
+    /// The connection broke after a write was sent and before the reply arrived, so the write may
+    /// or may not have happened. Check before repeating it. `reason` is for display, and usually
+    /// the system's text.
+    #[error("the write may or may not have happened: {reason}")]
     InDoubt {
         /// What happened to the connection.
         reason: String,
     },
-    /// The store's access file does not allow it to this user, and nothing of the call has happened.
-    /// `what` is a text for people, which the server composes.
+    /// The store's access file does not allow this user to make the call, which had no effect.
+    /// `what` is for display; the server composes it.
     #[error("not allowed: {what}")]
     NotAllowed {
-        /// What is not allowed, and by which rule.
+        /// The denied operation, and the rule that denies it.
         what: String,
     },
-    /// The server of messages has no room for it just now, and nothing of the call has happened. Try
-    /// again. `what` is a text for people, which the server composes.
+    /// The server lacks the resources just now, and the call had no effect. Try again. `what` is
+    /// for display; the server composes it.
     #[error("the server is busy: {what}")]
     Busy {
-        /// What there is too much of.
+        /// The resource that is used up.
         what: String,
     },
-    /// The other side of a connection does not speak the protocol, or not this version of it. `what`
-    /// is a text for people. Use the version of the library that the store's logger has.
+    /// The peer does not speak the protocol, or not this version of it. `what` is for display. Use
+    /// the version of the library that the store's logger has.
     #[error("{what}")]
     Protocol {
         /// What was expected and found.
@@ -297,16 +297,17 @@ impl Error {
         }
     }
 
-    /// An error of a rustix call.
+    /// Converts an error of a rustix call.
     pub(crate) fn sys(what: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Error {
         let what = what.into();
         move |errno| Error::Io { what, source: errno.into() }
     }
 
-    /// The error as a number of the system, for words in shared memory that have room for no more.
+    /// Returns the error as an error number of the system, for words in shared memory, which have
+    /// no space for more.
     pub(crate) fn errno(&self) -> i32 {
         match self {
-            // Of a store that has reached its largest size.
+            // A store that has reached its maximum size.
             Error::DiskFull { .. } | Error::Limit { .. } => libc::ENOSPC,
             Error::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             _ => libc::EIO,
@@ -318,7 +319,7 @@ impl Error {
     }
 }
 
-/// A cell or counter, for an error message.
+/// Describes a cell or counter, for an error message.
 fn cell_kind(len: Option<u64>) -> String {
     len.map_or("a counter".into(), |len| format!("a cell of {len} bytes"))
 }

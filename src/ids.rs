@@ -6,7 +6,7 @@ use std::fmt;
 
 /// The number of a page in the arena; its byte offset is the number times the page size.
 ///
-/// Page 0 identifies the file and is never handed out, so that 0 stands for "none".
+/// Page 0 identifies the file and is never handed out, so 0 means "none".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
 pub(crate) struct PageId(pub(crate) u32);
 
@@ -23,13 +23,13 @@ impl PageId {
 /// bits.
 ///
 /// Ids order transactions as they became visible. The first transaction after a recovery that may
-/// have lost transactions raises the incarnation, so that an id of a lost transaction never names
+/// have lost transactions raises the incarnation. So the id of a lost transaction never refers to
 /// another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TxnId(u64);
 
-/// Bits of a [`TxnId`] that count transactions.
+/// The number of bits of a [`TxnId`] that count transactions.
 const SEQUENCE_BITS: u32 = 44;
 /// The last transaction that a store can have.
 const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
@@ -37,34 +37,34 @@ const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 pub(crate) const INCARNATION_MAX: u32 = (1 << (64 - SEQUENCE_BITS)) - 1;
 
 impl TxnId {
-    /// Before the first transaction.
+    /// The id before the first transaction.
     pub const ZERO: TxnId = TxnId(0);
 
-    /// The id with these raw bits, as [`TxnId::as_u64`] gave them.
+    /// Returns the id with these raw bits, as [`TxnId::as_u64`] returned them.
     pub const fn from_u64(bits: u64) -> TxnId {
         TxnId(bits)
     }
 
-    /// The raw bits, to be stored or sent elsewhere.
+    /// Returns the raw bits, to be stored or sent elsewhere.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The number of recoveries after which the store was written to again.
+    /// Returns the number of recoveries after which the store was written to again.
     pub const fn incarnation(self) -> u32 {
         (self.0 >> SEQUENCE_BITS) as u32
     }
 
-    /// The position in the order of all transactions of the store; it is never reset.
+    /// Returns the position in the order of all transactions of the store; it is never reset.
     pub const fn sequence(self) -> u64 {
         self.0 & SEQUENCE_MAX
     }
 
-    /// The id of the next transaction in `incarnation`, which is this id's or a later one.
+    /// Returns the id of the next transaction in `incarnation`, which is this id's or a later one.
     ///
     /// # Errors
-    /// [`Error::Limit`] before an id would be given again: a carry out of either field would do
-    /// that.
+    /// [`Error::Limit`] if the next id would not be unique: a carry out of either field would
+    /// repeat an id.
     pub(crate) fn next_in(self, incarnation: u32) -> Result<TxnId> {
         if incarnation > INCARNATION_MAX {
             let what = LimitKind::Incarnations;
@@ -77,7 +77,7 @@ impl TxnId {
         Ok(TxnId(u64::from(incarnation) << SEQUENCE_BITS | (self.sequence() + 1)))
     }
 
-    /// Whether `next` can be the id of the transaction after this one.
+    /// Returns whether `next` can be the id of the transaction after this one.
     pub(crate) const fn precedes(self, next: TxnId) -> bool {
         next.sequence() == self.sequence() + 1 && next.incarnation() >= self.incarnation()
     }
@@ -97,8 +97,8 @@ impl fmt::Display for TxnId {
 
 /// The version of a cell's value: a number that grows with each value that the cell has.
 ///
-/// A version names one value for ever, also after a power loss took that value back, and also after
-/// the cell was dropped and another one of its name was created.
+/// A version refers to one value for ever, even if a power loss took that value back, or the cell
+/// was dropped and another one of its name was created.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Version(u64);
@@ -108,17 +108,17 @@ pub struct Version(u64);
 const UNSAMPLED_MAX: u64 = 1 << 42;
 
 impl Version {
-    /// The version with these raw bits, as [`Version::as_u64`] gave them.
+    /// Returns the version with these raw bits, as [`Version::as_u64`] returned them.
     pub const fn from_u64(bits: u64) -> Version {
         Version(bits)
     }
 
-    /// The raw bits, to be stored or sent elsewhere.
+    /// Returns the raw bits, to be stored or sent elsewhere.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The next version; `None` after the last one.
+    /// Returns the next version; `None` after the last one.
     pub(crate) const fn next(self) -> Option<Version> {
         match self.0.checked_add(1) {
             Some(next) => Some(Version(next)),
@@ -126,17 +126,18 @@ impl Version {
         }
     }
 
-    /// The lowest version that a cell can be given in `incarnation`, if the newest version known of
-    /// it is this one, and its newest record was committed in the incarnation `committed_in`.
+    /// Returns the lowest version that a cell can have in `incarnation`. The newest known version
+    /// of the cell is this one, and its newest record was committed in the incarnation
+    /// `committed_in`.
     ///
-    /// The result depends on durable facts alone. So each recovery in the same incarnation comes to
-    /// the same floor, whether or not anything was stored since the first of them. It is above
-    /// every version that was given before:
+    /// The result depends on durable facts alone. So each recovery in the same incarnation computes
+    /// the same floor, whether or not any value was stored since the first of them. The floor is
+    /// above every version that was assigned before:
     /// - In the incarnation of the record nothing is lost: the floor is at most this version.
     /// - Each later incarnation began after a loss. It took back less than [`UNSAMPLED_MAX`]
     ///   versions of this cell above those of the incarnation before, or versions below the first
-    ///   one of this incarnation. The first term counts for a cell that has had more values than an
-    ///   incarnation has room for.
+    ///   one of this incarnation. The first case is for a cell that has had more values than an
+    ///   incarnation has versions for.
     pub(crate) fn floor(self, committed_in: u32, incarnation: u32) -> Version {
         let losses = u64::from(incarnation.saturating_sub(committed_in));
         let reached = self.0.saturating_add(losses.saturating_mul(UNSAMPLED_MAX));
@@ -177,7 +178,7 @@ pub(crate) struct KeyspaceId(pub(crate) u64);
 mod tests {
     use super::*;
 
-    /// Goal: ids end at an error at both limits, and before a field overflows into the other.
+    /// Goal: ids end with an error at both limits, and before a field overflows into the other.
     #[test]
     fn the_last_ids() {
         let last = TxnId::from_u64(7 << SEQUENCE_BITS | (SEQUENCE_MAX - 1)).next_in(7).unwrap();
@@ -194,10 +195,10 @@ mod tests {
     #[test]
     fn floors_of_versions() {
         let of = |incarnation: u64, values: u64| Version(incarnation << SEQUENCE_BITS | values);
-        // Nothing is lost: versions go on.
+        // Nothing is lost: versions continue.
         assert_eq!(of(3, 9).floor(3, 3), of(3, 9));
         assert_eq!(of(0, 2).floor(0, 1), of(1, 0));
-        // A cell that has had more values than its incarnation has room for, or has nearly.
+        // A cell that has had more values than its incarnation has versions for, or nearly as many.
         assert_eq!(of(2, 5).floor(1, 2), Version(of(2, 5).0 + UNSAMPLED_MAX));
         let nearly = of(0, SEQUENCE_MAX - 1);
         assert_eq!(nearly.floor(0, 1), Version(nearly.0 + UNSAMPLED_MAX));

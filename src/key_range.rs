@@ -1,11 +1,11 @@
-//! Ranges of keys as callers write them.
+//! The ranges of keys that callers pass.
 
 use std::ops::{Bound, Range, RangeBounds, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 /// A range of keys: `..`, any range of the standard library, or a pair of [`Bound`]s, of anything
 /// that is `AsRef<[u8]>`.
 ///
-/// It is implemented for those types alone. A range whose end is before its start is empty.
+/// It is implemented for those types only. A range whose end is before its start is empty.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -49,7 +49,7 @@ mod sealed {
     use std::ops::Bound;
 
     pub trait Bounds {
-        /// The lower and the upper bound, as bytes.
+        /// Returns the lower and the upper bound, as bytes.
         fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>);
     }
 }
@@ -61,8 +61,8 @@ impl Bounds for RangeFull {
     }
 }
 
-/// A range as the log and the change feed state it: from `start` on, up to but not including `end`,
-/// or to the last key.
+/// A range as in the log and the change feed: from `start` up to but not including `end`, or to the
+/// last key.
 ///
 /// Each set of keys that a range argument can select has one such form, except that several forms
 /// select no key.
@@ -73,12 +73,12 @@ pub(crate) struct HalfOpen {
 }
 
 impl HalfOpen {
-    /// The same keys as between these bounds, in a store whose keys have at most `key_len_max`
-    /// bytes.
+    /// Returns the range of the keys between these bounds, in a store whose keys have at most
+    /// `key_len_max` bytes.
     ///
     /// The least key above `k` is `k` and a zero byte. A bound that is longer than every key
-    /// selects as its first `key_len_max + 1` bytes do, which no key equals; so a bound has no more
-    /// bytes than that.
+    /// selects the same keys as its first `key_len_max + 1` bytes, which no key equals. So a bound
+    /// has at most that many bytes.
     pub(crate) fn new(lower: Bound<&[u8]>, upper: Bound<&[u8]>, key_len_max: usize) -> HalfOpen {
         let cut = |key: &[u8], is_after: bool| match key.get(..=key_len_max) {
             Some(first) => first.to_vec(),
@@ -99,8 +99,8 @@ impl HalfOpen {
     }
 }
 
-/// Not one implementation for all `RangeBounds<K>`: `..` is one for every `K`, so its `K` could not
-/// be inferred.
+/// One implementation for each type, not one for all `RangeBounds<K>`: `..` is one for every `K`,
+/// so its `K` could not be inferred.
 macro_rules! bounds_of {
     ($($range:ty),*) => {
         $(

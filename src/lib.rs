@@ -1,9 +1,9 @@
 //! A crash-consistent, embedded, ordered key-value store that several processes open at once.
 //!
-//! Open a directory with [`Store::open`] from as many processes as you like; any of them may be
+//! Open a directory with [`Store::open`] from as many processes as you like. Any of them may be
 //! killed at any instruction, and the machine may lose power: no reader ever sees a torn record or
-//! half a transaction, and no acknowledged write is lost. Two words are kept apart everywhere:
-//! *visible* (other processes see it) and *durable* (an fsync has covered it).
+//! half a transaction, and no acknowledged write is lost. Two terms are distinguished everywhere:
+//! *visible* (other processes see the commit) and *durable* (an fsync has covered it).
 //!
 //! ```
 //! # fn main() -> untorn::Result<()> {
@@ -35,53 +35,52 @@
 //!
 //! ## What a direct client trusts
 //! [`Store::open`] maps the store's files. A process with the right to write them can overwrite
-//! records, take locks away and cut a file short, which ends readers by SIGBUS. So a direct client
+//! records, break locks, and truncate a file, which kills readers by SIGBUS. So a direct client
 //! trusts every process that opens the store: those of the directory's owner, and root. It does not
-//! trust their lives: any may be killed at any instruction. Nor does it trust the disk: bytes read
-//! from a file are checked, and damage is [`Error::Corrupt`]. Less trusted code uses [`Client`],
-//! which maps nothing.
+//! rely on their survival: any may be killed at any instruction. It does not trust the disk either:
+//! bytes read from a file are checked, and damage is [`Error::Corrupt`]. Less trusted code uses
+//! [`Client`], which maps nothing.
 //!
 //! ## Why `open` is a safe function
 //! A reference into a mapped file is sound only if its bytes stay the same, and other processes can
 //! write the file.
 //!
-//! - Among participants a protocol settles that. They write no page that a pinned commit reaches,
-//!   and a reference lives no longer than its pin. All words that change are atomics.
+//! - Participants follow a protocol. They write no page that a pinned commit reaches, and a
+//!   reference lives no longer than its pin. All words that change are atomics.
 //! - A process that writes the files by other means breaks the protocol from outside. Safe code can
 //!   do so too, by the paths of the files. The standard library treats `/proc/self/mem` and
-//!   debuggers the same way: what the system lets a program do to memory by a file is not covered
-//!   by Rust's guarantees.
+//!   debuggers in the same way: Rust's guarantees do not cover what the system lets a program do to
+//!   memory by a file.
 //! - Code that closes descriptors which it does not own breaks Rust's I/O safety. On a stacked file
-//!   system (overlayfs) that can make other processes take this one for dead. Calls then answer
+//!   system (overlayfs), other processes may then treat this one as dead. Calls then return
 //!   [`Error::Detached`]; bytes that were lent before may change.
 //!
 //! ## What `fork()` does
-//! The mappings are not in a child of `fork()`. Each call on a handle that the parent opened
-//! answers [`Error::Forked`] there, and dropping one does nothing. A [`Value`] or a slice that is
-//! held across `fork()` must not be read in the child: the read faults, or meets what the child has
-//! mapped there since. Calling `fork()` is unsafe, and its caller answers for that. The child may
-//! open the store anew. `posix_spawn`, [`std::process::Command`] and `exec` pass nothing on.
+//! A child of `fork()` does not inherit the mappings. There, each call on a handle that the parent
+//! opened returns [`Error::Forked`], and dropping one does nothing. A [`Value`] or a slice that is
+//! held across `fork()` must not be read in the child: the read faults, or returns what the child
+//! has mapped there since. `fork()` is unsafe, and its caller is responsible for that. The child
+//! may open the store anew. `posix_spawn`, [`std::process::Command`] and `exec` pass nothing on.
 //!
 //! ## The function that runs before `main`
 //! Each executable that links this library runs a function of it before `main`. It registers
-//! handlers for `fork()` and looks for the variable `UNTORN_BECOME_LOGGER`. If the variable is set,
-//! the process becomes the logger of the store that it names, and `main` never runs: that is how a
+//! handlers for `fork()` and checks the variable `UNTORN_BECOME_LOGGER`. If the variable is set,
+//! the process becomes the logger of the store that it names, and `main` never runs. In this way a
 //! client starts a logger without another program.
 //!
 //! To leave the function out, build without the default feature `logger-hook`. A client then starts
 //! the program that [`Options::logger_program`] or the variable `UNTORN_LOGGER` names, or
 //! `untorn-logger` beside the executable or on `PATH`. With the feature,
-//! [`Options::logger_program`] still chooses the program; the function remains, and does nothing
-//! more unless the variable is set. In a library that a host loads it never acts.
+//! [`Options::logger_program`] still selects the program; the function remains, but only registers
+//! the handlers unless the variable is set. In a library that a host loads, it does nothing.
 //!
 //! # Map of the modules
-//! Each folder imports only what is below it in this list; `tests/suite/layers.rs` holds the code against
-//! it.
+//! Each folder imports only what is below it in this list; `tests/suite/layers.rs` checks that.
 //!
 //! - `access`: what direct and message-passing clients have in common
 //! - [`logger`]: the process that makes commits durable
 //! - `server`: the server of message-passing clients, in the logger process
-//! - `api`: what users call, with the change feed and the cells
+//! - `api`: the public interface of direct clients, with the change feed and the cells
 //! - `txn`: write transactions, commit, replay
 //! - `btree`: the copy-on-write B+tree
 //! - `pages`: pages, free lists, extents, and the workspace of a transaction
@@ -157,8 +156,8 @@ pub use shared::stats::{
 };
 
 /// Handles may be used after a panic that unwound through one of their calls. Their shared state is
-/// in the region, where each protocol goes on from the death of its process at any step, so from a
-/// panic too. Their own locks guard single values that are replaced as a whole, and are not
+/// in the region, where each protocol continues after the death of a process at any step, and so
+/// after a panic. Their own locks guard single values that are replaced as a whole, and are not
 /// poisoned.
 macro_rules! unwind_safe {
     ($($handle:ty),*) => {
@@ -170,14 +169,13 @@ macro_rules! unwind_safe {
 }
 unwind_safe!(Keyspace, Snapshot, Range, Value, Ticket);
 
-/// Has `cargo test` compile the programs in the README.
+/// Makes `cargo test` compile the programs in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// What the tests of this workspace use besides the public names: where words of `control` are, to
-/// damage them, and the codec of errors. Not part of the library's interface: it may change in any
-/// release.
+/// Internals for the tests of this workspace: the positions of words of `control`, to damage them,
+/// and the codec of errors. Not part of the library's interface: it may change in any release.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::error::codec::{decode as decode_error, encode as encode_error};

@@ -1,4 +1,4 @@
-//! The sizes of a store and how they relate; each is stated in the public documentation.
+//! The sizes of a store and their relations; each is in the public documentation.
 
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ pub const GROWTH_PIECE: u64 = 2 << 20;
 /// Size of a new arena, in bytes. Every size that an arena grows to is a multiple of it.
 pub const ARENA_SIZE_INITIAL: u64 = 256 << 10;
 
-/// The size that an arena grows to for `bytes` bytes of pages: it doubles up to [`GROWTH_PIECE`],
-/// and is whole pieces from there on.
+/// Returns the size to which an arena grows for `bytes` bytes of pages. The size doubles up to
+/// [`GROWTH_PIECE`], and is a multiple of it from there on.
 pub(crate) const fn arena_size_for(bytes: u64) -> u64 {
     if bytes > GROWTH_PIECE {
         bytes.next_multiple_of(GROWTH_PIECE)
@@ -45,7 +45,7 @@ pub(crate) const fn arena_size_for(bytes: u64) -> u64 {
     }
 }
 
-/// Smallest, default and largest ring, in bytes.
+/// Smallest ring, in bytes.
 pub const RING_SIZE_MIN: u64 = 64 << 10;
 /// Ring size unless chosen otherwise, in bytes.
 pub const RING_SIZE_DEFAULT: u64 = 2 << 20;
@@ -76,14 +76,14 @@ pub const CELLS_MAX: usize = 65536;
 /// Longest name of a cell or counter in bytes.
 pub const CELL_NAME_LEN_MAX: usize = 255;
 
-/// A commit at [`Durability::Within`](crate::Durability::Within) with so much time is of the bulk
-/// class, as visible ones are.
+/// A commit at [`Durability::Within`](crate::Durability::Within) with at least this time is of the
+/// bulk class, as visible ones are.
 pub const BULK_TIME_MIN: Duration = Duration::from_millis(100);
 
-/// A bulk commit that has waited so long for the writer lock is let in like an urgent one.
+/// A bulk commit that has waited this long for the writer lock is treated as an urgent one.
 pub const BULK_PATIENCE: Duration = Duration::from_millis(50);
 
-/// While urgent commits come, bulk commits publish no more than so many bytes ahead of what is
+/// While urgent commits come, bulk commits publish at most this many bytes ahead of what is
 /// durable, or a quarter of a ring that is smaller than four times this.
 pub const BULK_SHARE_BYTES: u64 = 256 << 10;
 

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-/// The first key after all that begin with `prefix`, if there is one.
+/// Returns the first key after all that begin with `prefix`, if there is one.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
     let mut end = prefix[..=last].to_vec();

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::process::Command;
 
-/// Instructions for each call of a workload.
+/// Instructions per call of a workload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Counts {
     pub(crate) total: f64,
-    /// Those of the functions that take most of them, each without its callees.
+    /// The most expensive functions, each without its callees.
     pub(crate) functions: BTreeMap<String, f64>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn count(name: &str) -> Counts {
         .arg(format!("--callgrind-out-file={}", profile.display()))
         .arg(std::env::current_exe().unwrap())
         .args(["--workload", name])
-        // Under valgrind, /proc/self/exe is valgrind: the logger is named instead.
+        // Under valgrind, /proc/self/exe is valgrind, so the logger's program is set.
         .env("UNTORN_LOGGER", env!("CARGO_BIN_EXE_untorn-logger"))
         // The C library chooses its string functions by the processor's features: pin them.
         .env("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-ERMS,-FSRM")
@@ -58,11 +58,11 @@ fn round(count: f64) -> f64 {
     (count * 10.0).round() / 10.0
 }
 
-/// Adds up the profile's own cost of each function, by its name.
+/// Sums the profile's own cost of each function, by its name.
 ///
-/// The format is valgrind's manual, "Callgrind Format Specification": `fn=(id) name` begins a
-/// function, and later ones of the same id leave the name out; a cost line is a line number and a
-/// count; the cost line after `calls=` is the callee's and is passed over.
+/// The format is in valgrind's manual, "Callgrind Format Specification". `fn=(id) name` begins a
+/// function; later lines with the same id omit the name. A cost line is a line number and a count.
+/// The cost line after `calls=` is the callee's and is skipped.
 fn read(profile: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(profile).unwrap();
     let mut names: HashMap<&str, String> = HashMap::new();
@@ -90,8 +90,8 @@ fn read(profile: &Path) -> BTreeMap<String, u64> {
     costs
 }
 
-/// The name without what differs from one build to the next: the hash, and callgrind's numbers of
-/// recursion.
+/// Returns the name without the parts that differ between builds: the hash, and callgrind's numbers
+/// of recursion.
 fn plain_name(name: &str) -> String {
     let name = name.split('\'').next().unwrap_or(name);
     match name.rfind("::h") {

@@ -1,18 +1,19 @@
 //! Counts the instructions of the engine's hot paths under callgrind and compares them with a table
-//! that is kept in the repository. Noise of the machine does not move these counts.
+//! in the repository. The load of the machine does not affect these counts.
 //!
 //! ```text
 //! cargo bench --profile counted --bench instructions               # compare; exit 1 if a path grew
 //! cargo bench --profile counted --bench instructions -- --record   # write the counts to the table
 //! ```
 //!
-//! - `workloads`: what is counted; each workload is one function that callgrind collects in
-//! - `callgrind`: runs a workload under valgrind and adds up its instructions by function
-//! - `table`: the counts that are expected, by compiler and C library
+//! - `workloads`: the counted work; each workload is one function in which callgrind collects
+//! - `callgrind`: runs a workload under valgrind and sums its instructions by function
+//! - `table`: the expected counts, by compiler and C library
 //!
 //! The logger is a process of its own and is not counted. The workloads wait for nothing: commits
-//! are visible, and each of them runs alone on its store. What is left of chance (a lock that the
-//! logger holds for a moment) only adds instructions, so the smallest of three runs counts.
+//! are visible, and each workload is the only user of its store. The remaining chance events (a
+//! lock that the logger holds for a moment) only add instructions, so the smallest of three runs
+//! counts.
 
 pub(crate) mod callgrind;
 pub(crate) mod table;
@@ -22,7 +23,7 @@ use callgrind::Counts;
 use std::process::ExitCode;
 use table::{Table, Toolchain};
 
-/// How many times a workload is run; the run with the fewest instructions counts.
+/// The runs of each workload; the run with the fewest instructions counts.
 const RUNS: usize = 3;
 
 fn main() -> ExitCode {
@@ -61,7 +62,7 @@ fn guard(record: bool) -> ExitCode {
     let Some(expected) = table.rows.get(&toolchain.to_string()) else {
         eprintln!("the table has no counts for {toolchain}; record them from a commit that is known to be good:");
         eprintln!("  cargo bench --profile counted --bench instructions -- --record");
-        // A toolchain without counts is no finding, except where the table is kept.
+        // A toolchain without counts is no failure, except in CI, where the table is maintained.
         return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
     };
     let grown = table::compare(expected, &counted);

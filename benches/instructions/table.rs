@@ -1,4 +1,4 @@
-//! The counts that are expected, in `counts.json` beside this file, by compiler and C library.
+//! The expected counts, in `counts.json` beside this file, by compiler and C library.
 
 use crate::callgrind::Counts;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// How much a workload may grow before the guard fails.
+/// The growth of a workload at which the guard fails.
 const TOLERANCE: f64 = 0.03;
 
 /// The counts of one toolchain, by workload.
@@ -35,7 +35,7 @@ impl Table {
     }
 }
 
-/// What the counts depend on beside the code.
+/// The properties, besides the code, on which the counts depend.
 pub(crate) struct Toolchain {
     rustc: String,
     libc: String,
@@ -59,8 +59,8 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// One line for each workload that needs more instructions than the tolerance allows, with the
-/// functions that grew most.
+/// Returns one line for each workload that exceeds the tolerance, with the functions that grew
+/// most.
 pub(crate) fn compare(expected: &Row, counted: &Row) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, now) in counted {

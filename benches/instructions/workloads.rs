@@ -1,5 +1,5 @@
-//! The workloads: each prepares a store, then calls one function of the library many times inside
-//! of a function named `counted_…`, in which alone callgrind collects.
+//! The workloads. Each prepares a store, then calls one function of the library many times inside a
+//! function named `counted_…`. Callgrind collects only in that function.
 
 use crate::callgrind::Counts;
 use std::hint::black_box;
@@ -19,7 +19,7 @@ const SNAPSHOTS: usize = 4_000;
 const WARM_UP: u64 = 100;
 const CALLS: u64 = 2_000;
 
-/// How many calls a workload's count is divided by.
+/// Returns the number of calls by which a workload's count is divided.
 pub(crate) fn calls(name: &str) -> u64 {
     // A scan is one call that passes every entry.
     if name == "scan" { ENTRIES } else { CALLS }
@@ -31,7 +31,7 @@ pub(crate) fn run(name: &str) {
     let path = folder.path().join("store");
     let store = Store::options()
         .durability(Durability::Visible)
-        // No flush falls into the counted part; the logger's own work is not counted in any case.
+        // No flush happens in the counted part; the logger's own work is never counted.
         .flush_policy(FlushPolicy::Every(Duration::from_secs(3600)))
         // Valgrind refuses a large reservation of address space.
         .max_size(1 << 30)
@@ -76,14 +76,14 @@ fn run_calls(mut call: impl FnMut(u64), counted: impl Fn(&mut dyn FnMut())) {
     });
 }
 
-/// The functions in which callgrind collects. They differ only in their names, which callgrind is
-/// given.
+/// The functions in which callgrind collects. They differ only in their names, which callgrind
+/// gets.
 macro_rules! counted {
     ($($name:ident),*) => {$(
         #[inline(never)]
         fn $name(calls: &mut dyn FnMut()) {
             calls();
-            // Keeps functions of equal bodies from being merged into one symbol.
+            // Prevents functions of equal bodies from being merged into one symbol.
             black_box(stringify!($name));
         }
     )*};
@@ -108,7 +108,7 @@ fn snapshot_get(store: &Store, keys: &Keyspace, number: u64) {
     black_box(snapshot.get(keys, &key(number * 7_919 % ENTRIES)).unwrap().unwrap());
 }
 
-// What is counted is the work of the iterator, which `map` has done.
+// The counted work is that of the iterator, which `map` has done.
 #[allow(clippy::suspicious_map)]
 fn seek_10(keys: &Keyspace, number: u64) {
     let from = key(number * 7_919 % (ENTRIES - 10));
@@ -136,7 +136,7 @@ fn commit_10(store: &Store, keys: &Keyspace, number: u64) {
     txn.commit().unwrap();
 }
 
-/// Decimal digits, of which the keys of one page differ in the last few.
+/// Returns a key of decimal digits; the keys of one page differ in the last few.
 fn key(number: u64) -> [u8; 24] {
     let mut key = *b"key:00000000000000000000";
     let mut rest = number;

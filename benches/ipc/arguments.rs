@@ -1,4 +1,4 @@
-//! What the command line asks for.
+//! The command line.
 
 use super::channel::Kind;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Reads them, or ends the process with the usage.
+    /// Parses the arguments, or ends the process with the usage.
     pub(crate) fn read(words: impl Iterator<Item = String>) -> Arguments {
         let report = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ipc");
         let mut arguments = Arguments { quick: false, is_pinned: true, only: String::new(), report };
@@ -28,7 +28,7 @@ impl Arguments {
         while let Some(word) = words.next() {
             let mut value = || words.next().unwrap_or_else(|| Arguments::refuse(&format!("{word} needs a value")));
             match &*word {
-                // What cargo says to every benchmark.
+                // Cargo passes this to every benchmark.
                 "--bench" => {}
                 "--quick" => arguments.quick = true,
                 "--free" => arguments.is_pinned = false,
@@ -49,17 +49,17 @@ impl Arguments {
         std::process::exit(2)
     }
 
-    /// The ways of handing over that are asked for.
+    /// Returns the selected channels.
     pub(crate) fn kinds(&self) -> Vec<Kind> {
         Kind::ALL.into_iter().filter(|kind| kind.name().contains(&*self.only)).collect()
     }
 
-    /// The sizes of a record in bytes: 8 B to 16 MiB.
+    /// Returns the sizes of a record in bytes: 8 B to 16 MiB.
     pub(crate) fn sizes(&self) -> Vec<usize> {
         (0..=21).step_by(if self.quick { 3 } else { 1 }).map(|doubling| 8 << doubling).collect()
     }
 
-    /// How long one point is measured, but for a few rounds at least.
+    /// Returns how long one point is measured; it takes at least a few rounds.
     pub(crate) fn time_of_a_point(&self) -> Duration {
         Duration::from_millis(if self.quick { 20 } else { 80 })
     }

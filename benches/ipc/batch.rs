@@ -1,18 +1,18 @@
-//! Many records, so many to a message: what one of them costs.
+//! Measures the cost of a record when many records are sent in one message.
 //!
-//! A message of b bytes costs a fixed σ however many records are in it, so a record of r bytes
-//! costs σ r / b of that. That asks for large messages. But the sender makes the batch before it
-//! sends it, and the receiver reads it after it has come: if it no longer lies in the cache by
-//! then, each byte is fetched once more. So beyond some M the cost rises again:
+//! A message of b bytes costs a fixed σ however many records it contains, so a record of r bytes
+//! costs σ r / b of that. This favours large messages. But the sender makes the batch before it
+//! sends it, and the receiver reads it after it has arrived. If it is no longer in the cache by
+//! then, each byte is fetched once more. So the cost rises again beyond some M:
 //!
 //! c(b) = σ r / b + r β + r γ max(0, 1 − M / b)
 //!
-//! That is the bargain of blocked matrix multiplication: make the block as large as fits, and no
-//! larger (Hong and Kung 1981; Lam, Rothberg and Wolf 1991). There the traffic falls with the root
-//! of the cache, as each operand in the block is used as often as the block is wide. Here a byte is
-//! used a fixed number of times, so a larger cache only lets the fixed part be shared by more. M is
-//! half of the second-level cache: a side touches a batch in two places, its own and the one it
-//! hands over by.
+//! This is the trade-off of blocked matrix multiplication: make the block as large as fits, and no
+//! larger (Hong and Kung 1981; Lam, Rothberg and Wolf 1991). There, the traffic falls with the root
+//! of the cache size, as each operand in the block is used as often as the block is wide. Here, a
+//! byte is used a fixed number of times, so a larger cache only divides the fixed part among more
+//! records. M is half of the second-level cache: a side accesses two copies of a batch, its own and
+//! the one in the channel.
 
 use super::arguments::Arguments;
 use super::channel::Kind;
@@ -27,10 +27,10 @@ const RECORD_WORDS: usize = 8;
 /// Bytes of a record.
 pub(crate) const RECORD_BYTES: usize = 8 * RECORD_WORDS;
 
-/// Measured costs of one way of handing over, and the model through them.
+/// The measured costs of one channel, and the model fitted to them.
 pub(crate) struct Batches {
     pub(crate) kind: Kind,
-    /// Bytes of a batch, and nanoseconds for each record.
+    /// Bytes of a batch, and nanoseconds per record.
     pub(crate) costs: Vec<(usize, f64)>,
     /// σ, r β and r γ, in nanoseconds.
     pub(crate) found: [f64; 3],
@@ -49,25 +49,25 @@ impl Batches {
         Batches { kind, costs, found, cache_bytes, error }
     }
 
-    /// The model's cost of a record in nanoseconds.
+    /// Returns the model's cost of a record in nanoseconds.
     pub(crate) fn at(&self, bytes: f64) -> f64 {
         factors(bytes, self.cache_bytes).iter().zip(self.found).map(|(factor, found)| factor * found).sum()
     }
 
-    /// The model's best batch in bytes: what fits into the cache if what does not costs more than
-    /// it shares out.
+    /// Returns the model's best batch in bytes. That is what fits into the cache, if a larger batch
+    /// costs more for its bytes than it saves of the fixed part.
     pub(crate) fn best_by_model(&self) -> f64 {
         let [sigma, _, beyond] = self.found;
         // The slope of c beyond M has the sign of M γ − σ.
         if beyond / RECORD_BYTES as f64 * self.cache_bytes > sigma { self.cache_bytes } else { f64::INFINITY }
     }
 
-    /// The batch with the least cost that was measured, and the cost.
+    /// Returns the batch with the least measured cost, and the cost.
     pub(crate) fn best_measured(&self) -> (usize, f64) {
         self.costs.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or_default()
     }
 
-    /// The smallest batch that was measured whose records cost at most a tenth more than the least.
+    /// Returns the smallest measured batch whose records cost at most a tenth more than the least.
     pub(crate) fn good_enough(&self) -> usize {
         let least = self.best_measured().1;
         self.costs.iter().find(|(_, cost)| *cost <= 1.1 * least).map_or(0, |(bytes, _)| *bytes)
@@ -78,7 +78,7 @@ pub(crate) fn factors(bytes: f64, cache_bytes: f64) -> [f64; 3] {
     [RECORD_BYTES as f64 / bytes, 1.0, (1.0 - cache_bytes / bytes).max(0.0)]
 }
 
-/// By a stream socket, and by a shared ring.
+/// Measures a stream socket and a shared ring.
 pub(crate) fn all(arguments: &Arguments, machine: &Machine) -> io::Result<Vec<Batches>> {
     let kinds = arguments.kinds().into_iter().filter(|kind| matches!(kind, Kind::Stream | Kind::Ring));
     let cache_bytes = machine.l2_bytes as f64 / 2.0;
@@ -94,7 +94,7 @@ fn measure_costs(kind: Kind, arguments: &Arguments) -> io::Result<Vec<(usize, f6
         let before = pair.stream(words, 3, RECORD_WORDS)? / 3.0;
         let rounds = (arguments.time_of_a_point().as_nanos() as f64 / before) as usize;
         let rounds = rounds.clamp(4, 20_000);
-        // The least of some: what disturbs a stream only ever makes it slower.
+        // The least of some: disturbances only make a stream slower.
         let mut least = f64::INFINITY;
         for _ in 0..3 {
             least = least.min(pair.stream(words, rounds, RECORD_WORDS)?);

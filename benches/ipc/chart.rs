@@ -1,5 +1,5 @@
-//! A chart with two logarithmic axes as an SVG that stands by itself, readable on a light page, a
-//! dark one and in print.
+//! A chart with two logarithmic axes as a self-contained SVG, readable on a light page, a dark one
+//! and in print.
 
 use std::fmt::Write;
 
@@ -9,24 +9,24 @@ const LEFT: f64 = 82.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 46.0;
 const BOTTOM: f64 = 58.0;
-/// Where the names of the series stand, below the plot.
+/// The row of the series' names, below the plot.
 const LEGEND_ROW: f64 = 20.0;
 
 /// Points of one colour, and the line through them.
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
-    /// The model, where there is one; drawn over the range of the points.
+    /// The model, if there is one; drawn over the range of the points.
     pub(crate) line: Option<Box<dyn Fn(f64) -> f64>>,
 }
 
-/// A place on the horizontal axis worth a word.
+/// A marked position on the horizontal axis.
 pub(crate) struct Mark {
     pub(crate) x: f64,
     pub(crate) text: String,
 }
 
-/// What one axis says.
+/// The unit of an axis.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     Bytes,
@@ -42,7 +42,7 @@ pub(crate) struct Chart {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// Colours that are told apart by those who see few of them (Okabe and Ito), darker ones on a light
+/// Colours that colour-blind readers can distinguish (Okabe and Ito), with darker ones on a light
 /// page.
 const STYLE: &str = "\
 .c{color:#1b1b1b;font:13px system-ui,sans-serif}.p{fill:#fff}.g{stroke:#dcdcdc}.m{stroke:#666;stroke-dasharray:3 4}\
@@ -50,7 +50,7 @@ const STYLE: &str = "\
 @media screen and (prefers-color-scheme:dark){.c{color:#e6e6e6}.p{fill:#16181c}.g{stroke:#33373d}.m{stroke:#9aa0a6}\
 .s0{color:#56b4e9}.s1{color:#ff9d4d}.s2{color:#3fd0a4}.s3{color:#e59ac5}.s4{color:#e8cf4a}.s5{color:#b8b8b8}}";
 
-/// One axis: from the least to the greatest value, by logarithm, onto a length.
+/// One axis: maps the range from the least to the greatest value to a length, by logarithm.
 struct Axis {
     low: f64,
     high: f64,
@@ -66,7 +66,7 @@ impl Axis {
 }
 
 impl Chart {
-    /// The picture.
+    /// Returns the chart as SVG.
     pub(crate) fn svg(&self) -> String {
         let height = HEIGHT + self.series.len() as f64 * LEGEND_ROW;
         let all = || self.series.iter().flat_map(|series| series.points.iter().copied());
@@ -132,7 +132,7 @@ impl Chart {
         let inside = self.marks.iter().filter(|mark| mark.x > x.low && mark.x < x.high);
         for (index, mark) in inside.enumerate() {
             let at = x.at(mark.x);
-            // Words that would leave the picture on the right stand on the left of their line.
+            // A text that would leave the picture on the right is put to the left of its line.
             let is_left = at > (x.from + x.to) / 2.0;
             let (text_at, anchor) = if is_left { (at - 5.0, "end") } else { (at + 5.0, "start") };
             let _ = writeln!(
@@ -179,7 +179,7 @@ fn draw_series(svg: &mut String, x: &Axis, y: &Axis, index: usize, series: &Seri
     );
 }
 
-/// A shape for each series, for those who print without colour.
+/// Returns a shape for each series, for prints without colour.
 fn symbol(index: usize, x: f64, y: f64) -> String {
     match index % 3 {
         0 => format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"/>"),
@@ -188,7 +188,7 @@ fn symbol(index: usize, x: f64, y: f64) -> String {
     }
 }
 
-/// Powers of 4 for bytes, of 10 for all else.
+/// Returns powers of 4 for bytes, and of 10 otherwise.
 fn ticks(unit: Unit, low: f64, high: f64) -> Vec<f64> {
     let (first, base): (f64, f64) = match unit {
         Unit::Bytes => (1.0, 4.0),
@@ -196,11 +196,11 @@ fn ticks(unit: Unit, low: f64, high: f64) -> Vec<f64> {
     };
     let all = (0..40).map(|power| first * base.powi(power)).filter(|value| *value >= low && *value <= high);
     let all: Vec<f64> = all.collect();
-    // Every second one if they would stand too close.
+    // Every second one if they would be too close together.
     if all.len() > 12 { all.into_iter().step_by(2).collect() } else { all }
 }
 
-/// A value with its unit.
+/// Formats a value with its unit.
 pub(crate) fn label(unit: Unit, value: f64) -> String {
     let scaled = |steps: &[(f64, &str)]| {
         let (scale, name) = steps.iter().rev().find(|(scale, _)| value >= *scale).unwrap_or(&steps[0]);

@@ -1,5 +1,5 @@
-//! A checksum that depends on every word and on its place: both sides of a hand-over compute it, so
-//! each word is read.
+//! A checksum that depends on every word and on its position. Both sides of a transfer compute it,
+//! so each word is read.
 
 /// Fletcher's two sums, over words of 64 bits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -9,7 +9,7 @@ pub(crate) struct Digest {
 }
 
 impl Digest {
-    /// That of so many words.
+    /// Returns the digest of these words.
     pub(crate) fn of(words: &[u64]) -> Digest {
         let mut digest = Digest::default();
         words.iter().for_each(|word| digest.add(*word));
@@ -22,7 +22,7 @@ impl Digest {
         self.sum_of_sums = self.sum_of_sums.wrapping_add(self.sum);
     }
 
-    /// That of the same words, `len` of them, if the first were more by so much.
+    /// Returns the digest of the same `len` words with the first raised by `by`.
     pub(crate) fn with_first_raised(self, by: u64, len: usize) -> Digest {
         Digest {
             sum: self.sum.wrapping_add(by),
@@ -30,7 +30,7 @@ impl Digest {
         }
     }
 
-    /// In one word.
+    /// Returns the digest in one word.
     pub(crate) fn folded(self) -> u64 {
         self.sum ^ self.sum_of_sums.rotate_left(32)
     }

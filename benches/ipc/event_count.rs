@@ -1,31 +1,30 @@
-//! How one process waits for a word of shared memory to change: asleep on a futex, or by looking
-//! all the time.
+//! Waits for a word of shared memory to change: asleep on a futex, or by polling.
 //!
-//! The event is two words: a count that a sleeper's futex watches, and whether anybody sleeps. Who
-//! waits says so and then looks once more; who changes something looks after that whether somebody
-//! waits. Of these four steps, in one order for all by the fences, either the waiter sees the
-//! change or the other sees the waiter. (There is one waiter; neither process outlives the other by
-//! long, so a wait without time-out would do; it has one all the same.)
+//! The event is two words: a count that a sleeper's futex watches, and whether a waiter sleeps. The
+//! waiter sets the second word and then checks once more. The notifier changes the data and then
+//! checks the second word. The fences put these four steps into one order. So either the waiter
+//! sees the change, or the notifier sees the waiter. (There is one waiter. Neither process outlives
+//! the other by long, so the wait would not need its timeout.)
 
 use super::memory::Memory;
 use rustix::thread::futex::{self, Flags, Timespec};
 use std::sync::atomic::{Ordering, fence};
 
-/// Words that an event count takes.
+/// The words of an event count.
 pub(crate) const WORDS: usize = 16;
 /// The second word has a cache line of its own.
 const WAITS: usize = 8;
 
-/// How to wait.
+/// The way to wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {
     /// Sleep at once.
     Futex,
-    /// Never sleep; the processor is given away after some looks, should somebody else need it.
+    /// Never sleep; yield the processor after some polls, in case another thread needs it.
     Spin,
 }
 
-/// Waits until `ready`; how many system calls that took.
+/// Waits until `ready`; returns the number of system calls.
 pub(crate) fn wait(memory: &Memory, event: usize, how: Wait, ready: impl Fn() -> bool) -> u64 {
     let mut calls = 0;
     let mut looks = 0_u32;
@@ -52,7 +51,7 @@ pub(crate) fn wait(memory: &Memory, event: usize, how: Wait, ready: impl Fn() ->
     calls
 }
 
-/// Says that something has changed; how many system calls that took.
+/// Notifies the waiter of a change; returns the number of system calls.
 pub(crate) fn notify(memory: &Memory, event: usize) -> u64 {
     fence(Ordering::SeqCst);
     if memory.half(event + WAITS).load(Ordering::Relaxed) == 0 {

@@ -1,18 +1,18 @@
 //! Weighted least squares: the coefficients c for which Σ wᵢ (yᵢ − Σⱼ cⱼ xᵢⱼ)² is least, with wᵢ =
 //! 1 / yᵢ².
 //!
-//! The weights make errors relative. Times here lie between half a microsecond and many
-//! milliseconds; unweighted, the largest records alone would decide.
+//! The weights make errors relative. Times here are between half a microsecond and many
+//! milliseconds; without weights, the largest records alone would determine the result.
 
-/// One observation: what each coefficient is multiplied by, and what was measured.
+/// One observation: the factor of each coefficient, and the measured value.
 #[derive(Clone, Debug)]
 pub(crate) struct Row<const N: usize> {
     pub(crate) factors: [f64; N],
     pub(crate) found: f64,
 }
 
-/// The coefficients. None is below 0: a cost is not; one that would be is 0, and the others are
-/// found without it.
+/// Returns the coefficients. A cost is not negative: a coefficient that would be below 0 is set to
+/// 0, and the others are computed without it.
 pub(crate) fn coefficients<const N: usize>(rows: &[Row<N>]) -> [f64; N] {
     let mut is_used = [true; N];
     loop {
@@ -25,7 +25,7 @@ pub(crate) fn coefficients<const N: usize>(rows: &[Row<N>]) -> [f64; N] {
     }
 }
 
-/// The root of the mean squared relative error.
+/// Returns the root of the mean squared relative error.
 pub(crate) fn error<const N: usize>(rows: &[Row<N>], coefficients: &[f64; N]) -> f64 {
     let squares = rows.iter().map(|row| (row.found - at(row, coefficients)).powi(2) / row.found.powi(2));
     (squares.sum::<f64>() / rows.len().max(1) as f64).sqrt()
@@ -35,9 +35,9 @@ fn at<const N: usize>(row: &Row<N>, coefficients: &[f64; N]) -> f64 {
     row.factors.iter().zip(coefficients).map(|(factor, coefficient)| factor * coefficient).sum()
 }
 
-/// The normal equations, solved by elimination. A coefficient that no row says anything about is 0.
+/// Solves the normal equations by elimination. A coefficient that no row contains is 0.
 fn solve<const N: usize>(rows: &[Row<N>], is_used: [bool; N]) -> [f64; N] {
-    // Factors differ by many orders of magnitude: each is scaled by its greatest.
+    // Factors differ by many orders of magnitude, so each is scaled by its maximum.
     let scale: [f64; N] = std::array::from_fn(|j| {
         rows.iter().map(|row| (row.factors[j] / row.found).abs()).fold(f64::MIN_POSITIVE, f64::max)
     });

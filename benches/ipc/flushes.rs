@@ -1,9 +1,9 @@
-//! Many records to an fsync, by the store: as one durable transaction, and as many visible ones
-//! before one sync.
+//! Measures the cost of many records per fsync in the store: as one durable transaction, and as
+//! many visible ones before one sync.
 //!
-//! An fsync costs F however many records it covers: c(N) = F / N + p. Nothing makes large batches
-//! dear here but the time that the first record waits for the last, so there is no best N, only one
-//! from which on more of it is not worth the wait.
+//! An fsync costs F however many records it covers: c(N) = F / N + p. Large batches cost only the
+//! time that the first record waits for the last. So there is no best N, only one beyond which a
+//! larger batch saves too little for its wait.
 
 use super::arguments::Arguments;
 use super::fit::{self, Row};
@@ -14,7 +14,7 @@ use untorn::{Durability, FlushPolicy, Keyspace, Store};
 /// Bytes of a value; keys have 8.
 pub(crate) const VALUE_BYTES: usize = 100;
 
-/// How records share a flush.
+/// The way in which records share a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sharing {
     /// All are one durable transaction.
@@ -32,7 +32,7 @@ impl Sharing {
     }
 }
 
-/// The costs of a record, by records to a flush.
+/// The costs of a record, by records per flush.
 pub(crate) struct Flushes {
     pub(crate) sharing: Sharing,
     /// Records, and nanoseconds for each.
@@ -55,13 +55,14 @@ impl Flushes {
         self.found[0] / count + self.found[1]
     }
 
-    /// From so many records on, the fsync is no more than a tenth of what one costs.
+    /// Returns the number of records from which the fsync costs at most a tenth of one record's
+    /// cost.
     pub(crate) fn enough(&self) -> f64 {
         9.0 * self.found[0] / self.found[1]
     }
 }
 
-/// Both ways of sharing, in the system's directory for temporary files.
+/// Measures both ways of sharing, in the system's directory for temporary files.
 pub(crate) fn all(arguments: &Arguments) -> io::Result<Vec<Flushes>> {
     if !"flushes".starts_with(&*arguments.only) {
         return Ok(Vec::new());
@@ -76,12 +77,12 @@ fn measure(sharing: Sharing, arguments: &Arguments) -> io::Result<Flushes> {
     eprintln!("records to an fsync: {}", sharing.name());
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("store");
-    // Nothing is flushed before it is asked for.
+    // Nothing is flushed without a request.
     let policy = match sharing {
         Sharing::OneTransaction => FlushPolicy::OnCommit,
         Sharing::ManyTransactions => FlushPolicy::Every(Duration::from_secs(3600)),
     };
-    // Where nothing is flushed, making the keyspace must not wait for it either.
+    // Without flushes, the creation of the keyspace must not wait for one either.
     let mut options = Store::options();
     options.flush_policy(policy).durability(Durability::Visible);
     let store = options.open(&path).map_err(io::Error::other)?;
@@ -100,7 +101,8 @@ fn measure(sharing: Sharing, arguments: &Arguments) -> io::Result<Flushes> {
             total += took;
             rounds += 1;
         }
-        // The mean: a sync's time varies by itself, and who waits for many pays for all of it.
+        // The mean: the time of a sync varies, and a caller that waits for many pays for all of
+        // them.
         costs.push((count, total / f64::from(rounds) / count as f64));
     }
     drop((keys, store));
@@ -109,7 +111,7 @@ fn measure(sharing: Sharing, arguments: &Arguments) -> io::Result<Flushes> {
 }
 
 fn flush(sharing: Sharing, store: &Store, keys: &Keyspace, count: usize, next: &mut u64) -> untorn::Result<()> {
-    // Keys recur, in an order that is none.
+    // Keys recur, in no particular order.
     let mut key = || {
         *next = next.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         ((*next >> 33) % 100_000).to_be_bytes()

@@ -1,10 +1,10 @@
-//! The machine that is measured: its processors and caches, and how much else goes on.
+//! The measured machine: its processors, its caches, and its other load.
 
 use super::arguments::Arguments;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fmt;
 
-/// What is known of it.
+/// The known properties of the machine.
 pub(crate) struct Machine {
     model: String,
     processors: usize,
@@ -21,7 +21,7 @@ impl Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
         let model = read("/proc/cpuinfo");
         let model = model.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        // Of each level the one that holds data.
+        // The cache of each level that holds data.
         let cache = |level: &str| {
             let at = |index: usize| format!("/sys/devices/system/cpu/cpu0/cache/index{index}");
             let found = (0..8).find(|&index| {
@@ -43,12 +43,12 @@ impl Machine {
     }
 }
 
-/// Binds this process to one of the processors that it may use. Where there are not so many, it
-/// goes without.
+/// Binds this process to one of the processors that it may use. If there are too few, it is not
+/// bound.
 pub(crate) fn pin(index: usize) {
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    // A child inherits its parent's one processor: then the number is of all there are.
+    // A child inherits its parent's one processor; the index then counts all processors.
     let cpu = if usable.len() > 1 { usable.get(index).copied() } else { Some(index) };
     if let Some(cpu) = cpu {
         let mut only = CpuSet::new();

@@ -1,15 +1,15 @@
-//! What it costs to hand a record to another process: by messages and by shared memory, by size of
-//! the record and of the batch. `cargo bench --bench ipc`; `-- --quick` takes some seconds.
-//! `docs/ipc.md` explains what comes out.
+//! Measures the cost of the transfer of a record to another process: by messages and by shared
+//! memory, by size of the record and of the batch. `cargo bench --bench ipc`; `-- --quick` takes
+//! some seconds. `docs/ipc.md` explains the results.
 //!
-//! - `channel`: the ways of handing over; `memory` and `event_count` are what those by shared
-//!   memory stand on
-//! - `pair`: the other process, and what the two agree on; `digest` proves that every byte arrived
+//! - `channel`: the channels; `memory` and `event_count` are the basis of those by shared memory
+//! - `pair`: the other process, and the protocol between the two; `digest` proves that every byte
+//!   arrived
 //! - `measure`: one record after another, by size; `batch`: by records per message; `flushes`: by
 //!   records per fsync
-//! - `remote`: values by `untorn::Client`, beside a direct client's
+//! - `remote`: values by `untorn::Client`, compared with a direct client's
 //! - `model`, `fit`: the straight lines through the points
-//! - `report`, `chart`: the tables, the page and its pictures
+//! - `report`, `chart`: the tables, the page and its charts
 
 pub(crate) mod arguments;
 pub(crate) mod batch;
@@ -32,7 +32,7 @@ use arguments::Arguments;
 use std::io;
 
 fn main() -> io::Result<()> {
-    // The other process of a pair is this executable once more.
+    // The other process of a pair runs this executable as well.
     if pair::consume_if_asked()? {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! One record at a time: every way of handing over, at every size, one way and there and back.
+//! Measures one record at a time: every channel, at every size, one way and as a round trip.
 
 use super::arguments::Arguments;
 use super::channel::Kind;
@@ -8,30 +8,30 @@ use std::io;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Rounds before those that count, and from which it is estimated how many make a phase.
+/// Rounds before the counted ones, by which the rounds of a phase are estimated.
 const ROUNDS_BEFORE: usize = 3;
-/// Rounds of a phase, however long a hand-over takes, and however short.
+/// The least rounds of a phase, however long or short a transfer takes.
 const ROUNDS_MIN: usize = 5;
 const ROUNDS_MAX: usize = 500;
 
-/// What was measured at one size. Times are medians, in nanoseconds.
+/// The measurements at one size. Times are medians, in nanoseconds.
 #[derive(Clone, Debug)]
 pub(crate) struct Point {
     pub(crate) kind: Kind,
     pub(crate) bytes: usize,
     pub(crate) one_way: f64,
     pub(crate) round_trip: f64,
-    /// System calls of both processes for one hand-over.
+    /// System calls of both processes per transfer.
     pub(crate) calls: f64,
     pub(crate) rounds: usize,
 }
 
-/// This executable once more.
+/// Returns a command for this executable again.
 pub(crate) fn second() -> io::Result<Command> {
     Ok(Command::new(std::env::current_exe()?))
 }
 
-/// All points.
+/// Measures all points.
 pub(crate) fn all(arguments: &Arguments) -> io::Result<Vec<Point>> {
     let mut points = Vec::new();
     for kind in arguments.kinds() {
@@ -59,8 +59,8 @@ fn point(pair: &mut Pair, kind: Kind, bytes: usize, arguments: &Arguments) -> io
     })
 }
 
-/// Phases until their time is over: short ones, because only between two of them can it be looked
-/// at.
+/// Repeats phases until their time is over. Phases are short, because the time is checked only
+/// between two of them.
 fn repeat(budget: Duration, mut phase: impl FnMut(usize) -> io::Result<Phase>) -> io::Result<Phase> {
     let begun = Instant::now();
     phase(ROUNDS_BEFORE)?;

@@ -1,8 +1,8 @@
 //! Memory that the two processes share: words of 64 bits of a file, mapped by both.
 //!
-//! All access is by atomics, so nothing here can be torn, and callers need nothing unsafe. A word
-//! at a time is as fast as the lines travel: the processor copies no faster between two cores'
-//! caches.
+//! All access is by atomics, so nothing here can be torn, and callers need no unsafe code. A word
+//! at a time is as fast as cache lines are transferred: the processor copies no faster between the
+//! caches of two cores.
 #![allow(unsafe_code)]
 
 use super::digest::Digest;
@@ -12,21 +12,21 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// A mapping of a whole file; ends with the value.
+/// A mapping of a whole file, unmapped on drop.
 pub(crate) struct Memory {
     start: NonNull<AtomicU64>,
     words: usize,
 }
 
-// SAFETY: nothing but atomics is reached through it.
+// SAFETY: the memory is accessed by atomics only.
 unsafe impl Send for Memory {}
 
 impl Memory {
-    /// Maps the first `words` words of a file, which is that long.
+    /// Maps the first `words` words of a file, which has at least that length.
     pub(crate) fn map(file: impl AsFd, words: usize, is_writable: bool) -> io::Result<Memory> {
         let protection = if is_writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-        // SAFETY: a new mapping at a place of the kernel's choice. The file is as long as the
-        // mapping, and stays so: this benchmark makes it, and cuts none off.
+        // SAFETY: a new mapping at an address that the kernel chooses. The file is as long as the
+        // mapping, and remains so: this benchmark makes it, and never truncates it.
         let start = unsafe { mmap(std::ptr::null_mut(), words * 8, protection, MapFlags::SHARED, file, 0)? };
         Ok(Memory { start: NonNull::new(start.cast()).expect("a mapping is not at 0"), words })
     }
@@ -37,11 +37,10 @@ impl Memory {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 
-    /// The lower half of a word, for a futex.
+    /// Returns the lower half of a word, for a futex.
     pub(crate) fn half(&self, word: usize) -> &AtomicU32 {
         let word: *const AtomicU64 = &self.words()[word];
-        // SAFETY: within the word just borrowed, aligned, and used as an atomic of this width by
-        // everybody.
+        // SAFETY: within the word just borrowed, aligned, and used only as an atomic of this width.
         unsafe { &*word.cast::<AtomicU32>() }
     }
 
@@ -57,7 +56,7 @@ impl Memory {
         }
     }
 
-    /// Reads words where they lie.
+    /// Computes the digest of words in place.
     pub(crate) fn digest(&self, at: usize, words: usize) -> Digest {
         let mut digest = Digest::default();
         for word in &self.words()[at..at + words] {
@@ -69,7 +68,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: mapped by `map`, and nothing borrows from it any more.
+        // SAFETY: mapped by `map`, and there are no borrows of it any more.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.words * 8) };
     }
 }

@@ -1,16 +1,16 @@
-//! What handing over should cost: a fixed part and a part for each byte, and where two such lines
-//! cross.
+//! The expected cost of a transfer: a fixed part and a part per byte, and the crossing of two such
+//! lines.
 //!
 //! T_msg(x) = n σ + 2 x / B_k: n system calls, and two copies by the kernel. T_shm(x) = n′ σ + x /
-//! B_cc: n′ system calls (to wake, to sleep), and each byte once from cache to cache. The straight
-//! line of cost over size is Hockney's (1994); σ and n make the fixed part what LogP (Culler and
-//! others, 1993) calls overhead and latency together.
+//! B_cc: n′ system calls (to wake, to sleep), and one transfer of each byte from cache to cache.
+//! The straight line of cost over size is Hockney's (1994). σ and n together are the fixed part,
+//! which LogP (Culler and others, 1993) calls overhead and latency.
 
 use super::channel::{Family, Kind};
 use super::fit::{self, Row};
 use super::measure::Point;
 
-/// The line of one way of handing over.
+/// The line of one channel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Line {
     pub(crate) kind: Kind,
@@ -37,8 +37,8 @@ impl Line {
         self.fixed_ns + self.ns_per_byte * bytes
     }
 
-    /// B_k or B_cc, in bytes for a nanosecond: twice that of the line for messages, whose bytes are
-    /// copied twice.
+    /// Returns B_k or B_cc, in bytes per nanosecond. For messages it is twice that of the line,
+    /// because their bytes are copied twice.
     pub(crate) fn bandwidth(&self) -> f64 {
         let times = if self.kind.family() == Family::Message { 2.0 } else { 1.0 };
         times / self.ns_per_byte
@@ -48,30 +48,31 @@ impl Line {
 /// The two formulas with one σ for both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Joint {
-    /// Nanoseconds for a system call, with its share of the wake-up.
+    /// Nanoseconds per system call, with its share of the wake-up.
     pub(crate) sigma_ns: f64,
-    /// Bytes for a nanosecond.
+    /// Bytes per nanosecond.
     pub(crate) b_k: f64,
     pub(crate) b_cc: f64,
     pub(crate) error: f64,
 }
 
-/// From which size on the second way is the faster one.
+/// The size from which the second channel is the faster one.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Crossing {
     /// Always.
     Always,
-    /// From so many bytes on.
+    /// From this many bytes on.
     From(f64),
-    /// At no size that was measured.
+    /// At no measured size.
     Never,
 }
 
-/// All that was fitted.
+/// All fitted values.
 pub(crate) struct Fits {
     pub(crate) lines: Vec<Line>,
     pub(crate) joint: Option<Joint>,
-    /// A way, by the lines and by the points, from where it beats the stream socket.
+    /// A channel with the size from which it beats the stream socket, by the lines and by the
+    /// points.
     pub(crate) against_stream: Vec<(Kind, Crossing, Crossing)>,
 }
 
@@ -87,7 +88,7 @@ impl Fits {
     }
 }
 
-/// One σ, B_k and B_cc for all messages and for the shared memory whose users sleep.
+/// Fits one σ, B_k and B_cc for all messages and for the shared memory whose users sleep.
 fn joint(lines: &[Line], points: &[Point]) -> Option<Joint> {
     let calls = |kind: Kind| lines.iter().find(|line| line.kind == kind).map(|line| line.calls);
     let row = |point: &Point| {
@@ -109,19 +110,19 @@ fn joint(lines: &[Line], points: &[Point]) -> Option<Joint> {
     Some(Joint { sigma_ns: found[0], b_k: 1.0 / found[1], b_cc: 1.0 / found[2], error })
 }
 
-/// Where the lines cross: x* = (fixed′ − fixed) / (slope − slope′).
+/// Returns the crossing of the lines: x* = (fixed′ − fixed) / (slope − slope′).
 fn crossing(first: &Line, second: &Line) -> Crossing {
     let dearer = second.fixed_ns - first.fixed_ns;
     let saved = first.ns_per_byte - second.ns_per_byte;
     match (dearer <= 0.0, saved > 0.0) {
         (true, true) => Crossing::Always,
         (false, true) if dearer / saved <= (16 << 20) as f64 => Crossing::From(dearer / saved),
-        // Cheaper at first and dearer at last is no crossing to make use of.
+        // A channel that is cheaper only for small records has no useful crossing.
         _ => Crossing::Never,
     }
 }
 
-/// The smallest size that was measured from which on the way is the faster at all sizes.
+/// Returns the smallest measured size from which the channel is faster at all sizes.
 fn measured_crossing(points: &[Point], kind: Kind) -> Crossing {
     let of = |kind| points.iter().filter(move |point: &&Point| point.kind == kind);
     let mut from = None;

@@ -1,8 +1,8 @@
-//! Two processes that hand records to each other, and the phases in which they do.
+//! Two processes that transfer records to each other, and the phases in which they do.
 //!
-//! The second is this executable once more, told by a variable who it is. By a socket beside the
-//! channel it learns what comes next: how long the records are, how many there will be, and what to
-//! do with them.
+//! The second process runs this executable as well, and recognises its role by a variable. By a
+//! socket beside the channel it receives the next order: the length of the records, their number,
+//! and the task.
 
 use super::channel::{Calls, Channel, End, Kind, Received};
 use super::clock::now_ns;
@@ -14,29 +14,30 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 const ROLE: &str = "UNTORN_BENCH_IPC_SECOND";
-/// Words of an answer: when the record had arrived, what it took to receive, what it was.
+/// The words of a reply: when the record had arrived, the system calls to receive it, and its
+/// digest.
 const ANSWER_WORDS: usize = 3;
 
-/// What the second process does with the records of a phase.
+/// The task of the second process in a phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 enum Task {
-    /// Answers each with the time at which it was there.
+    /// Replies to each record with the time of its arrival.
     Answer = 1,
     /// Sends a record of the same length back.
     Echo = 2,
-    /// Answers all of them together.
+    /// Replies once for all of them.
     Swallow = 3,
 }
 
-/// One phase's times, in nanoseconds, and the system calls of both processes for each hand-over.
+/// One phase's times, in nanoseconds, and the system calls of both processes per transfer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Phase {
     pub(crate) times: Vec<f64>,
     pub(crate) calls: f64,
 }
 
-/// The first process's side of a pair; the second ends with it.
+/// The first process's side of a pair; dropping it ends the second.
 pub(crate) struct Pair {
     channel: Box<dyn Channel>,
     control: UnixStream,
@@ -48,7 +49,7 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts the second process. It must call [`consume_if_asked`] before anything else.
     pub(crate) fn start(kind: Kind, is_pinned: bool, mut command: Command) -> io::Result<Pair> {
-        // Where nothing is written back to a disk, but for the store, whose place is a disk.
+        // In memory, where nothing is written back to a disk; the store is on a disk.
         let in_memory = Path::new("/dev/shm");
         let dir = match kind {
             Kind::StoreFeed | Kind::StoreSpin => tempfile::tempdir()?,
@@ -63,7 +64,7 @@ impl Pair {
         let (control, _) = listener.accept()?;
         let channel = kind.open(dir.path(), End::First)?;
         let mut pair = Pair { channel, control, child, dir, kind };
-        // It has opened its end.
+        // The second process has opened its end.
         pair.control.read_exact(&mut [0])?;
         Ok(pair)
     }
@@ -74,7 +75,7 @@ impl Pair {
         self.control.read_exact(&mut [0])
     }
 
-    /// The times from before a record is sent until it has been read over there.
+    /// Returns the times from before a record is sent until the other side has read it.
     pub(crate) fn one_way(&mut self, words: usize, rounds: usize) -> io::Result<Phase> {
         self.begin(Task::Answer, words, rounds)?;
         let mut record = pattern(words);
@@ -95,7 +96,7 @@ impl Pair {
         Ok(Phase { times, calls: (sent + received) as f64 / rounds as f64 })
     }
 
-    /// The times until a record of the same length has come back and been read.
+    /// Returns the times until a record of the same length has come back and been read.
     pub(crate) fn round_trip(&mut self, words: usize, rounds: usize) -> io::Result<Phase> {
         self.begin(Task::Echo, words, rounds)?;
         let mut record = pattern(words);
@@ -114,8 +115,8 @@ impl Pair {
         Ok(Phase { times, calls: 0.0 })
     }
 
-    /// The time for so many messages one after the other, each made anew of records of
-    /// `record_words`, in nanoseconds.
+    /// Returns the time for this many messages one after the other, in nanoseconds. Each is made
+    /// anew of records of `record_words`.
     pub(crate) fn stream(&mut self, words: usize, rounds: usize, record_words: usize) -> io::Result<f64> {
         self.begin(Task::Swallow, words, rounds)?;
         let mut message = vec![0; words];
@@ -145,13 +146,12 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        // It ends when there are no more orders.
+        // The second process ends when there are no more orders.
         let _ = self.control.shutdown(std::net::Shutdown::Both);
         let _ = self.child.wait();
         if matches!(self.kind, Kind::StoreFeed | Kind::StoreSpin) {
             let store = self.dir.path().join("store");
-            // The channel still counts as a client of the store, and the logger leaves all the
-            // same.
+            // The channel still counts as a client of the store, but the logger exits anyway.
             let _ = untorn::logger::stop_logger(store, std::time::Duration::from_secs(20));
         }
     }
@@ -161,7 +161,7 @@ fn pattern(words: usize) -> Vec<u64> {
     (0..words as u64).map(|index| index.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect()
 }
 
-/// The digest of a record whose first word is 0.
+/// Returns the digest of a record whose first word is 0.
 fn blank_digest(record: &mut [u64]) -> Digest {
     record[0] = 0;
     Digest::of(record)
@@ -174,8 +174,7 @@ fn expect(found: u64, digest: Digest) -> io::Result<()> {
     Err(io::Error::other("not all bytes of a record arrived as they were sent"))
 }
 
-/// Is the second process of a pair, if that is what this process was started for; says whether it
-/// was.
+/// Runs the second process of a pair, if this process was started as one. Returns whether it was.
 pub(crate) fn consume_if_asked() -> io::Result<bool> {
     let Ok(role) = std::env::var(ROLE) else { return Ok(false) };
     let mut words = role.splitn(3, '\n');

@@ -1,5 +1,5 @@
-//! A value by message, as users of `untorn::Client` put and get it, beside the same by a direct
-//! client: what of the cost is the message's.
+//! Measures a value that is put and got by `untorn::Client`, and by a direct client, to show the
+//! cost of the messages.
 
 use super::arguments::Arguments;
 use super::chart::{Unit, label};
@@ -20,7 +20,7 @@ pub(crate) struct Call {
     direct_get: f64,
 }
 
-/// All sizes, from 4 KiB on.
+/// Measures all sizes, from 4 KiB on.
 pub(crate) fn all(arguments: &Arguments) -> io::Result<Vec<Call>> {
     if !"client".starts_with(&*arguments.only) {
         return Ok(Vec::new());
@@ -42,7 +42,8 @@ fn measure(path: &std::path::Path, arguments: &Arguments) -> untorn::Result<Vec<
     let mut calls = Vec::new();
     for bytes in arguments.sizes().into_iter().filter(|bytes| *bytes >= 4096) {
         let value = vec![7; bytes];
-        // What was put is flushed before the next is measured: the disk is not what this is about.
+        // Each put is flushed before the next is measured: the disk is not part of this
+        // measurement.
         let put =
             repeat(arguments, || timed(|| client.put_with(KEYSPACE, b"key", &value, Durability::Visible), &store))?;
         let direct_put = repeat(arguments, || timed(|| keys.put(b"key", &value), &store))?;
@@ -74,7 +75,7 @@ fn repeat(arguments: &Arguments, mut call: impl FnMut() -> untorn::Result<f64>) 
     Ok(median(&mut times))
 }
 
-/// As a table.
+/// Returns the calls as a table.
 pub(crate) fn table(calls: &[Call]) -> String {
     let mut out = String::new();
     if !calls.is_empty() {

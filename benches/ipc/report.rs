@@ -1,4 +1,4 @@
-//! What was found: tables for a terminal, and a page with charts.
+//! The results: tables for a terminal, and a page with charts.
 
 use super::batch::{Batches, RECORD_BYTES};
 use super::channel::{Family, Kind};
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
 
-/// All that was found.
+/// All results.
 pub(crate) struct Found {
     pub(crate) machine: Machine,
     pub(crate) points: Vec<Point>,
@@ -25,7 +25,7 @@ pub(crate) struct Found {
     pub(crate) calls: Vec<Call>,
 }
 
-/// Everything as text.
+/// Returns all results as text.
 pub(crate) fn text(found: &Found) -> String {
     let Found { machine, points, fits, batches, flushes, calls } = found;
     let mut out = format!("{machine}\n");
@@ -158,7 +158,7 @@ fn flush_table(out: &mut String, flush: &Flushes) {
     );
 }
 
-/// Writes the charts as files of their own, and a page that shows them; its path.
+/// Writes the charts as separate files, and a page that shows them; returns its path.
 pub(crate) fn write(dir: &Path, found: &Found) -> io::Result<PathBuf> {
     std::fs::create_dir_all(dir)?;
     let mut figures = String::new();

@@ -1,5 +1,4 @@
-//! A store in a directory of its own, which goes with it; its commits are visible unless they say
-//! otherwise.
+//! A store in a directory of its own, which is removed with it. Its commits are visible by default.
 
 use std::time::Duration;
 use untorn::{Durability, FlushPolicy, Store};

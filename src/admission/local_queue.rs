@@ -79,12 +79,12 @@ impl LocalQueue {
         Ok(())
     }
 
-    /// Whether an urgent thread is in the queue.
+    /// Returns whether an urgent thread is in the queue.
     pub(crate) fn has_urgent(&self) -> bool {
         self.urgent_count.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether the head of the queue waits as an urgent thread.
+    /// Returns whether the head of the queue waits as an urgent thread.
     pub(crate) fn boosts_holder(&self) -> bool {
         self.is_boosted.load(Ordering::SeqCst)
     }
@@ -103,7 +103,7 @@ impl LocalQueue {
         }
     }
 
-    /// Whether this thread is the head of the queue.
+    /// Returns whether this thread is the head of the queue.
     pub(crate) fn is_this_threads(&self) -> bool {
         *self.holder.lock() == Some(std::thread::current().id())
     }

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! 1. *Ring share*: only a bulk commit waits here, only while urgent commits come, and only while
-//!    more than a share of the ring is not durable. It goes on when the log is durable but for the
-//!    share, or when its patience is over.
+//! more than a share of the ring is not durable. It continues when the log is durable except for
+//! the share, or when its patience is over.
 //! 2. *Local queue*: one thread of a process at a time contends for the lock. Urgent threads go
 //!    first, and the head of the queue inherits the urgency of those behind it.
 //! 3. *Writer lock*: urgent waiters of all processes go first. The lock of a dead owner is taken
@@ -47,11 +47,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::Lsn;
 
-/// While an urgent commit has come within this time, bulk ones leave the log to it but for a share.
+/// While an urgent commit has come within this time, bulk commits may fill only a share of the
+/// ring.
 const URGENT_RECENT_MAX: Duration = Duration::from_secs(1);
 
 impl Durability {
-    /// The class of a commit of this durability.
+    /// Returns the class of a commit of this durability.
     pub(crate) fn class(self) -> CommitClass {
         match self {
             Durability::Visible => CommitClass::Bulk,
@@ -102,11 +103,12 @@ pub(crate) fn patience(timeout: Option<Duration>) -> Duration {
     timeout.map_or(limits::BULK_PATIENCE, |timeout| limits::BULK_PATIENCE.min(timeout / 2))
 }
 
-/// Lets the commits of one process in.
+/// Admits the commits of one process.
 #[derive(Default)]
 pub(crate) struct Admission {
     queue: LocalQueue,
-    /// For which urgent threads of this process it last left the writer lock reserved: a
+    /// The urgent threads of this process for which it last left the writer lock reserved: a
+    /// [`lock::Reservation`].
     /// [`lock::Reservation`].
     handed_over: AtomicU64,
 }
@@ -132,7 +134,8 @@ impl Admission {
         let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
         let share_patience = patience(timeout);
         let mut waits_for_share = class == CommitClass::Bulk;
-        // When it began to queue: a slow disk must not use up its patience with other writers.
+        // The time when it began to queue: a slow disk must not use up its patience with other
+        // writers.
         let mut queued_ns = asked_ns;
         loop {
             if waits_for_share && let Some(needed) = bulk_waits_for(engine) {
@@ -142,12 +145,12 @@ impl Admission {
             }
             let left = timeout.map(|timeout| timeout.saturating_sub(since(queued_ns)));
             self.queue_and_lock(engine, &LockWait::new(class, queued_ns, left))?;
-            // Again, since the wait may have been long.
+            // Check again, since the wait may have been long.
             if let Err(error) = engine.presence.check() {
                 self.release(engine);
                 return Err(error);
             }
-            // Those that went before may have used up the share.
+            // The commits before this one may have used up the share.
             if !waits_for_share || bulk_waits_for(engine).is_none() || since(now_ns()) >= share_patience {
                 note_wait(engine, class, asked_ns);
                 return Ok(());
@@ -162,13 +165,14 @@ impl Admission {
         self.release(engine);
     }
 
-    /// An error if this thread has the writer lock.
+    /// Returns an error if this thread has the writer lock.
     pub(crate) fn refuse_open_transaction(&self) -> Result<()> {
         if self.queue.is_this_threads() { Err(Error::TransactionOpen) } else { Ok(()) }
     }
 
     /// Waits until the log is durable up to `needed`, and returns whether the commit would wait
-    /// again. Not for ever, nor after an error: those that need a durable log report it.
+    /// again. The wait is bounded, and an error ends it: those that need a durable log report the
+    /// error.
     fn wait_for_share(&self, engine: &Engine, needed: Lsn, patience: Duration) -> Result<bool> {
         self.refuse_open_transaction()?;
         Ok(!patience.is_zero() && engine.wait_durable(needed, true, Some(patience)).unwrap_or(false))
@@ -196,7 +200,7 @@ impl Admission {
         if self.queue.has_urgent() {
             let reservation = writer.release_to_urgent(engine.me.0);
             self.handed_over.store(reservation.map_or(0, lock::Reservation::to_bits), Ordering::SeqCst);
-            // The thread that it is for may have given up before it was noted.
+            // The thread of the reservation may have given up before it was recorded.
             self.take_back_unused(engine);
         } else {
             engine.release(writer);
@@ -216,7 +220,7 @@ impl Admission {
 }
 
 /// The writer lock, held by a thread of the logger. Dropping it releases the lock, also in a panic:
-/// the process stays alive then, so no other one would take the lock over.
+/// the process lives on then, so no other one would take the lock over.
 pub(crate) struct LoggerAdmission<'e>(&'e Engine);
 
 /// Acquires the writer lock for a transaction of the logger that has waited since `asked_ns`, for
@@ -240,9 +244,9 @@ impl Drop for LoggerAdmission<'_> {
     }
 }
 
-/// How far the log must be durable before a bulk commit may add to what waits for its flush;
-/// `None`: it may at once. While urgent commits come, one flush covers no more than a share of the
-/// ring and one more commit, so that no urgent commit waits for more.
+/// Returns the position up to which the log must be durable before a bulk commit may add to what
+/// waits for a flush; `None` if it may at once. While urgent commits come, one flush covers no more
+/// than a share of the ring and one more commit, so no urgent commit waits for more.
 fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
     let control = &engine.control;
     let fixed = control.fixed();
@@ -260,16 +264,15 @@ fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
     (tail.bytes_since(durable) > share).then(|| Lsn((tail.0 - share).next_multiple_of(8)))
 }
 
-/// Notes how long a commit of this class, which has the writer lock and will keep it, has waited
-/// for it.
+/// Records how long a commit of this class has waited for the writer lock, which it has and will
+/// keep.
 fn note_wait(engine: &Engine, class: CommitClass, asked_ns: u64) {
     let fixed = engine.control.fixed();
     let since_ns = fixed.writer.holder_since_ns();
     fixed.latencies.lock[class].wait.record_alone(since_ns.saturating_sub(asked_ns));
 }
 
-/// Notes for how long a commit of this class, which is about to release the writer lock, has had
-/// it.
+/// Records how long a commit of this class has held the writer lock, which it is about to release.
 fn note_hold(engine: &Engine, class: CommitClass) {
     let fixed = engine.control.fixed();
     let since_ns = fixed.writer.holder_since_ns();

@@ -6,20 +6,20 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use untorn_wal::wire::{Edge, Operation};
 
-/// A condition of a batch that does not hold.
+/// A condition of a batch that was not met.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unmet {
-    /// Which of the operations it is, counted from 0.
+    /// The index of the operation, counted from 0.
     pub(crate) index: usize,
     /// The key's version; `None` if it is absent.
     pub(crate) current: Option<TxnId>,
 }
 
-/// Checks all conditions of a batch, then makes its changes. The conditions are about what was
-/// there before. If one does not hold, nothing has changed.
+/// Checks all conditions of a batch, then makes its changes. The conditions refer to the state
+/// before the batch. If one is not met, nothing changes.
 ///
 /// # Errors
-/// [`Error::NoKeyspace`] for a deletion in a keyspace that is not there; those of the changes.
+/// [`Error::NoKeyspace`] for a deletion in a keyspace that does not exist; those of the changes.
 pub(crate) fn apply(store: &Store, txn: &mut WriteTxn<'_>, operations: &[Operation<'_>]) -> Result<Option<Unmet>> {
     let mut keyspaces = Keyspaces { store, found: HashMap::new() };
     for (index, operation) in operations.iter().enumerate() {
@@ -58,7 +58,7 @@ pub(crate) fn apply(store: &Store, txn: &mut WriteTxn<'_>, operations: &[Operati
     Ok(None)
 }
 
-/// An edge of the protocol as a bound.
+/// Converts an edge of the protocol to a bound.
 pub(crate) fn bound(edge: Edge<'_>) -> Bound<&[u8]> {
     match edge {
         Edge::Open => Bound::Unbounded,
@@ -67,14 +67,14 @@ pub(crate) fn bound(edge: Edge<'_>) -> Bound<&[u8]> {
     }
 }
 
-/// The keyspaces that a batch names.
+/// The keyspaces that a batch names, by name.
 struct Keyspaces<'s, 'n> {
     store: &'s Store,
     found: HashMap<&'n str, Keyspace>,
 }
 
 impl<'n> Keyspaces<'_, 'n> {
-    /// Under the writer lock, what is visible is what the transaction began from.
+    /// Under the writer lock, the visible state is the one from which the transaction began.
     fn find(&mut self, name: &'n str) -> Result<Option<&Keyspace>> {
         if !self.found.contains_key(name) {
             let Some(keyspace) = self.store.find_keyspace(name)? else { return Ok(None) };

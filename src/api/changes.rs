@@ -1,4 +1,4 @@
-//! The change feed as its users see it: every committed change, in order, from any process.
+//! The public type of the change feed: every committed change, in order, from any process.
 
 use crate::api::feed::{
     Admission, Admit, ChangeFilter, CursorStep, KeyspaceNames, ReadLimit, Reader, TransactionCursor, TransactionFilter,
@@ -16,31 +16,34 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use untorn_wal::record::RecordKind;
 
-/// For how long a follower's wish to hear of each visible commit stands; it naps no longer than
-/// half of that.
+/// How long a follower's request to be notified of each visible commit remains valid. The follower
+/// sleeps at most half of that.
 const VISIBLE_REQUEST_NS: u64 = 2 * EVENT_WAIT_MAX.as_nanos() as u64;
 
-/// The changes of a store after some transaction, in the order in which they were committed; made
-/// by [`Store::changes`].
+/// An iterator over the changes of a store after a given transaction, in commit order; made by
+/// [`Store::changes`].
 ///
-/// Each changed key is one item, and so is each range that was removed; those of one transaction
-/// come together, in the order in which they were made, the last of them marked by
-/// [`Change::last_in_txn`]. A key that a transaction changed several times comes once, as the
-/// transaction left it (but several times, in order, if it changed more than 262,144 keys). A key
-/// that it changed and then removed with a range comes before the range. Of a transaction that
-/// rolled back nothing comes. Samples of cells and counters are changes, too, of the keyspace
-/// `untorn.cells`. As an
-/// iterator it blocks and has no end.
+/// Each changed key is one item, and so is each range that was removed. The changes of one
+/// transaction come together, in the order in which they were made. The last of them is marked by
+/// [`Change::last_in_txn`].
+///
+/// - A key that a transaction changed several times comes once, with its last state. If the
+///   transaction changed more than 262,144 keys, such a key may come several times, in order.
+/// - A key that a transaction changed and then removed with a range comes before the range.
+/// - A transaction that rolled back yields nothing.
+/// - Samples of cells and counters are changes of the keyspace `untorn.cells`.
+///
+/// As an iterator, it blocks and has no end.
 ///
 /// # Resuming
-/// Keep the id of the last transaction of which everything was processed, [`Changes::resume_from`],
-/// beside what was made of it, and begin there after a restart: nothing is missing then, and
-/// nothing comes twice.
+/// Store [`Changes::resume_from`], the id of the last transaction that was processed as a whole,
+/// together with the data derived from the changes. After a restart, begin at that id: nothing is
+/// missing, and nothing comes twice.
 ///
 /// # Falling behind
-/// A consumer slows no writer: nobody waits for it, and nothing is kept for it beyond what
-/// [`Options::retain_changes`] says. When that was overrun, it gets [`Error::Lagged`] with the
-/// oldest id from which it can go on, and has to look at the store itself for what it missed.
+/// A consumer delays no writer, and nothing is retained for it beyond [`Options::retain_changes`].
+/// If it falls further behind, it gets [`Error::Lagged`] with the oldest id from which it can
+/// continue. It must read from the store itself what it missed.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -72,7 +75,7 @@ pub struct Changes {
     filter: ChangeFilter,
     names: KeyspaceNames,
     reader: Reader,
-    /// Everything up to here was delivered, or is not wanted.
+    /// Every transaction up to this one was delivered, or did not match.
     position: TxnId,
     txn_cursor: Option<TransactionCursor>,
     /// The newest bound seen.
@@ -95,43 +98,44 @@ impl Changes {
         })
     }
 
-    /// Only changes of the keyspace with this name, whenever it was created, dropped and created
-    /// anew. To be said before the first change is taken.
+    /// Selects only changes of the keyspace with this name, across drops and new creations. Call it
+    /// before the first change is taken.
     #[must_use]
     pub fn keyspace(mut self, name: &str) -> Changes {
         self.filter.keyspace = Some(name.into());
         self
     }
 
-    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range that was
-    /// removed, only the part that begins with `prefix`. To be said before the first change is
-    /// taken.
+    /// Selects only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range
+    /// that was removed, only the part that begins with `prefix` is delivered. Call it before the
+    /// first change is taken.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Changes {
         self.filter.prefix = prefix.as_ref().into();
         self
     }
 
-    /// Where to resume: everything up to this transaction has been delivered, or did not match.
+    /// Returns the id to resume from. Everything up to this transaction has been delivered, or did
+    /// not match.
     pub fn resume_from(&self) -> TxnId {
         self.position
     }
 
-    /// The next change, waiting for one no longer than `timeout`; `None` if none came. It never
-    /// waits in the middle of a transaction, though reading what is no longer in memory takes its
-    /// time.
+    /// Returns the next change, or `None` if none arrived within `timeout`. Once it has begun to
+    /// deliver a transaction, it does not wait for more of it; but reading from disk what is no
+    /// longer in memory takes time.
     ///
-    /// What is visible is noticed within a few milliseconds, or when the logger has ended the sync
-    /// that it is in; within 100 ms at the latest, also when the logger is stopped or dead.
+    /// A visible commit is noticed within a few milliseconds, or when the sync that the logger is
+    /// making ends. The limit is 100 ms, also if the logger is stopped or dead.
     ///
     /// # Errors
-    /// [`Error::Lagged`] if retention was overrun; [`Error::Corrupt`] for damage, [`Error::Io`];
-    /// [`Error::Forked`]. A durable feed answers [`Error::LoggerStalled`], or
-    /// [`Error::NeedsRecovery`], when there are commits which the logger does not make durable.
-    /// Nothing is skipped by an error; the call may be made again, and answers the same as long as
-    /// the cause is there.
+    /// [`Error::Lagged`] if the feed fell behind what is retained; [`Error::Corrupt`] for damage,
+    /// [`Error::Io`]; [`Error::Forked`]. A durable feed returns [`Error::LoggerStalled`] or
+    /// [`Error::NeedsRecovery`] if there are commits that the logger does not make durable. An
+    /// error skips no change. The call may be retried, and returns the same error while its cause
+    /// lasts.
     pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
-        // A time beyond the clock's range is no limit.
+        // A timeout beyond the clock's range is no limit.
         self.next_until(clock::now().checked_add(timeout))
     }
 
@@ -142,8 +146,8 @@ impl Changes {
             if let Advance::Change(change) = self.advance(&mut |_, _, _| Admission::Whole)? {
                 return Ok(Some(change));
             }
-            // Also by the clock: where others commit all the time what is not wanted, there is no
-            // end of news.
+            // Also checked by the clock: if other processes keep committing changes that do not
+            // match, there is always more to read.
             let is_late = deadline.is_some_and(|deadline| clock::now() >= deadline);
             if is_late || !self.wait(deadline)? {
                 return Ok(None);
@@ -151,25 +155,25 @@ impl Changes {
         }
     }
 
-    /// The next change that there is, if `admit` takes it. Does not wait.
+    /// Returns the next change that is available, if `admit` accepts it. Does not wait.
     pub(crate) fn next_admitted(&mut self, admit: Admit<'_>) -> Result<Advance> {
         self.client.check_usable()?;
         self.look()?;
         self.advance(admit)
     }
 
-    /// Waits until there is more to read. False if `deadline` came first.
+    /// Waits until there is more to read. Returns false if `deadline` came first.
     pub(crate) fn wait_for_more(&mut self, deadline: Instant) -> Result<bool> {
         self.wait(Some(deadline))
     }
 
-    /// Lets go of memory that can be read again, and returns how many bytes are held still.
+    /// Frees memory whose contents can be read again, and returns the number of bytes still in use.
     pub(crate) fn let_go(&mut self) -> usize {
         self.reader = Reader::new(self.reader.at());
         self.txn_cursor.as_mut().map_or(0, TransactionCursor::let_go)
     }
 
-    /// The next change before the bound.
+    /// Returns the next change before the bound.
     fn advance(&mut self, admit: Admit<'_>) -> Result<Advance> {
         let client = self.client.clone();
         let engine = &client.engine;
@@ -180,7 +184,8 @@ impl Changes {
                     CursorStep::End => None,
                     CursorStep::Later => return Ok(Advance::Later),
                 };
-                // With the last one all of it is delivered, and the consumer may stop here.
+                // After the last change the transaction is delivered as a whole, and the consumer
+                // may stop here.
                 if change.as_ref().is_none_or(|change| change.last)
                     && let Some(txn_cursor) = self.txn_cursor.take()
                 {
@@ -219,8 +224,8 @@ impl Changes {
         }
     }
 
-    /// Finds out whether the streamed transaction that begins here commits, and builds its filter.
-    /// False if that can't be known yet.
+    /// Determines whether the streamed transaction that begins here commits, and builds its filter.
+    /// Returns false if that is not known yet.
     fn filter_stream(&mut self) -> Result<bool> {
         let client = self.client.clone();
         let start = self.reader.at();
@@ -235,8 +240,8 @@ impl Changes {
         let mut txn_filter = TransactionFilter::new();
         let mut txn = None;
         while let Some(record) = self.reader.peek(&client.engine, self.bound)? {
-            // It was rolled back. A log that an earlier version recovered may lack the abort
-            // record.
+            // The transaction was rolled back. A log that an earlier version recovered may lack the
+            // abort record.
             let is_other = *txn.get_or_insert(record.txn) != record.txn;
             if is_other || matches!(record.kind, RecordKind::Abort | RecordKind::Commit) {
                 return Ok(true);
@@ -257,7 +262,7 @@ impl Changes {
         Ok(false)
     }
 
-    /// Looks how far the log goes. True if that is further than before.
+    /// Loads the read limit. Returns whether it has advanced.
     fn look(&mut self) -> Result<bool> {
         let bound = bound_of(&self.client, self.feed)?;
         let moved = bound.is_some_and(|bound| bound.txn > self.bound.txn);
@@ -267,7 +272,7 @@ impl Changes {
         Ok(moved)
     }
 
-    /// Waits until the log goes further. False if the deadline came first.
+    /// Waits until the read limit can advance. Returns false if the deadline came first.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<bool> {
         let engine = &self.client.engine;
         let words = &engine.control.fixed().feed;
@@ -301,16 +306,16 @@ impl Changes {
     }
 }
 
-/// What [`Changes::next_admitted`] came to.
+/// The result of [`Changes::next_admitted`].
 pub(crate) enum Advance {
     Change(Change),
     /// There is no more before the bound.
     Nothing,
-    /// There is a change that was put off.
+    /// The next change was postponed.
     Later,
 }
 
-/// How far a feed goes now; `None` while the logger moves it on.
+/// Returns the read limit of a feed, or `None` while the logger advances it.
 fn bound_of(client: &DirectClient, feed: Feed) -> Result<Option<ReadLimit>> {
     let control = &client.engine.control;
     if feed == Feed::Visible || planted_bug!("feed-before-fsync") {
@@ -323,7 +328,7 @@ fn bound_of(client: &DirectClient, feed: Feed) -> Result<Option<ReadLimit>> {
 impl Iterator for Changes {
     type Item = Result<Change>;
 
-    /// Blocks until there is a change. `None` never comes.
+    /// Blocks until there is a change. Never returns `None`.
     fn next(&mut self) -> Option<Result<Change>> {
         loop {
             match self.next_until(None) {

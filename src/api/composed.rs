@@ -1,9 +1,8 @@
-//! Calls composed of others: existence, ends, several keys at once, read-modify-write, whole
-//! transactions.
+//! Calls composed of others: existence, first and last entry, several keys at once,
+//! read-modify-write, whole transactions.
 //!
-//! They add no access of their own to pages, locks or the log: each consists of calls that users
-//! could make themselves. A call that reads and then writes does both in one transaction, so under
-//! the writer lock.
+//! They access no pages, locks or log themselves: each consists of calls that users could make. A
+//! call that reads and then writes does both in one transaction, so it reads under the writer lock.
 
 use crate::api::keyspace::Keyspace;
 use crate::api::snapshot;
@@ -39,14 +38,14 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// Those of `work`, [`Store::begin`] and [`WriteTxn::commit`]. After [`Error::NotDurable`], and
-    /// [`Error::LoggerStalled`] that names the transaction, it is visible; after all others nothing
-    /// of it has happened.
+    /// Those of `work`, [`Store::begin`] and [`WriteTxn::commit`]. After [`Error::NotDurable`], or
+    /// an [`Error::LoggerStalled`] that names the transaction, the transaction is visible. After
+    /// all others it has had no effect.
     pub fn transact<T>(&self, work: impl FnOnce(&mut WriteTxn<'_>) -> Result<T>) -> Result<T> {
         self.transact_with(work)
     }
 
-    /// As [`Store::transact`], for work that fails with an error of its own.
+    /// Does what [`Store::transact`] does, for work that fails with its own error type.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -81,7 +80,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::transact`].
+    /// Those of [`Store::transact`].
     pub fn transact_with<T, E: From<Error>>(
         &self,
         work: impl FnOnce(&mut WriteTxn<'_>) -> Result<T, E>,
@@ -94,15 +93,16 @@ impl Store {
 }
 
 impl Keyspace {
-    /// Whether the keyspace has a visible entry of this key.
+    /// Returns whether the keyspace has a visible entry for `key`.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(key)?.is_some())
     }
 
-    /// The visible values of several keys, in the order of `keys`, all as of one transaction.
+    /// Returns the visible values of several keys, in the order of `keys`, all as of one
+    /// transaction.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -122,38 +122,38 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Value>>> {
         let client = self.store().client();
         let pin = client.pin()?;
         keys.into_iter().map(|key| snapshot::get(client, &pin, self, key.as_ref())).collect()
     }
 
-    /// The visible entry with the least key.
+    /// Returns the visible entry with the least key.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn first(&self) -> Result<Option<(Key, Value)>> {
         self.iter()?.next().transpose()
     }
 
-    /// The visible entry with the greatest key.
+    /// Returns the visible entry with the greatest key.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn last(&self) -> Result<Option<(Key, Value)>> {
         self.iter()?.next_back().transpose()
     }
 
-    /// All visible entries, in key order, from both ends, as of now.
+    /// Returns an iterator over all visible entries as of now, in key order, from both ends.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn iter(&self) -> Result<Range> {
         self.range(..)
     }
 
-    /// Removes the entry with the least key, and returns it, as one transaction at the handle's
+    /// Removes the entry with the least key and returns it, as one transaction at the handle's
     /// default durability. Two callers never get the same entry.
     ///
     /// ```
@@ -176,35 +176,35 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn pop_first(&self) -> Result<Option<(Key, Value)>> {
         self.pop(Keyspace::first)
     }
 
-    /// Removes the entry with the greatest key, and returns it; see [`Keyspace::pop_first`].
+    /// Removes the entry with the greatest key and returns it; see [`Keyspace::pop_first`].
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn pop_last(&self) -> Result<Option<(Key, Value)>> {
         self.pop(Keyspace::last)
     }
 
     fn pop(&self, find: fn(&Keyspace) -> Result<Found>) -> Result<Found> {
         let mut txn = self.store().begin()?;
-        // While the transaction holds the lock, what is visible is what it began from. So the value
-        // needs no copy.
+        // While the transaction holds the lock, the visible state is the one from which it began.
+        // So the value needs no copy.
         let Some((key, value)) = find(self)? else { return Ok(None) };
         txn.delete(self, &key)?;
         txn.commit()?;
         Ok(Some((key, value)))
     }
 
-    /// Replaces the value of a key by what `change` makes of it, as one transaction at the handle's
-    /// default durability; `None` removes the key. Returns the transaction's id.
+    /// Replaces the value of a key by the result of `change`, as one transaction at the handle's
+    /// default durability. The result `None` removes the key. Returns the transaction's id.
     ///
     /// `change` gets the value, or `None` if the key is absent. It is called once, under the writer
     /// lock: it should be short, and can't begin a transaction of this store. If it panics, nothing
-    /// has changed.
+    /// changes.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -229,7 +229,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn update(
         &self,
         key: impl AsRef<[u8]>,
@@ -242,18 +242,18 @@ impl Keyspace {
 }
 
 impl Snapshot {
-    /// Whether a keyspace has an entry of this key.
+    /// Returns whether a keyspace has an entry for `key`.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(keyspace, key)?.is_some())
     }
 
-    /// The values of several keys, in the order of `keys`.
+    /// Returns the values of several keys, in the order of `keys`.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -262,45 +262,45 @@ impl Snapshot {
         keys.into_iter().map(|key| self.get(keyspace, key)).collect()
     }
 
-    /// The entry with the least key.
+    /// Returns the entry with the least key.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next().transpose()
     }
 
-    /// The entry with the greatest key.
+    /// Returns the entry with the greatest key.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next_back().transpose()
     }
 
-    /// All entries of a keyspace, in key order, from both ends.
+    /// Returns an iterator over all entries of a keyspace, in key order, from both ends.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn iter(&self, keyspace: &Keyspace) -> Result<SnapshotRange<'_>> {
         self.range(keyspace, ..)
     }
 }
 
-/// These see the transaction's own changes.
+/// These calls include the transaction's own changes.
 impl<'s> WriteTxn<'s> {
-    /// Whether a keyspace has an entry of this key, as this transaction sees it.
+    /// Returns whether a keyspace has an entry for `key`, as this transaction sees it.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(keyspace, key)?.is_some())
     }
 
-    /// The values of several keys, in the order of `keys`, as this transaction sees them.
+    /// Returns the values of several keys, in the order of `keys`, as this transaction sees them.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -309,43 +309,44 @@ impl<'s> WriteTxn<'s> {
         keys.into_iter().map(|key| self.get(keyspace, key)).collect()
     }
 
-    /// The entry with the least key, as this transaction sees it.
+    /// Returns the entry with the least key, as this transaction sees it.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next().transpose()
     }
 
-    /// The entry with the greatest key, as this transaction sees it.
+    /// Returns the entry with the greatest key, as this transaction sees it.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, &[u8])>> {
         self.iter(keyspace)?.next_back().transpose()
     }
 
-    /// All entries of a keyspace as this transaction sees them, in key order, from both ends.
+    /// Returns an iterator over all entries of a keyspace as this transaction sees them, in key
+    /// order, from both ends.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn iter(&self, keyspace: &Keyspace) -> Result<TxnRange<'_, 's>> {
         self.range(keyspace, ..)
     }
 
-    /// Removes the entry with the least key, and returns it with a copy of its value.
+    /// Removes the entry with the least key and returns it with a copy of its value.
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn pop_first(&mut self, keyspace: &Keyspace) -> Result<Option<(Key, Vec<u8>)>> {
         let found = self.first(keyspace)?.map(|(key, value)| (key, value.to_vec()));
         self.remove_found(keyspace, found)
     }
 
-    /// Removes the entry with the greatest key, and returns it with a copy of its value.
+    /// Removes the entry with the greatest key and returns it with a copy of its value.
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn pop_last(&mut self, keyspace: &Keyspace) -> Result<Option<(Key, Vec<u8>)>> {
         let found = self.last(keyspace)?.map(|(key, value)| (key, value.to_vec()));
         self.remove_found(keyspace, found)
@@ -358,11 +359,11 @@ impl<'s> WriteTxn<'s> {
         Ok(found)
     }
 
-    /// Replaces the value of a key by what `change` makes of it; `None` removes the key. See
+    /// Replaces the value of a key by the result of `change`; `None` removes the key. See
     /// [`Keyspace::update`].
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn update(
         &mut self,
         keyspace: &Keyspace,

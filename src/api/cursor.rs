@@ -8,22 +8,22 @@ use crate::btree::point_cursor::PointCursor;
 use std::fmt;
 
 impl Snapshot {
-    /// A cursor over a keyspace: it moves by steps and by keys, in both directions, and allocates
-    /// nothing per entry.
+    /// Returns a cursor over a keyspace. It moves by steps and by keys, in both directions, and
+    /// allocates nothing per entry.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn cursor(&self, keyspace: &Keyspace) -> Result<Cursor<'_>> {
         Ok(Cursor { snapshot: self, point: PointCursor::new(self.root(keyspace)?) })
     }
 }
 
 impl WriteTxn<'_> {
-    /// A cursor over a keyspace as this transaction sees it. The transaction can change nothing
-    /// while the cursor lives.
+    /// Returns a cursor over a keyspace as this transaction sees it. The transaction can't change
+    /// anything while the cursor lives.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn cursor(&self, keyspace: &Keyspace) -> Result<TxnCursor<'_>> {
         Ok(TxnCursor { txn: self, point: self.point_cursor(keyspace)? })
     }
@@ -31,9 +31,10 @@ impl WriteTxn<'_> {
 
 /// A position in a keyspace of a [`Snapshot`]; made by [`Snapshot::cursor`].
 ///
-/// Each call moves it and lends the entry that it comes to. The key is lent until the next call,
-/// the value for as long as the snapshot is borrowed. So a loop over a cursor allocates nothing,
-/// where [`SnapshotRange`](crate::SnapshotRange) makes a [`Key`](crate::Key) for each entry.
+/// Each call moves the cursor and lends the entry at its new position. The key is lent until the
+/// next call, the value for as long as the snapshot is borrowed. So a loop over a cursor allocates
+/// nothing, whereas [`SnapshotRange`](crate::SnapshotRange) makes a [`Key`](crate::Key) for each
+/// entry.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -59,7 +60,8 @@ impl WriteTxn<'_> {
 /// ```
 ///
 /// # Where it is after each call
-/// `seek`, `first` and `last` go where they say from anywhere. For `next` and `prev` it depends:
+/// The result of `seek`, `first` and `last` does not depend on the cursor's position. That of
+/// `next` and `prev` does:
 ///
 /// | the cursor is | because | `next` | `prev` |
 /// |---|---|---|---|
@@ -71,9 +73,9 @@ impl WriteTxn<'_> {
 /// | nowhere | the keyspace is empty | `None` | `None` |
 /// | failed | a call returned an error | `None` | `None` |
 ///
-/// So `seek(k)` and then `prev()` always gives the greatest key below `k`. A loop that ignores an
-/// error ends. As in LMDB, `next` and `prev` of a new cursor go to the first and the last entry.
-/// RocksDB leaves them undefined there, and past either end.
+/// So `seek(k)` followed by `prev()` always returns the greatest key below `k`. A loop that ignores
+/// an error ends. As in LMDB, `next` and `prev` of a new cursor move to the first and the last
+/// entry. RocksDB leaves them undefined there, and past either end.
 ///
 /// A key that was lent cannot be used after the next call:
 ///
@@ -91,10 +93,10 @@ pub struct Cursor<'s> {
 }
 
 impl<'s> Cursor<'s> {
-    /// Goes to the first entry whose key is `key` or greater. `None` if all keys are less.
+    /// Moves to the first entry whose key is `key` or greater. Returns `None` if all keys are less.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
         let pages = snapshot.pages()?;
@@ -102,10 +104,10 @@ impl<'s> Cursor<'s> {
         Ok(found.map(|(key, value)| (key, snapshot.lend(value))))
     }
 
-    /// Goes to the entry with the least key.
+    /// Moves to the entry with the least key.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn first(&mut self) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
         let pages = snapshot.pages()?;
@@ -113,10 +115,10 @@ impl<'s> Cursor<'s> {
         Ok(found.map(|(key, value)| (key, snapshot.lend(value))))
     }
 
-    /// Goes to the entry with the greatest key.
+    /// Moves to the entry with the greatest key.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn last(&mut self) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
         let pages = snapshot.pages()?;
@@ -124,10 +126,10 @@ impl<'s> Cursor<'s> {
         Ok(found.map(|(key, value)| (key, snapshot.lend(value))))
     }
 
-    /// Goes to the next entry in key order. `None` past the end.
+    /// Moves to the next entry in key order. Returns `None` past the end.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     #[allow(clippy::should_implement_trait)] // An iterator cannot lend.
     pub fn next(&mut self) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
@@ -136,10 +138,10 @@ impl<'s> Cursor<'s> {
         Ok(found.map(|(key, value)| (key, snapshot.lend(value))))
     }
 
-    /// Goes to the entry before, in key order. `None` before the beginning.
+    /// Moves to the previous entry in key order. Returns `None` before the beginning.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn prev(&mut self) -> Result<Option<(&[u8], &'s [u8])>> {
         let snapshot = self.snapshot;
         let pages = snapshot.pages()?;
@@ -150,51 +152,51 @@ impl<'s> Cursor<'s> {
 
 /// A position in a keyspace as a [`WriteTxn`] sees it; made by [`WriteTxn::cursor`].
 ///
-/// It moves as [`Cursor`] does, by the same table, and sees the transaction's own changes. Values
-/// are lent for as long as the transaction is borrowed.
+/// It moves as [`Cursor`] does, by the same table, and its entries include the transaction's own
+/// changes. Values are lent for as long as the transaction is borrowed.
 pub struct TxnCursor<'t> {
     txn: &'t WriteTxn<'t>,
     point: PointCursor,
 }
 
 impl<'t> TxnCursor<'t> {
-    /// Goes to the first entry whose key is `key` or greater. `None` if all keys are less.
+    /// Moves to the first entry whose key is `key` or greater. Returns `None` if all keys are less.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.seek(self.txn.work()?, key.as_ref())
     }
 
-    /// Goes to the entry with the least key.
+    /// Moves to the entry with the least key.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn first(&mut self) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.first(self.txn.work()?)
     }
 
-    /// Goes to the entry with the greatest key.
+    /// Moves to the entry with the greatest key.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn last(&mut self) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.last(self.txn.work()?)
     }
 
-    /// Goes to the next entry in key order. `None` past the end.
+    /// Moves to the next entry in key order. Returns `None` past the end.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     #[allow(clippy::should_implement_trait)] // An iterator cannot lend.
     pub fn next(&mut self) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.next(self.txn.work()?)
     }
 
-    /// Goes to the entry before, in key order. `None` before the beginning.
+    /// Moves to the previous entry in key order. Returns `None` before the beginning.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn prev(&mut self) -> Result<Option<(&[u8], &'t [u8])>> {
         self.point.prev(self.txn.work()?)
     }

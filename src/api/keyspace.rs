@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// A named, ordered map of keys to values; made by [`Store::keyspace`], cheap to clone.
 ///
 /// Keys have 0 bytes to a quarter of the page size (1,024 at the default), values 0 bytes to 1 GiB.
-/// Keys are ordered as byte strings. If the keyspace is dropped, its handles answer
-/// [`Error::NoKeyspace`], also after another of the same name was created.
+/// Keys are ordered as byte strings. If the keyspace is dropped, its handles return
+/// [`Error::NoKeyspace`], even if another of the same name was created since.
 #[derive(Clone)]
 pub struct Keyspace {
     store: Store,
@@ -26,10 +26,10 @@ pub struct Keyspace {
     shared: Arc<Named>,
 }
 
-/// Keyspaces whose names begin so are the store's own.
+/// The prefix of the names of keyspaces that the store itself uses.
 const RESERVED: &str = "untorn.";
 
-/// An error if only the store itself may create or change a keyspace of this name.
+/// Returns an error if only the store itself may create or change a keyspace of this name.
 #[inline]
 pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
     if !name.starts_with(RESERVED) {
@@ -40,11 +40,12 @@ pub(crate) fn refuse_reserved(name: &str) -> Result<()> {
 
 struct Named {
     name: String,
-    /// The transaction as of which `root` is known; 0 while `root` changes. It only moves on to
-    /// newer transactions, so that whoever finds it unchanged knows that it has not changed.
+    /// The transaction for which `root` is valid; 0 while `root` changes. It only advances to newer
+    /// transactions, so a reader that finds it unchanged has read an unchanged `root`.
     root_as_of: AtomicU64,
     root: AtomicU32,
-    /// Whoever has it may change the two above. The newest transaction that they were set to.
+    /// Excludes concurrent changes of the two above, and holds the newest transaction that they
+    /// were set to.
     caching: Mutex<TxnId>,
 }
 
@@ -59,13 +60,14 @@ impl Keyspace {
         Keyspace { store, id, shared: Arc::new(shared) }
     }
 
-    /// The keyspace's name.
+    /// Returns the keyspace's name.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// The same keyspace, whose one-call writes ([`Keyspace::put`], [`Keyspace::delete`] and
-    /// others) are at `durability` instead of the default of the store. This handle keeps its own.
+    /// Returns a handle to the same keyspace whose one-call writes are at `durability` instead of
+    /// the store's default: [`Keyspace::put`], [`Keyspace::delete`] and others. This handle is
+    /// unchanged.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -95,7 +97,7 @@ impl Keyspace {
         self.id
     }
 
-    /// An error if the keyspace is one of another store.
+    /// Returns an error if the keyspace belongs to another store.
     #[inline]
     pub(crate) fn belongs_to(&self, client: &DirectClient) -> Result<()> {
         if std::ptr::eq(Arc::as_ptr(self.store.client()), client) {
@@ -105,12 +107,11 @@ impl Keyspace {
         }
     }
 
-    /// The root as of `txn`, if that is the transaction as of which it was last looked up.
+    /// Returns the root as of `txn`, if `txn` is the transaction for which it is cached.
     #[inline]
     pub(crate) fn cached_root(&self, txn: TxnId) -> Option<PageId> {
         let known = self.shared.root_as_of.load(Ordering::Acquire);
-        // Acquire: if this is a root that was stored after `known`, the second look sees that
-        // change.
+        // Acquire: if this root was stored after `known`, the second load sees that change.
         let root = self.shared.root.load(Ordering::Acquire);
         let still = self.shared.root_as_of.load(Ordering::Relaxed);
         (known == txn.as_u64() && still == known && known != 0).then_some(PageId(root))
@@ -122,8 +123,8 @@ impl Keyspace {
         {
             *newest = txn;
             self.shared.root_as_of.store(0, Ordering::Relaxed);
-            // Release: whoever sees the root sees that it no longer is that of the transaction
-            // before.
+            // Release: a thread that sees this root also sees that the cache is no longer valid for
+            // the transaction before.
             self.shared.root.store(root.0, Ordering::Release);
             self.shared.root_as_of.store(txn.as_u64(), Ordering::Release);
         }
@@ -131,12 +132,12 @@ impl Keyspace {
 
     /// Stores a value under a key, as one transaction at the handle's default durability.
     ///
-    /// Waits for the writer lock (µs as a rule) and, if durable, for the logger's fsync. For many
-    /// puts, a transaction ([`Store::begin`]) or visible commits are much faster.
+    /// Waits for the writer lock (usually microseconds) and, if durable, for the logger's fsync.
+    /// For many puts, a transaction ([`Store::begin`]) or visible commits are much faster.
     ///
     /// # Errors
-    /// As [`Store::begin`] and [`crate::WriteTxn::commit`]; [`Error::Limit`] for a key or value
-    /// that is too long.
+    /// Those of [`Store::begin`] and [`crate::WriteTxn::commit`]; [`Error::Limit`] for a key or
+    /// value that is too long.
     #[inline]
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<TxnId> {
         self.put_bytes(key.as_ref(), value.as_ref())
@@ -148,11 +149,11 @@ impl Keyspace {
         Ok(txn.commit()?.txn_id())
     }
 
-    /// Removes a key, as one transaction at the handle's default durability. Says whether it was
-    /// there.
+    /// Removes a key, as one transaction at the handle's default durability. Returns whether the
+    /// key was present.
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     #[inline]
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.delete_bytes(key.as_ref())
@@ -166,15 +167,15 @@ impl Keyspace {
     }
 
     /// Removes all keys of a range, as one transaction at the handle's default durability. Returns
-    /// how many there were.
+    /// the number of keys that were removed.
     ///
-    /// Pages that lie within the range are freed whole: each is read once, to count its entries and
-    /// to find values that stand in pages of their own, and none is written. Only the pages at the
-    /// two ends of the range are copied. The log and the change feed get one operation,
+    /// Pages that lie within the range are freed as a whole. Each is read once, to count its
+    /// entries and to find values in pages of their own; none is written. Only the pages at the two
+    /// ends of the range are copied. The log and the change feed get one operation,
     /// [`ChangeKind::DeleteRange`](crate::ChangeKind::DeleteRange).
     ///
-    /// The writer lock is held meanwhile: for a million records of 24 bytes 12 to 18 ms, where a
-    /// million deletes in one transaction hold it for 1.3 s (`cargo bench --bench removal`).
+    /// The writer lock is held meanwhile. For a million records of 24 bytes that takes 12 to 18 ms;
+    /// a million deletes in one transaction hold it for 1.3 s (`cargo bench --bench removal`).
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -196,7 +197,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn delete_range<R: KeyRange>(&self, range: R) -> Result<u64> {
         let mut txn = self.store.begin()?;
         let removed = txn.delete_range(self, range)?;
@@ -204,17 +205,17 @@ impl Keyspace {
         Ok(removed)
     }
 
-    /// Removes all keys, as one transaction at the handle's default durability. Returns how many
-    /// there were. The keyspace stays, and so do its handles. See [`Keyspace::delete_range`] for
-    /// what it costs.
+    /// Removes all keys, as one transaction at the handle's default durability. Returns the number
+    /// of keys that were removed. The keyspace and its handles remain valid. See
+    /// [`Keyspace::delete_range`] for the cost.
     ///
     /// # Errors
-    /// As [`Keyspace::put`].
+    /// Those of [`Keyspace::put`].
     pub fn clear(&self) -> Result<u64> {
         self.delete_range(..)
     }
 
-    /// The visible value of a key, without copying it. Never waits for writers.
+    /// Returns the visible value of a key, without copying it. Never waits for writers.
     ///
     /// # Errors
     /// [`Error::NoKeyspace`] if the keyspace was dropped; [`Error::Corrupt`]; [`Error::Forked`].
@@ -230,21 +231,20 @@ impl Keyspace {
         snapshot::get(client, &pin, self, key)
     }
 
-    /// The visible value of a key, and its version: the id of the transaction that wrote it last. A
-    /// key that was deleted and written again has another version than before.
+    /// Returns the visible value of a key and its version: the id of the transaction that wrote it
+    /// last. A key that was deleted and written again has a new version.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, TxnId)>> {
         let client = self.store.client();
         let pin = client.pin()?;
         snapshot::get_versioned(client, &pin, self, key.as_ref())
     }
 
-    /// Stores a value only if the key's version is the one that the caller knows (`None`: only if
-    /// the key is absent), as one transaction at the handle's default durability. Optimistic
-    /// locking, across processes: read a version, compute without holding anything, swap, and begin
-    /// anew on a mismatch.
+    /// Stores a value only if the key's version is `expected` (`None`: only if the key is absent),
+    /// as one transaction at the handle's default durability. This is optimistic locking across
+    /// processes: read a version, compute without holding a lock, swap, and retry on a mismatch.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -266,7 +266,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put`]. A mismatch is no error.
+    /// Those of [`Keyspace::put`]. A mismatch is no error.
     pub fn compare_and_swap(
         &self,
         key: impl AsRef<[u8]>,
@@ -277,11 +277,10 @@ impl Keyspace {
         self.compare_and(key, expected, |txn| txn.put(self, key, value))
     }
 
-    /// Removes a key only if its version is the one that the caller knows. See
-    /// [`Keyspace::compare_and_swap`].
+    /// Removes a key only if its version is `expected`. See [`Keyspace::compare_and_swap`].
     ///
     /// # Errors
-    /// As [`Keyspace::put`]. A mismatch is no error.
+    /// Those of [`Keyspace::put`]. A mismatch is no error.
     pub fn compare_and_delete(&self, key: impl AsRef<[u8]>, expected: TxnId) -> Result<CasOutcome> {
         let key = key.as_ref();
         self.compare_and(key, Some(expected), |txn| txn.delete(self, key).map(drop))
@@ -302,19 +301,20 @@ impl Keyspace {
         Ok(CasOutcome::Swapped(txn.commit()?.txn_id()))
     }
 
-    /// The visible entries of a range, in key order, from both ends, as of now: `range("a".."c")`;
-    /// see [`KeyRange`].
+    /// Returns an iterator over the visible entries of a range as of now, in key order, from both
+    /// ends: `range("a".."c")`; see [`KeyRange`].
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn range<R: KeyRange>(&self, range: R) -> Result<Range> {
         self.range_of_bounds(range.bounds())
     }
 
-    /// The visible entries whose keys begin with `prefix`, in key order, from both ends, as of now.
+    /// Returns an iterator over the visible entries whose keys begin with `prefix`, in key order,
+    /// from both ends, as of now.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
         let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
@@ -326,18 +326,18 @@ impl Keyspace {
         Range::new(client.clone(), client.pin()?, self, bounds)
     }
 
-    /// How many entries the keyspace has. Costs as much as a `get`.
+    /// Returns the number of entries in the keyspace. Costs as much as a `get`.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn len(&self) -> Result<u64> {
         self.store.snapshot()?.len(self)
     }
 
-    /// Whether the keyspace has no entries.
+    /// Returns whether the keyspace has no entries.
     ///
     /// # Errors
-    /// As [`Keyspace::get`].
+    /// Those of [`Keyspace::get`].
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }

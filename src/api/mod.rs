@@ -1,12 +1,12 @@
-//! What users call.
+//! The public interface of direct clients.
 //!
 //! - `store`, `keyspace`, `snapshot`, `write_txn`, `ticket`, `options`: the store and its
 //!   transactions
 //! - `cursor`: lending cursors; `savepoint`: states that a write transaction can return to
-//! - `composed`: calls composed of theirs; `batch`: changes with conditions
+//! - `composed`: calls composed of the above; `batch`: changes with conditions
 //! - `cells`: values updated in place, and counters
-//! - `changes`, `feed`: following the log
-//! - `stats`, `observe`, `verify`: looking at a store
+//! - `changes`, `feed`: the change feed
+//! - `stats`, `observe`, `verify`: monitoring and checking a store
 //! - `pinned`: values that hold their pin
 
 pub(crate) mod batch;

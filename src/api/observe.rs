@@ -1,8 +1,8 @@
-//! A look at a store from outside: its figures, without joining it, starting a logger, or changing
-//! a byte of it.
+//! Monitoring of a store from outside: its figures, without joining it, starting a logger, or
+//! changing a byte of it.
 //!
-//! What is shared is mapped for reading only, for as long as the look takes, so nothing here can
-//! write there, not even by mistake.
+//! The shared memory is mapped read-only, for the duration of the call, so nothing here can write
+//! to it, not even by mistake.
 
 use crate::error::reason::MismatchKind;
 use crate::files::dir;
@@ -16,27 +16,28 @@ use crate::shared::stats::Stats;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// What [`observe`] found.
+/// The result of [`observe`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Observation {
-    /// Processes have the store open, or its logger serves it. If [`Stats::logger_pid`] is `None`
-    /// there is no logger just now: who waits for durability starts one.
+    /// Processes have the store open, or its logger serves it. If [`Stats::logger_pid`] is `None`,
+    /// there is no logger now; a client that waits for durability starts one.
     Live(Box<Stats>),
-    /// A logger is at work, but does not serve yet: it recovers the store.
+    /// A logger runs, but does not serve yet: it recovers the store.
     Starting,
-    /// Nobody has the store open, and it has no logger.
+    /// No process has the store open, and it has no logger.
     Unused,
 }
 
-/// Looks at the store in the directory `path` from outside, for monitoring: neither is the caller a
-/// client then, nor does anything start, wait, or change. Needs the right to read the store's
-/// files, not to write them; the store must be the caller's own, unless
+/// Reads the figures of the store in the directory `path` from outside, for monitoring. The caller
+/// does not become a client; nothing is started, waited for, or changed. Needs the right to read
+/// the store's files, not to write them. The store must belong to the caller, unless
 /// [`Options::foreign_owner`](crate::Options::foreign_owner) allows otherwise: see
 /// [`Options::observe`](crate::Options::observe).
 ///
-/// Unlike [`crate::Store::stats`] it can't tell how many pages each snapshot holds back, for that
-/// takes a snapshot of its own. All else is the same. Takes well below a millisecond; never blocks.
+/// Unlike [`crate::Store::stats`], it does not count the pages that each snapshot protects from
+/// reuse, because that needs a snapshot of its own. All other figures are the same. Takes well
+/// below a millisecond; never blocks.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -64,7 +65,7 @@ pub fn observe(path: impl AsRef<Path>) -> Result<Observation> {
     observe_as(path.as_ref(), Ownership::Own)
 }
 
-/// As [`observe`], also of another user's store.
+/// Does what [`observe`] does, also for another user's store.
 pub(crate) fn observe_as(path: &Path, ownership: Ownership) -> Result<Observation> {
     let dir = Dir::open(path, false, true, ownership)?;
     let Some(checkpoint) = dir.open_file(dir::CHECKPOINT, false)? else {
@@ -91,7 +92,7 @@ pub(crate) fn observe_as(path: &Path, ownership: Ownership) -> Result<Observatio
     };
     let refuse = |what| Err(Error::Mismatch { file: dir::CONTROL.into(), what });
     match foreign {
-        // Until a logger has recovered the store, it leaves what an earlier one shared.
+        // Until a logger has recovered the store, `control` is the one of an earlier logger.
         Some(found) => refuse(MismatchKind::OtherLayout { found: found.into(), known: LAYOUT.into() }),
         None if has_clients => refuse(MismatchKind::OtherBoot),
         None => Ok(Observation::Starting),

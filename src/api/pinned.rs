@@ -1,4 +1,4 @@
-//! Bytes of the arena that a pin holds: the one place where a pin stands in for a lifetime.
+//! Bytes of the arena that a pin protects: the only place where a pin takes the role of a lifetime.
 //!
 //! Why such a reference is sound, for as long as the pin lives:
 //!
@@ -12,20 +12,20 @@
 //! - **The pin is not taken away.** Other processes remove a pin only when its owner is dead, which
 //!   they learn from the owner's lock. The kernel holds that lock while the process has the store
 //!   mapped. A store is recovered only when no client lives. No time limit ends a pin.
-//! - **On a stacked file system the lock depends on a descriptor.** Code that closes a descriptor
-//!   which it does not own breaks Rust's I/O safety; only such code can end the lock there. Each
-//!   call then answers `Detached`, but bytes that were lent before may change.
+//! - **On a stacked file system the lock depends on a descriptor.** Only code that closes a
+//!   descriptor which it does not own can end the lock there, and such code breaks Rust's I/O
+//!   safety. Each call then returns `Detached`, but bytes that were lent before may change.
 //! - **In a child of `fork()`** the mapping is absent and a read of the bytes faults. `fork()` is
-//!   an unsafe function: its caller answers for references that the child inherits. Calls answer
-//!   `Forked` and lend nothing.
+//!   an unsafe function: its caller is responsible for references that the child inherits. Calls
+//!   return `Forked` and lend nothing.
 #![allow(unsafe_code)]
 
 use crate::process::pin::Pin;
 
-/// Bytes of a pinned commit, for as long as this lives.
+/// Bytes of a pinned commit, valid as long as this value lives.
 pub(crate) struct PinnedBytes {
     bytes: *const [u8],
-    /// Dropped with the bytes' last user; keeps the mapping, too.
+    /// Dropped together with the last use of the bytes. It also keeps the mapping.
     _pin: Pin,
 }
 
@@ -36,10 +36,9 @@ impl PinnedBytes {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the bytes lie in pages that the pinned commit reaches. Rule I3 keeps everybody
-        // from reusing those while the pin lives, and the pin keeps the client, which keeps the
-        // mapping. They are not the checksum words, which alone are ever written in a published
-        // page.
+        // SAFETY: the bytes lie in pages that the pinned commit reaches. Rule I3 protects those
+        // from reuse while the pin lives. The pin owns the client, which owns the mapping. The
+        // bytes are not checksum words, and nothing else is written in a published page.
         unsafe { &*self.bytes }
     }
 }

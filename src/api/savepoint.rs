@@ -1,4 +1,4 @@
-//! Savepoints of a write transaction as its users see them.
+//! Savepoints of a write transaction.
 
 use crate::api::write_txn::WriteTxn;
 use crate::{Error, Result};
@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// [`WriteTxn::savepoint`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Savepoint {
-    /// The transaction, by a number that no other one of this process has.
+    /// The number of the transaction, unique in this process.
     txn: u64,
     /// Counts the savepoints of the transaction, from 1.
     number: u64,
 }
 
 impl WriteTxn<'_> {
-    /// Notes the present state of the transaction, so that [`WriteTxn::rollback_to`] can return to
-    /// it.
+    /// Records the present state of the transaction, so that [`WriteTxn::rollback_to`] can return
+    /// to it.
     ///
     /// Savepoints nest: there may be several at once. Each one costs some memory until the
-    /// transaction ends or is rolled back beyond it, and every page that is changed after it is
-    /// copied once more.
+    /// transaction ends or is rolled back beyond it. Every page that is changed after it is copied
+    /// once more.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -45,18 +45,18 @@ impl WriteTxn<'_> {
     pub fn savepoint(&mut self) -> Savepoint {
         static TXNS: AtomicU64 = AtomicU64::new(1);
         let txn = *self.savepoint_txn.get_or_insert_with(|| TXNS.fetch_add(1, Ordering::Relaxed));
-        // In a child of fork(), whose every call on the transaction is an error, so is the return
-        // to this one.
+        // In a child of fork(), every call on the transaction is an error, and so is a rollback to
+        // this savepoint.
         let number = self.write_mut().map_or(0, |write| write.savepoint());
         Savepoint { txn, number }
     }
 
     /// Undoes everything since a savepoint: puts, removals, and keyspaces that were created or
-    /// dropped. The savepoint stays, and can be returned to again. Savepoints that were made after
-    /// it are gone.
+    /// dropped. The savepoint remains, and can be returned to again. Savepoints that were made
+    /// after it are removed.
     ///
-    /// Neither replay nor any change feed has what was undone, also if the transaction is so large
-    /// that its log was written ahead.
+    /// What was undone is neither replayed nor delivered by a change feed. That also holds if the
+    /// transaction is so large that its log was written ahead.
     ///
     /// # Errors
     /// [`Error::Invalid`], which names the savepoint, if a rollback to an earlier one has removed

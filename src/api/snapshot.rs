@@ -1,4 +1,4 @@
-//! Snapshots and what is read from them: values, keys, ranges.
+//! Snapshots and what they return: values, keys, ranges.
 
 use crate::api::keyspace::Keyspace;
 use crate::api::pinned::{PinnedBytes, lend};
@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 /// A repeatable view of the whole store as of one transaction.
 ///
-/// It pins that transaction: pages that later transactions replace are not reused while it lives,
-/// so a snapshot kept for long makes the store grow (`Stats` shows who pins what). Taking one costs
-/// tens of nanoseconds and never waits.
+/// It pins that transaction: while it lives, pages that later transactions replace are not reused.
+/// So a snapshot kept for long makes the store grow (`Stats` shows which process pins which
+/// transaction). Taking one costs tens of nanoseconds and never waits.
 pub struct Snapshot {
     store: Store,
     pin: Pin,
@@ -36,12 +36,12 @@ impl Snapshot {
         self.store.client()
     }
 
-    /// The transaction that this is a view of.
+    /// Returns the transaction whose state the snapshot shows.
     pub fn txn_id(&self) -> TxnId {
         self.pin.txn()
     }
 
-    /// The value of a key. The slice borrows the snapshot: no copy, no reference count.
+    /// Returns the value of a key. The slice borrows the snapshot: no copy, no reference count.
     ///
     /// A value is contiguous in the store whatever its length, so a large one is not copied either.
     ///
@@ -83,10 +83,10 @@ impl Snapshot {
         Ok(self.find(keyspace, key.as_ref())?.map(|(value, _)| value))
     }
 
-    /// The value of a key, and its version: the id of the transaction that wrote it last.
+    /// Returns the value of a key and its version: the id of the transaction that wrote it last.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     #[inline]
     pub fn get_versioned(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], TxnId)>> {
         self.find(keyspace, key.as_ref())
@@ -98,14 +98,14 @@ impl Snapshot {
         Ok(search::get(&pages, root, key)?.map(|found| (self.lend(found.value), found.version)))
     }
 
-    /// The pages of the snapshot. Each read asks here whether this process may use them.
+    /// Returns the pages of the snapshot. Each read checks here for a forked child.
     #[inline]
     pub(super) fn pages(&self) -> Result<Pages<'_>> {
         self.client().check_usable()?;
         Ok(self.pin.pages(self.client()))
     }
 
-    /// The root of a keyspace's tree in this snapshot, where a range or a cursor begins.
+    /// Returns the root of a keyspace's tree in this snapshot, where a range or a cursor begins.
     pub(super) fn root(&self, keyspace: &Keyspace) -> Result<PageId> {
         self.client().check_usable()?;
         root(self.client(), &self.pin, keyspace)
@@ -117,18 +117,20 @@ impl Snapshot {
         lend(bytes, &self.pin)
     }
 
-    /// The entries of a range, in key order, from both ends. Values borrow the snapshot.
+    /// Returns an iterator over the entries of a range, in key order, from both ends. Values borrow
+    /// the snapshot.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<SnapshotRange<'_>> {
         self.range_of_bounds(keyspace, range.bounds())
     }
 
-    /// The entries whose keys begin with `prefix`. Values borrow the snapshot.
+    /// Returns an iterator over the entries whose keys begin with `prefix`. Values borrow the
+    /// snapshot.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<SnapshotRange<'_>> {
         let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
@@ -144,7 +146,7 @@ impl Snapshot {
         Ok(SnapshotRange { snapshot: self, cursor })
     }
 
-    /// The keyspace that had this name then, also if it was dropped since.
+    /// Returns the keyspace that had this name in the snapshot, even if it was dropped since.
     ///
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
@@ -154,7 +156,7 @@ impl Snapshot {
         Ok(id.map(|id| Keyspace::new(self.store.clone(), id, name)))
     }
 
-    /// The names of all keyspaces, in the order in which they were created.
+    /// Returns the names of all keyspaces, in the order in which they were created.
     ///
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
@@ -164,10 +166,10 @@ impl Snapshot {
         Ok(catalog::list(&pages, self.pin.catalog())?.into_iter().map(|entry| entry.name).collect())
     }
 
-    /// How many entries a keyspace has. Costs as much as a `get`.
+    /// Returns the number of entries in a keyspace. Costs as much as a `get`.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// Those of [`Snapshot::get`].
     pub fn len(&self, keyspace: &Keyspace) -> Result<u64> {
         self.client().check_usable()?;
         keyspace.belongs_to(self.client())?;
@@ -223,15 +225,15 @@ pub(crate) fn get_versioned(
     Ok(search::get(&pages, root, key)?.map(|found| (Value(PinnedBytes::new(found.value, pin.clone())), found.version)))
 }
 
-/// Writes bytes as the literal of a byte string, which can be read where they are ASCII.
+/// Writes bytes as the literal of a byte string, which is readable where they are ASCII.
 fn fmt_bytes(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(f, "b\"{}\"", bytes.escape_ascii())
 }
 
 /// A value in the store, without copying: it dereferences to its bytes and pins its snapshot.
 ///
-/// Keep it only as long as it is needed; `to_vec()` frees it from the store. It must not be read in
-/// a child of `fork()`, where the store is not mapped.
+/// Keep it only as long as it is needed; `to_vec()` makes an independent copy. It must not be read
+/// in a child of `fork()`, where the store is not mapped.
 pub struct Value(PinnedBytes);
 
 impl Deref for Value {
@@ -261,7 +263,7 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
 
 impl Eq for Value {}
 
-/// A key that an iteration came to. Pages keep keys without their common prefix, so it owns a
+/// The key of an entry of an iteration. Pages store keys without their common prefix, so it owns a
 /// joined copy.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub(crate) Vec<u8>);
@@ -291,8 +293,8 @@ impl From<Key> for Vec<u8> {
     }
 }
 
-/// The entries of a range of a [`Snapshot`], in key order, from both ends. Values borrow the
-/// snapshot.
+/// An iterator over the entries of a range of a [`Snapshot`], in key order, from both ends. Values
+/// borrow the snapshot.
 pub struct SnapshotRange<'s> {
     snapshot: &'s Snapshot,
     cursor: RangeCursor,
@@ -326,8 +328,8 @@ impl fmt::Debug for SnapshotRange<'_> {
     }
 }
 
-/// The entries of a range of a keyspace, in key order, from both ends. It holds a snapshot of its
-/// own, and so does each [`Value`] that it yields.
+/// An iterator over the entries of a range of a keyspace, in key order, from both ends. It holds a
+/// snapshot of its own, and so does each [`Value`] that it yields.
 pub struct Range {
     client: Arc<DirectClient>,
     pin: Pin,

@@ -1,5 +1,5 @@
-//! Figures of a store: what is visible, durable and checkpointed, where the space goes, and who
-//! holds it.
+//! Figures of a store: what is visible, durable and checkpointed, where the space goes, and which
+//! processes hold it.
 
 use crate::files::geometry::Geometry;
 use crate::pages::{extents, queue};
@@ -41,20 +41,20 @@ impl Latencies {
 impl Stats {
     pub(crate) fn gather(client: &Arc<DirectClient>) -> Result<Stats> {
         let engine = &client.engine;
-        // Before the pin that the count of held pages takes.
+        // Before the pin that the count of protected pages takes.
         let mut stats = Stats::read(&engine.control, &engine.geometry, engine.tester().ok().as_ref())?;
-        // A figure that can't be had must not keep the others back.
+        // Figures that can't be counted must not suppress the others.
         let _ = count_held(client, &mut stats.readers);
         Ok(stats)
     }
 
-    /// What stands in the shared region; it is only read. Without a `tester` everybody in its
-    /// tables counts as alive.
+    /// Reads the figures of the shared region; writes nothing. Without a `tester`, every process in
+    /// its tables counts as alive.
     pub(crate) fn read(control: &Control, geometry: &Geometry, tester: Option<&Tester<'_>>) -> Result<Stats> {
         let fixed = control.fixed();
         let readers = readers(control)?;
         let image = control.newest()?;
-        // While the words disagree, what is published last is as good for a figure.
+        // While the words disagree, the transaction published last is good enough for a figure.
         let durable = control.durable().map_or_else(|| fixed.durable.last_txn(), |(durable, _)| durable);
         let counters = &fixed.counters;
         let now = now_ns();
@@ -144,7 +144,7 @@ impl DeadlineStat {
     }
 }
 
-/// Who pins what.
+/// Returns which process pins which transaction.
 fn readers(control: &Control) -> Result<Vec<ReaderStat>> {
     let fixed = control.fixed();
     let newest = control.newest()?.txn;
@@ -169,8 +169,8 @@ fn readers(control: &Control) -> Result<Vec<ReaderStat>> {
     Ok(found)
 }
 
-/// Counts the pages that each pin keeps from being reused: those that wait in the queues and that
-/// the pinned transaction reaches (rule I3). Takes time in proportion to the queues' lengths.
+/// Counts the pages that each pin protects from reuse: those that wait in the queues and that the
+/// pinned transaction reaches (rule I3). Takes time in proportion to the queues' lengths.
 fn count_held(client: &Arc<DirectClient>, readers: &mut [ReaderStat]) -> Result<()> {
     let arena = &client.engine.arena;
     // Pinned, so that the queues' own pages stay as they are.

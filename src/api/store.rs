@@ -1,4 +1,4 @@
-//! The store as its users see it: opening, transactions, snapshots, and what governs them.
+//! The store handle: opening, transactions, snapshots, durability, monitoring.
 
 use crate::Durability;
 use crate::api::cells::sampling;
@@ -25,8 +25,8 @@ use std::time::Duration;
 
 /// A store: an ordered key-value map in a directory, which several processes use at once.
 ///
-/// Cheap to clone; all handles of a process to one directory share what they map. Threads may share
-/// it, and all that is made from it but a [`WriteTxn`], which stays with its thread.
+/// Cheap to clone; all handles of a process to one directory share one mapping. Threads may share
+/// it and everything made from it, except a [`WriteTxn`], which stays on its thread.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -42,12 +42,12 @@ use std::time::Duration;
 /// ```
 ///
 /// # Fork and exec
-/// A child of `fork()` can use nothing that its parent opened: each call answers [`Error::Forked`],
-/// dropping does nothing, and the parent is unharmed, whatever its threads were doing. The child
-/// may open the store for itself, at any depth. Only the bytes of a [`crate::Value`] must not be
-/// looked at there: they are not mapped. This holds for the `fork()` of the C library, not for a
-/// raw `clone` system call that copies memory. `exec`, like death, gives up at once whatever the
-/// process held.
+/// A child of `fork()` can't use anything that its parent opened: each call returns
+/// [`Error::Forked`], dropping does nothing, and the parent is unharmed, whatever its threads were
+/// doing. The child may open the store for itself, at any depth. The bytes of a [`crate::Value`]
+/// must not be read there: they are not mapped. This holds for the `fork()` of the C library, not
+/// for a raw `clone` system call that copies memory. `exec`, like death, releases at once whatever
+/// the process held.
 #[derive(Clone)]
 pub struct Store {
     client: Arc<DirectClient>,
@@ -57,21 +57,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in the directory `path` and creates it if there is none; a logger process is
-    /// started if none runs.
+    /// Opens the store in the directory `path` and creates it if there is none. Starts a logger
+    /// process if none runs.
     ///
     /// Blocks while another process initialises or recovers the store. Recovery takes time in
     /// proportion to the log since the last checkpoint.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Permission`], [`Error::UnsupportedFileSystem`] for what is in
-    /// the way; [`Error::Corrupt`] and [`Error::Mismatch`] for files that are damaged or are no
-    /// store of this version; [`Error::LoggerUnavailable`] if no logger could be started.
+    /// [`Error::NotFound`], [`Error::Permission`], [`Error::UnsupportedFileSystem`] if the
+    /// directory can't be used; [`Error::Corrupt`] and [`Error::Mismatch`] for files that are
+    /// damaged or are no store of this version; [`Error::LoggerUnavailable`] if no logger could be
+    /// started.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         Options::default().open(path)
     }
 
-    /// Options to open a store with.
+    /// Returns the default options, to be changed before a store is opened with them.
     pub fn options() -> Options {
         Options::default()
     }
@@ -116,7 +117,7 @@ impl Store {
         self.read_only
     }
 
-    /// The same store with another default durability.
+    /// Returns a handle to the same store with another default durability.
     pub(crate) fn with_durability(&self, durability: Durability) -> Store {
         Store { durability, ..self.clone() }
     }
@@ -132,7 +133,7 @@ impl Store {
 
     // ---- keyspaces
 
-    /// The keyspace of this name, created (as a transaction of its own) if there is none.
+    /// Returns the keyspace of this name. If there is none, creates it in a transaction of its own.
     ///
     /// # Errors
     /// [`Error::Limit`] if the name is longer than 255 bytes, [`Error::NoKeyspace`] if the store
@@ -151,7 +152,7 @@ impl Store {
         Ok(keyspace)
     }
 
-    /// The keyspace of this name, if there is one.
+    /// Returns the keyspace of this name, if there is one.
     ///
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
@@ -159,7 +160,7 @@ impl Store {
         self.snapshot()?.find_keyspace(name)
     }
 
-    /// The names of all keyspaces, in the order in which they were created.
+    /// Returns the names of all keyspaces, in the order in which they were created.
     ///
     /// # Errors
     /// [`Error::Corrupt`]; [`Error::Forked`].
@@ -167,12 +168,12 @@ impl Store {
         self.snapshot()?.keyspaces()
     }
 
-    /// Drops a keyspace and all that is in it, as one transaction at the store's default
-    /// durability. Says whether it was there. Takes time in proportion to the keyspace's pages,
+    /// Drops a keyspace with all its entries, as one transaction at the store's default durability.
+    /// Returns whether the keyspace existed. Takes time in proportion to the keyspace's pages,
     /// under the writer lock.
     ///
     /// # Errors
-    /// As [`Store::begin`] and [`WriteTxn::commit`].
+    /// Those of [`Store::begin`] and [`WriteTxn::commit`].
     pub fn drop_keyspace(&self, name: &str) -> Result<bool> {
         let mut txn = self.begin()?;
         let found = txn.drop_keyspace(name)?;
@@ -182,13 +183,13 @@ impl Store {
 
     // ---- transactions
 
-    /// Begins the exclusive write transaction at the store's default durability; it rolls back when
+    /// Begins the exclusive write transaction at the store's default durability. It rolls back when
     /// dropped.
     ///
     /// Waits for the writer lock, which one transaction of all processes holds from `begin` to
-    /// commit. A holder that was killed is noticed within milliseconds of the release of its
-    /// memory, which takes the kernel some 90 ms per GiB, and its transaction is undone; one that
-    /// is stopped keeps the lock.
+    /// commit. If the holder was killed, its transaction is undone. Its death is noticed within
+    /// milliseconds of the release of its memory, which takes the kernel some 90 ms per GiB. A
+    /// holder that is stopped keeps the lock.
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread has one open already, [`Error::LockTimeout`] if
@@ -198,10 +199,10 @@ impl Store {
         self.begin_within(self.durability, self.lock_timeout)
     }
 
-    /// As [`Store::begin`], at this durability instead of the store's default. The durability
-    /// decides when [`WriteTxn::commit`] returns and by when the logger flushes. It also decides
-    /// the class in which the transaction waits for the lock: a [`Durability::Visible`] one gives
-    /// way to those that wait for the disk.
+    /// Begins a transaction as [`Store::begin`] does, at `durability` instead of the store's
+    /// default. The durability decides when [`WriteTxn::commit`] returns and by when the logger
+    /// flushes. It also decides the class in which the transaction waits for the lock: a
+    /// [`Durability::Visible`] one gives way to those that wait for the disk.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -221,13 +222,13 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::begin`].
+    /// Those of [`Store::begin`].
     pub fn begin_with(&self, durability: Durability) -> Result<WriteTxn<'_>> {
         self.begin_within(durability, self.lock_timeout)
     }
 
-    /// As [`Store::begin`], waiting for the lock no longer than `timeout`; with [`Duration::ZERO`]
-    /// not at all.
+    /// Begins a transaction as [`Store::begin`] does, waiting for the lock at most `timeout`; with
+    /// [`Duration::ZERO`], it does not wait.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -248,7 +249,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::begin`]; [`Error::LockTimeout`] names the holder of the lock.
+    /// Those of [`Store::begin`]; [`Error::LockTimeout`] names the holder of the lock.
     pub fn begin_timeout(&self, timeout: Duration) -> Result<WriteTxn<'_>> {
         self.begin_within(self.durability, Some(timeout))
     }
@@ -257,9 +258,9 @@ impl Store {
         self.begin_since(now_ns(), durability, timeout)
     }
 
-    /// As [`Store::begin_with`], for somebody who has waited since `asked_ns` on the monotonic
-    /// clock, and does so for no longer than `timeout` in all. Who waits piece by piece keeps its
-    /// patience by it, and its place in what is measured.
+    /// Begins a transaction as [`Store::begin_with`] does, for a caller that has waited since
+    /// `asked_ns` on the monotonic clock and waits at most `timeout` in all. A caller that waits in
+    /// slices passes the original start, so aging and latency count the whole wait.
     pub(crate) fn begin_since(
         &self,
         asked_ns: u64,
@@ -279,7 +280,7 @@ impl Store {
 
     // ---- snapshots and durability
 
-    /// A repeatable view of all that is visible now. Never waits.
+    /// Returns a repeatable view of everything that is visible now. Never waits.
     ///
     /// # Errors
     /// [`Error::Forked`]; [`Error::Limit`] when 65,536 snapshots are pinned.
@@ -288,22 +289,23 @@ impl Store {
         Ok(Snapshot::new(self.clone(), pin))
     }
 
-    /// A repeatable view of only what survives a power loss: [`Store::snapshot`] less what no fsync
-    /// has covered yet. Never waits (but for the successor of a logger that has just died).
+    /// Returns a repeatable view of what survives a power loss: [`Store::snapshot`] without the
+    /// commits that no fsync has covered yet. Never waits, except for the successor of a logger
+    /// that has just died.
     ///
     /// # Errors
-    /// As [`Store::snapshot`].
+    /// Those of [`Store::snapshot`].
     pub fn durable_snapshot(&self) -> Result<Snapshot> {
         let pin = self.client.pin_durable()?;
         Ok(Snapshot::new(self.clone(), pin))
     }
 
-    /// Returns when all that was visible at the call is durable, cells and counters included;
-    /// flushes at once under any policy.
+    /// Returns when everything that was visible at the call is durable, cells and counters
+    /// included. The logger flushes at once under any policy.
     ///
     /// # Errors
-    /// As [`Ticket::wait`]. If the store has cells, which a transaction samples:
-    /// [`Error::TransactionOpen`] if this thread has one open, [`Error::LockTimeout`] if another
+    /// Those of [`Ticket::wait`]. If the store has cells, which a transaction samples:
+    /// [`Error::TransactionOpen`] if this thread has one open; [`Error::LockTimeout`] if another
     /// one is open for longer than [`Options::lock_timeout`], if that was set.
     pub fn sync(&self) -> Result<()> {
         self.client.check_usable()?;
@@ -314,7 +316,7 @@ impl Store {
         self.sync_records()
     }
 
-    /// Returns when all that cells and counters held at the call is durable.
+    /// Returns when all values that cells and counters held at the call are durable.
     pub(crate) fn sync_cells(&self) -> Result<()> {
         sampling::wait_round(&self.client.engine, self.lock_timeout)?;
         self.sync_records()
@@ -326,12 +328,11 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a checkpoint and returns when it is finished: it covers all that was visible at the
-    /// call, so that recovery need not replay it. The id is that of the newest transaction it
-    /// covers.
+    /// Takes a checkpoint and returns when it is finished. It covers everything that was visible at
+    /// the call, so recovery need not replay it. Returns the newest transaction that it covers.
     ///
-    /// It begins between two write transactions: one that is open for long, or whose process is
-    /// stopped, holds it up.
+    /// It begins between two write transactions. A transaction that is open for long, or whose
+    /// process is stopped, delays it.
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread has one open; [`Error::LockTimeout`] if another
@@ -344,7 +345,7 @@ impl Store {
         settings::wait_checkpoint(&self.client.engine, self.lock_timeout)
     }
 
-    /// When the logger syncs, from now on, for all processes of the store.
+    /// Sets when the logger syncs, from now on, for all processes of the store.
     ///
     /// # Errors
     /// [`Error::Forked`].
@@ -356,10 +357,10 @@ impl Store {
 
     // ---- following the changes
 
-    /// The changes of all transactions after `from`, as they become visible or durable, whatever
-    /// process makes them.
+    /// Returns the changes of all transactions after `from`, as they become visible or durable,
+    /// whichever process makes them.
     ///
-    /// [`TxnId::ZERO`] stands for the beginning; `store.snapshot()?.txn_id()` for now. Returns at
+    /// [`TxnId::ZERO`] stands for the beginning, `store.snapshot()?.txn_id()` for now. Returns at
     /// once.
     ///
     /// # Errors
@@ -370,11 +371,11 @@ impl Store {
         Changes::new(self.client.clone(), from, feed)
     }
 
-    // ---- looking at it
+    // ---- monitoring and checking
 
-    /// Figures of the store as of now, for people and for monitoring. To say what each pinned
-    /// snapshot costs, it reads the lists of pages that wait for reuse, which takes time in
-    /// proportion to their number.
+    /// Returns figures of the store as of now, for display and for monitoring. To count the pages
+    /// that each pinned snapshot protects, it reads the lists of pages that wait for reuse. That
+    /// takes time in proportion to their number.
     ///
     /// # Errors
     /// [`Error::Forked`]; [`Error::Corrupt`].
@@ -383,21 +384,21 @@ impl Store {
         Stats::gather(&self.client)
     }
 
-    /// Walks everything as of now, beside living writers: that each page is reachable or free or
-    /// waiting, never two of these or none; order, counts, checksums; and the log. What is wrong is
-    /// listed, not returned as an error.
+    /// Checks the whole store as of now, while writers run. Each page must be reachable, free or
+    /// waiting for reuse, and exactly one of these. Order, counts, checksums and the log are
+    /// checked as well. Damage is listed in the report, not returned as an error.
     ///
     /// # Errors
-    /// Only when the walk itself can't go on: [`Error::Forked`], [`Error::Io`].
+    /// Only those that prevent the check: [`Error::Forked`], [`Error::Io`].
     pub fn verify(&self) -> Result<VerifyReport> {
         self.client.check_usable()?;
         verify::verify(&self.client)
     }
 
-    /// Gives up this handle; the last one of the process leaves the store. Dropping does the same.
+    /// Closes this handle; the last one of the process leaves the store. Dropping does the same.
     ///
-    /// What is visible stays so and becomes durable by the flush policy; call [`Store::sync`] first
-    /// to know.
+    /// Visible commits remain visible, and become durable by the flush policy. Call [`Store::sync`]
+    /// first to wait for that.
     ///
     /// # Errors
     /// [`Error::Forked`].

@@ -1,4 +1,4 @@
-//! Tickets: a commit on its way to being durable.
+//! Tickets: a commit on its way to durability.
 
 use crate::process::client::DirectClient;
 use crate::process::waker::TicketFailure;
@@ -16,16 +16,17 @@ use untorn_wal::Lsn;
 /// A visible commit, whose durability can be waited for, polled or awaited.
 ///
 /// As a [`Future`] it needs no particular runtime: one thread of this process wakes its tasks. It
-/// goes on pending while the logger is stopped.
+/// remains pending while the logger is stopped.
 pub struct Ticket {
     client: Arc<DirectClient>,
     txn: TxnId,
     lsn: Lsn,
-    /// By when it was to be durable, on the monotonic clock.
+    /// The time by which it should be durable, on the monotonic clock.
     deadline_ns: Option<u64>,
-    /// When it became visible, if who commits it waits for it and then counts it.
+    /// The time at which it became visible; set if the committing caller waits and records the
+    /// latency.
     published_ns: Option<u64>,
-    /// Of this ticket as a future; a clone is another future.
+    /// The failure of this ticket as a future; a clone is another future.
     failure: TicketFailure,
 }
 
@@ -44,15 +45,15 @@ impl Ticket {
         Ticket { deadline_ns, ..self }
     }
 
-    /// Who commits waits for it, and calls [`Ticket::count_acknowledged`] then; waiting itself
-    /// counts nothing.
+    /// Returns the ticket of a caller that waits and then calls [`Ticket::count_acknowledged`].
+    /// Waiting alone records nothing.
     pub(crate) fn counted_from(self, published_ns: Option<u64>) -> Ticket {
         Ticket { published_ns, ..self }
     }
 
-    /// Counts how long its acknowledgement took from the publication on, and whether its deadline
-    /// was met. Once, by whoever commits and has just waited for it, also if there was nothing left
-    /// to wait for.
+    /// Records the latency from publication to acknowledgement, and whether the deadline was met.
+    /// Called once, by the committing caller after its wait, even if the commit was durable
+    /// already.
     pub(crate) fn count_acknowledged(&self) {
         if let Some(published_ns) = self.published_ns {
             let of = if self.deadline_ns.is_some() { Acknowledged::Within } else { Acknowledged::Durable };
@@ -64,30 +65,32 @@ impl Ticket {
         counter.add(1);
     }
 
-    /// The transaction's id.
+    /// Returns the transaction's id.
     pub fn txn_id(&self) -> TxnId {
         self.txn
     }
 
-    /// Whether it is durable now. Never blocks.
+    /// Returns whether the transaction is durable now. Never blocks.
     pub fn is_durable(&self) -> bool {
         self.client.check_usable().is_ok()
             && self.client.engine.control.durable().is_some_and(|(_, durable)| durable >= self.lsn)
     }
 
-    /// Blocks until it is durable: as long as the flush policy lets it wait, and the fsync.
+    /// Blocks until the transaction is durable: the delay that the flush policy allows, plus the
+    /// fsync.
     ///
     /// # Errors
     /// [`Error::NotDurable`] if it can't become durable, for good or because no logger can be
-    /// started just now; [`Error::LoggerStalled`] if that is not known. Waiting may be tried again.
+    /// started just now; [`Error::LoggerStalled`] if that is not known. The wait may be retried.
     pub fn wait(&self) -> Result<()> {
         self.wait_ref()
     }
 
-    /// As [`Ticket::wait`], no longer than `timeout`; says whether it is durable.
+    /// Waits as [`Ticket::wait`] does, at most `timeout`. Returns whether the transaction is
+    /// durable.
     ///
     /// # Errors
-    /// As [`Ticket::wait`].
+    /// Those of [`Ticket::wait`].
     pub fn wait_timeout(&self, timeout: Duration) -> Result<bool> {
         self.wait_as(false, Some(timeout))
     }
@@ -96,15 +99,15 @@ impl Ticket {
         self.wait_as(false, None).map(|_| ())
     }
 
-    /// Waits, no longer than `timeout` if there is one, and has the logger flush at once. Says
-    /// whether it is durable.
+    /// Requests a flush at once and waits, at most `timeout` if there is one. Returns whether the
+    /// transaction is durable.
     pub(crate) fn wait_hurrying(&self, timeout: Option<Duration>) -> Result<bool> {
         self.wait_as(true, timeout)
     }
 
     fn wait_as(&self, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
         self.client.check_usable()?;
-        // Nobody waits then, and a wait has nothing to measure.
+        // There is no wait in this case, and so no latency to record.
         if self.is_durable() {
             return Ok(true);
         }
@@ -121,12 +124,12 @@ impl Ticket {
         Ok(is_durable)
     }
 
-    /// Now and then looks whether a logger lives that will flush this.
+    /// Checks from time to time whether a logger lives that will flush this commit.
     pub(crate) fn glance(&self) {
         self.client.engine.glance_by_coarse_clock();
     }
 
-    /// The error of a wait, which must say that the transaction has happened.
+    /// Converts the error of a wait into one which states that the transaction has happened.
     fn in_doubt(&self, error: Error) -> Error {
         match error {
             Error::Forked => error,

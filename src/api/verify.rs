@@ -1,9 +1,8 @@
 //! The check of a whole store: every page reachable or waiting, never both and never neither;
 //! order, counts and checksums; and the log.
 //!
-//! It works on a pinned snapshot, beside living writers: the commit slot of one transaction says
-//! which pages are in its trees and which in its queues, and the pin keeps all of them as they
-//! were.
+//! It works on a pinned snapshot, while writers run. The commit slot of one transaction gives the
+//! pages in its trees and those in its queues; the pin protects all of them from reuse.
 
 use crate::btree::check::{PageSeen, check_tree};
 use crate::files::dir;
@@ -23,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use untorn_wal::{LogError, LogScan, LogShape, Lsn, RealDisk, SegmentCatalog, StoreId, resume_point_from};
 
-/// What [`crate::Store::verify`] found.
+/// The result of [`crate::Store::verify`].
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct VerifyReport {
@@ -39,16 +38,17 @@ pub struct VerifyReport {
     pub keyspaces: u64,
     /// Records in them.
     pub entries: u64,
-    /// Pages and extents whose checksums were held against their bytes; younger ones have none yet.
+    /// Pages and extents whose checksums were compared with their bytes; younger ones have none
+    /// yet.
     pub checksums: u64,
     /// Bytes of the log that were read: all that recovery needs, and all that is kept for
     /// followers.
     pub wal_bytes: u64,
-    /// What is wrong, if anything.
+    /// The damage that was found; empty if there is none.
     pub problems: Vec<Problem>,
 }
 
-/// Something wrong.
+/// One finding of damage.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Problem {
@@ -61,7 +61,7 @@ pub struct Problem {
 }
 
 impl VerifyReport {
-    /// Whether nothing is wrong.
+    /// Returns whether no damage was found.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
@@ -76,7 +76,7 @@ impl VerifyReport {
         self.problems.push(Problem { file, offset, what });
     }
 
-    /// Notes damage. What the system refused is none: the walk can't go on.
+    /// Records damage. An error of the system is not damage: it ends the check.
     fn note_damage(&mut self, error: Error) -> Result<()> {
         match error {
             Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } => {
@@ -88,7 +88,7 @@ impl VerifyReport {
     }
 }
 
-/// What a page was found to be.
+/// The use of a page that the check has reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 enum Use {
@@ -106,11 +106,11 @@ struct StoreCheck<'a> {
     report: VerifyReport,
 }
 
-/// Checks everything that the pinned transaction consists of, and the log and header at rest.
+/// Checks everything that the pinned transaction reaches, the log, and the checkpoint headers.
 pub(crate) fn verify(client: &Arc<DirectClient>) -> Result<VerifyReport> {
     let engine = &client.engine;
-    // Before the pin: what a later checkpoint sums is not all of what the pinned transaction
-    // reaches.
+    // Loaded before the pin: a later checkpoint writes checksums into some of the pages that the
+    // pinned transaction reaches, but not into all of them.
     let finished = engine.checkpoints().1;
     let (_pin, image) = client.pin_image()?;
     let report = VerifyReport { txn: image.txn, ..VerifyReport::default() };
@@ -125,7 +125,7 @@ pub(crate) fn verify(client: &Arc<DirectClient>) -> Result<VerifyReport> {
 }
 
 impl StoreCheck<'_> {
-    /// Notes what pages are used for; says what is wrong if they are used already.
+    /// Records the use of pages; reports damage if they are used already.
     fn mark(&mut self, page: PageId, pages: u32, as_what: Use) {
         for id in page.0..page.0.saturating_add(pages) {
             let Some(use_) = self.uses.get_mut(id as usize) else {
@@ -216,14 +216,15 @@ impl StoreCheck<'_> {
         }
     }
 
-    /// Each incarnation began after the last transaction of the one before it. Numbers are missing
-    /// of those that a loss took back as a whole.
+    /// Checks that each incarnation began after the last transaction of the one before it. The
+    /// numbers of incarnations that a loss took back as a whole are missing.
     fn incarnations(&mut self, found: &[(u32, TxnId)]) {
         let mut before = 0;
         for (incarnation, last) in found {
             if *incarnation <= before || last.incarnation() != before {
-                let what =
-                    format!("incarnation {incarnation} is said to follow {last}, expected one of incarnation {before}");
+                let what = format!(
+                    "incarnation {incarnation} is recorded to follow {last}, expected one of incarnation {before}"
+                );
                 return self.report.note(self.client.engine.arena.damaged(self.image.catalog, what));
             }
             before = *incarnation;
@@ -305,18 +306,18 @@ impl StoreCheck<'_> {
         for is_last in [false, false, true] {
             match read() {
                 Ok((_, None)) => break,
-                // One that is just being written is whole before long.
+                // A header that is being written is complete after a short time.
                 _ if !is_last => clock::sleep(Duration::from_millis(20)),
-                // The other counts, but somebody should know.
+                // The other header counts, but the damage is reported.
                 Ok((_, Some(damage))) | Err(damage) => self.report.note_damage(damage)?,
             }
         }
         Ok(())
     }
 
-    /// The log, from the oldest segment that is kept to the durable position: whole batches of this
-    /// store, each of which continues the one before, and whole records in them. Damage ends what
-    /// can be read of one segment; the check goes on with the next.
+    /// Checks the log, from the oldest segment that is kept to the durable position. It must
+    /// consist of whole batches of this store, each of which continues the one before, and of whole
+    /// records in them. Damage ends the check of one segment; the check continues with the next.
     fn log(&mut self) -> Result<()> {
         let engine = &self.client.engine;
         let disk = open_log(&engine.dir)?;
@@ -343,8 +344,8 @@ impl StoreCheck<'_> {
                     self.report.wal_bytes += bytes;
                     break;
                 }
-                // Segments are recycled while they are read. The oldest position tells, or tells
-                // before long.
+                // Segments are recycled while they are read. The oldest position shows that, or
+                // will after a short time.
                 Err(_) if is_recycled(&oldest, reached) => {
                     from = oldest();
                     is_second = false;
@@ -364,10 +365,10 @@ impl StoreCheck<'_> {
         self.log_files(&disk, &shape)
     }
 
-    /// Files of the log that hold nothing that can be read: a segment without its header, one that
-    /// was cut short, and what an earlier open has set aside as such.
+    /// Checks for files of the log whose contents can't be read: a segment without its header, one
+    /// that was cut short, and one that an earlier open has set aside.
     fn log_files(&mut self, disk: &RealDisk, shape: &LogShape) -> Result<()> {
-        // One whose header is just being written is whole before long.
+        // A header that is being written is complete after a short time.
         let look = || SegmentCatalog::read_headers(disk, shape).map_err(log_error);
         let mut damaged: Option<Vec<String>> = None;
         for _ in 0..3 {
@@ -390,7 +391,7 @@ impl StoreCheck<'_> {
             }
         }
         for file in damaged.unwrap_or_default() {
-            // A spare that never was a segment lacks nothing.
+            // A spare that never was a segment is complete.
             if !untorn_wal::holds_batches(disk, shape, &file).map_err(log_error)? {
                 continue;
             }
@@ -411,8 +412,8 @@ impl StoreCheck<'_> {
 
 const VERIFY_RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// Whether the log is no longer kept at `reached`, or is not after some looks: the logger publishes
-/// the oldest position before it deletes files, and that may be just now.
+/// Returns whether the log is no longer kept at `reached`. Checks several times: the logger
+/// publishes the oldest position before it deletes files, and may be doing so now.
 fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
     (0..20).any(|look| {
         if look > 0 {
@@ -422,16 +423,16 @@ fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
     })
 }
 
-/// A reading of the log up to the first damage.
+/// A walk over the log up to the first damage.
 struct LogWalk<'a> {
     engine: &'a Engine,
     disk: &'a RealDisk,
     shape: &'a LogShape,
     until: Lsn,
-    /// Up to where it was read.
+    /// The position up to which it was read.
     reached: Lsn,
     bytes: u64,
-    /// After damage: where the next segment begins.
+    /// After damage: the position where the next segment begins.
     next: Option<Lsn>,
 }
 
@@ -456,7 +457,7 @@ impl<'a> LogWalk<'a> {
         })?;
         loop {
             let place = scan.file_position().map(|(file, offset)| (format!("{}/{file}", dir::WAL), offset));
-            // What is fed begins where a record does.
+            // The checker is fed from the beginning of a record.
             let step = scan.next_chunk().map(|chunk| {
                 chunk.map(|(lsn, bytes)| {
                     let fed = bytes.get(record.bytes_since(lsn) as usize..).map_or(Ok(()), |bytes| check.feed(bytes));

@@ -1,4 +1,4 @@
-//! The write transaction as its users see it.
+//! The write transaction.
 
 use crate::Durability;
 use crate::api::keyspace::{Keyspace, refuse_reserved};
@@ -31,8 +31,8 @@ use std::ops::Bound;
 /// }
 /// ```
 ///
-/// In a child of `fork()` its calls answer [`Error::Forked`], and dropping it there rolls nothing
-/// back: it goes on in the parent.
+/// In a child of `fork()` its calls return [`Error::Forked`]. Dropping it there does not roll back:
+/// the transaction continues in the parent.
 ///
 /// A transaction may be larger than memory and than the log's ring: its pages go to the arena and
 /// its log record is streamed. Only the disk and the store's maximum size limit it.
@@ -41,9 +41,9 @@ pub struct WriteTxn<'s> {
     /// `None` once committed.
     write: Option<Write<'s>>,
     durability: Durability,
-    /// What its savepoints know it by, once it has one.
+    /// The number by which its savepoints refer to it; set with the first savepoint.
     pub(super) savepoint_txn: Option<u64>,
-    /// The writer lock is known to be this thread's.
+    /// Keeps the transaction on its thread, which owns the writer lock.
     _thread: PhantomData<*const ()>,
 }
 
@@ -62,17 +62,18 @@ impl<'s> WriteTxn<'s> {
         Ok(self.write.as_mut().expect("open until commit"))
     }
 
-    /// The transaction that this one began from: what it sees, but for its own changes.
+    /// Returns the transaction from which this one began: it sees that state, and its own changes.
     pub fn base_txn_id(&self) -> TxnId {
         self.write.as_ref().expect("open until commit").base()
     }
 
-    /// The keyspace of this name, created in this transaction if there is none. A handle to a
-    /// keyspace created in a transaction that is rolled back answers [`Error::NoKeyspace`].
+    /// Returns the keyspace of this name. If there is none, creates it in this transaction. If the
+    /// transaction is rolled back, handles to a keyspace that it created return
+    /// [`Error::NoKeyspace`].
     ///
     /// # Errors
     /// [`Error::Limit`] if the name is longer than 255 bytes or there are 1,048,576 keyspaces: the
-    /// transaction goes on without it.
+    /// transaction can continue.
     pub fn keyspace(&mut self, name: &str) -> Result<Keyspace> {
         let store = self.store.clone();
         let write = self.write_mut()?;
@@ -86,7 +87,7 @@ impl<'s> WriteTxn<'s> {
         Ok(Keyspace::new(store, id, name))
     }
 
-    /// Drops a keyspace and all that is in it. Says whether it was there.
+    /// Drops a keyspace with all its entries. Returns whether it existed.
     ///
     /// # Errors
     /// [`Error::DiskFull`]; [`Error::Corrupt`].
@@ -102,8 +103,8 @@ impl<'s> WriteTxn<'s> {
     /// Stores a value under a key.
     ///
     /// # Errors
-    /// [`Error::Limit`] for a key or value that is too long: the transaction goes on without it.
-    /// After [`Error::DiskFull`], [`Error::Corrupt`] and others it can only be rolled back.
+    /// [`Error::Limit`] for a key or value that is too long: the transaction can continue. After
+    /// [`Error::DiskFull`], [`Error::Corrupt`] and others, it can only be rolled back.
     #[inline]
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         self.put_bytes(keyspace, key.as_ref(), value.as_ref())
@@ -115,7 +116,7 @@ impl<'s> WriteTxn<'s> {
         self.write_mut()?.put(keyspace.id(), key, value).map_err(|error| named(error, keyspace))
     }
 
-    /// The value of a key as this transaction sees it.
+    /// Returns the value of a key as this transaction sees it.
     ///
     /// # Errors
     /// [`Error::NoKeyspace`]; [`Error::Corrupt`].
@@ -129,12 +130,12 @@ impl<'s> WriteTxn<'s> {
         self.write()?.get(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
 
-    /// The value of a key as this transaction sees it, and its version: the id of the transaction
-    /// that wrote it last. For what this transaction itself wrote that is the id that its commit
-    /// will have.
+    /// Returns the value of a key as this transaction sees it, and its version: the id of the
+    /// transaction that wrote it last. For a key that this transaction wrote, that is the id that
+    /// its commit will have.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     #[inline]
     pub fn get_versioned(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<(&[u8], TxnId)>> {
         self.get_versioned_bytes(keyspace, key.as_ref())
@@ -145,10 +146,10 @@ impl<'s> WriteTxn<'s> {
         self.write()?.get_versioned(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
 
-    /// Removes a key. Says whether it was there.
+    /// Removes a key. Returns whether it was present.
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     #[inline]
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         self.delete_bytes(keyspace, key.as_ref())
@@ -160,10 +161,10 @@ impl<'s> WriteTxn<'s> {
         self.write_mut()?.delete(keyspace.id(), key).map_err(|error| named(error, keyspace))
     }
 
-    /// Removes all keys of a range. Returns how many there were.
+    /// Removes all keys of a range. Returns the number of keys that were removed.
     ///
-    /// Pages that lie within the range are freed whole: see [`Keyspace::delete_range`] for what it
-    /// costs. A bound may be longer than a key.
+    /// Pages that lie within the range are freed as a whole: see [`Keyspace::delete_range`] for the
+    /// cost. A bound may be longer than a key.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -186,16 +187,16 @@ impl<'s> WriteTxn<'s> {
     /// ```
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn delete_range<R: KeyRange>(&mut self, keyspace: &Keyspace, range: R) -> Result<u64> {
         self.delete_bounds(keyspace, range.bounds())
     }
 
-    /// Removes all keys of a keyspace, which stays. Returns how many there were. See
-    /// [`WriteTxn::delete_range`].
+    /// Removes all keys of a keyspace, which remains. Returns the number of keys that were removed.
+    /// See [`WriteTxn::delete_range`].
     ///
     /// # Errors
-    /// As [`WriteTxn::put`].
+    /// Those of [`WriteTxn::put`].
     pub fn clear(&mut self, keyspace: &Keyspace) -> Result<u64> {
         self.delete_bounds(keyspace, (Bound::Unbounded, Bound::Unbounded))
     }
@@ -206,18 +207,20 @@ impl<'s> WriteTxn<'s> {
         self.write_mut()?.delete_bounds(keyspace.id(), lower, upper).map_err(|error| named(error, keyspace))
     }
 
-    /// The entries of a range as this transaction sees them, in key order, from both ends.
+    /// Returns an iterator over the entries of a range as this transaction sees them, in key order,
+    /// from both ends.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn range<R: KeyRange>(&self, keyspace: &Keyspace, range: R) -> Result<TxnRange<'_, 's>> {
         self.range_of_bounds(keyspace, range.bounds())
     }
 
-    /// The entries whose keys begin with `prefix`, as this transaction sees them.
+    /// Returns an iterator over the entries whose keys begin with `prefix`, as this transaction
+    /// sees them.
     ///
     /// # Errors
-    /// As [`WriteTxn::get`].
+    /// Those of [`WriteTxn::get`].
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<TxnRange<'_, 's>> {
         let prefix = prefix.as_ref();
         let end = prefix_end(prefix);
@@ -240,16 +243,16 @@ impl<'s> WriteTxn<'s> {
         self.write()?.point_cursor(keyspace.id()).map_err(|error| named(error, keyspace))
     }
 
-    /// The pages as the transaction sees them.
+    /// Returns the pages as the transaction sees them.
     pub(super) fn work(&self) -> Result<&Workspace<'s>> {
         // In a child of fork() the pages are not mapped.
         Ok(self.write()?.work())
     }
 
     /// Commits, and returns when the durability that the transaction began with is reached: at once
-    /// for [`Durability::Visible`], after an fsync for the others. The [`Ticket`] contains the id;
-    /// for a visible commit it can be waited on, polled or awaited. A transaction that changed
-    /// nothing takes no id: its ticket has that of the transaction it began from.
+    /// for [`Durability::Visible`], after an fsync for the others. The [`Ticket`] contains the id.
+    /// A visible commit can then be waited for, polled or awaited by its ticket. A transaction that
+    /// changed nothing takes no id: its ticket has that of the transaction it began from.
     ///
     /// ```
     /// use untorn::Durability;
@@ -274,15 +277,15 @@ impl<'s> WriteTxn<'s> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotDurable`], or [`Error::LoggerStalled`] that names the transaction: it is
-    /// visible, and in doubt. [`Error::DiskFull`], [`Error::LoggerStalled`] that names none, and
-    /// all others: nothing of it has happened.
+    /// [`Error::NotDurable`], or an [`Error::LoggerStalled`] that names the transaction: it is
+    /// visible, and in doubt. After [`Error::DiskFull`], an [`Error::LoggerStalled`] that names
+    /// none, and all others, the transaction has had no effect.
     pub fn commit(self) -> Result<Ticket> {
         self.commit_then(|| {})
     }
 
-    /// As [`WriteTxn::commit`], and runs `then` between the publication and the release of the
-    /// lock.
+    /// Commits as [`WriteTxn::commit`] does, and runs `then` between the publication and the
+    /// release of the lock.
     pub(crate) fn commit_then(self, then: impl FnOnce()) -> Result<Ticket> {
         let durability = self.durability;
         let ticket = self.make_visible(then)?;
@@ -297,9 +300,9 @@ impl<'s> WriteTxn<'s> {
         Ok(ticket)
     }
 
-    /// Commits, and returns at visibility whatever the durability. The logger flushes by when the
-    /// durability that the transaction began with asks. One thread can so have many commits in
-    /// flight, each with its ticket and deadline.
+    /// Commits, and returns at visibility whatever the durability. The logger flushes no later than
+    /// the durability that the transaction began with requires. So one thread can have many commits
+    /// in flight, each with its ticket and deadline.
     ///
     /// [`Stats::deadlines`](crate::Stats::deadlines) does not count whether the deadline was met,
     /// since the caller may never wait for it.
@@ -328,16 +331,16 @@ impl<'s> WriteTxn<'s> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`WriteTxn::commit`] that occur before visibility: nothing of the transaction has
-    /// happened.
+    /// Those of [`WriteTxn::commit`] that occur before visibility: the transaction has had no
+    /// effect.
     pub fn submit(self) -> Result<Ticket> {
         let ticket = self.make_visible(|| {})?.counted_from(None);
         ticket.glance();
         Ok(ticket)
     }
 
-    /// Commits, and requests the flush that the durability asks for. Neither waits for it nor
-    /// checks that a logger lives.
+    /// Commits, and requests the flush that the durability requires. Neither waits for the flush
+    /// nor checks that a logger lives.
     pub(crate) fn make_visible(mut self, then: impl FnOnce()) -> Result<Ticket> {
         let client = self.store.client().clone();
         client.check_usable()?;
@@ -349,7 +352,7 @@ impl<'s> WriteTxn<'s> {
         let committed = write.commit(deadline_ns);
         let published_ns = (durability != Durability::Visible).then(now_ns);
         let committed = committed.inspect(|_| then());
-        // The lock is let go at the publication; durability is waited for without it.
+        // The lock is released at the publication; the wait for durability does not hold it.
         drop(unlock);
         let committed = committed?;
         match deadline_ns {
@@ -368,13 +371,13 @@ impl<'s> WriteTxn<'s> {
         Ok(ticket.with_deadline(deadline_ns).counted_from(published_ns))
     }
 
-    /// Undoes everything. Dropping does the same.
+    /// Undoes all changes of the transaction. Dropping does the same.
     pub fn rollback(self) {}
 }
 
-/// Lets go of the writer lock, also when a commit panics: this process lives on, so nobody would
-/// take it over. Before the publication nothing has happened, after it everything has; so others
-/// can go on in either case.
+/// Releases the writer lock, also if a commit panics. This process lives on, so no other process
+/// would take the lock over. Before the publication nothing has happened, after it everything has,
+/// so the next owner can continue in either case.
 struct Unlock<'c>(&'c DirectClient, CommitClass);
 
 impl Drop for Unlock<'_> {
@@ -405,7 +408,7 @@ impl fmt::Debug for WriteTxn<'_> {
     }
 }
 
-/// The entries of a range as a write transaction sees them.
+/// An iterator over the entries of a range as a write transaction sees them.
 pub struct TxnRange<'t, 's> {
     txn: &'t WriteTxn<'s>,
     cursor: RangeCursor,

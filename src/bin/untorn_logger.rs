@@ -12,19 +12,18 @@ use untorn::logger::LoggerOptions;
 
 const USAGE: &str = "usage: untorn-logger STORE [--idle SECONDS|never] [--create] [--foreign-owner]
 
-Runs the logger of the store in directory STORE, in the foreground. Direct clients start their logger by
-themselves; this is for supervisors, and for stores whose clients all pass messages through its socket.
+Runs the logger of the store in directory STORE, in the foreground. Direct clients start a logger when they
+need one; this is for supervisors, and for stores whose clients all pass messages through the socket.
 
-  --idle SECONDS  leave when nobody has used the store for so long, whatever clients say
-  --idle never    stay until told to leave (untorn stop); wait while another logger serves
-  --create        make the store if there is none
+  --idle SECONDS  exit when the store was unused for this time, whatever the clients request
+  --idle never    stay until stopped (untorn stop); wait while another logger serves
+  --create        create the store if there is none
   --foreign-owner as root, serve a store that belongs to another user, by becoming that user
 
-What happens goes to standard error, from the level on that RUST_LOG names (error, warn, info, debug, trace, off;
+Events are written to standard error, from the level in RUST_LOG (error, warn, info, debug, trace, off;
 default info), if this program was built with the feature cli.
 
-Exit codes: 0 it was told to leave, nobody uses the store any more, or another logger serves it already; 2 usage;
-3 it could not go on.";
+Exit codes: 0 it was stopped, the store is unused, or another logger serves it already; 2 usage; 3 error.";
 
 fn main() -> ExitCode {
     let (store, options) = match parse(std::env::args_os().skip(1)) {
@@ -43,7 +42,7 @@ fn main() -> ExitCode {
     }
     #[cfg(feature = "cli")]
     show_events();
-    // SAFETY: this program has started no thread, and opened nothing that it uses.
+    // SAFETY: this program has started no thread, and opened no descriptor that it uses.
     match unsafe { options.run_as_program(&store) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -53,14 +52,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Starts this program again without what root's environment and open files would tell another
-/// user, whose process it is to become.
+/// Executes this program again without the parts of root's environment, and without the open files,
+/// that would expose data to the user that it becomes.
 fn leave_environment_behind() {
     let is_kept = |name: &OsStr| name == "RUST_LOG" || LoggerOptions::is_for_other_user(name);
-    // SAFETY: the program has one thread, which has opened nothing. What its starter left open is
-    // closed by `execve`, or, where a kernel or a filter refuses the call, stays open.
+    // SAFETY: the program has one thread, which has opened nothing. Descriptors that its starter
+    // left open are closed by `execve`. If a kernel or a filter refuses the call, they stay open.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    // Once is enough.
+    // Execute it only once.
     if std::env::vars_os().all(|(name, _)| is_kept(&name)) {
         return;
     }
@@ -72,7 +71,7 @@ fn leave_environment_behind() {
     std::process::exit(3);
 }
 
-/// Writes the library's events to standard error, from what level on says `RUST_LOG`: `warn`,
+/// Writes the library's events to standard error, from the level in `RUST_LOG`: `warn`,
 /// `untorn::logger=debug,info`, `off`.
 #[cfg(feature = "cli")]
 fn show_events() {
@@ -105,7 +104,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Asked, String>
                 let idle = arguments.next().unwrap_or_default();
                 options.idle(parse_idle(&idle.to_string_lossy())?);
             }
-            // A misspelt switch would otherwise become the name of a store.
+            // Otherwise a misspelt switch would be taken for the path of a store.
             Some(switch) if switch.starts_with('-') => return Err(format!("unknown option {switch}")),
             _ if store.is_some() => return Err("more than one store".into()),
             _ => store = Some(argument),

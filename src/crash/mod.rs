@@ -1,19 +1,25 @@
-//! Named places where a test kills, stops or holds the process, and bugs that a test plants.
+//! Crash points, where a test kills, stops or holds the process, and planted bugs.
 //!
 //! In ordinary builds the macro expands to nothing. With `--cfg untorn_instrumented`, the variable
-//! `UNTORN_CRASH=name[@n]:action` acts at the n-th time (from 1; 0: each time) that this process
-//! comes by the point `name`; the action is `kill`, `stop` (SIGSTOP, until it is continued),
-//! `panic`, `hold=PATH` (waits until the file exists, and keeps `PATH.reached` there meanwhile),
-//! `pause=MS` (sleeps for so many milliseconds) or `fail` (the place's call reports an I/O error).
-//! Several are separated by commas. With `UNTORN_CRASH_ONCE=PATH` a point acts once over all
-//! processes that inherit the variables: the one that makes the file `PATH-name` acts. With
-//! `UNTORN_CRASH_TIMES=n` as well it acts so many times: the second one makes `PATH-name-2`. With
-//! `UNTORN_CRASH_CLIENT=1` no point acts in a spawned logger, which inherits the variables and
+//! `UNTORN_CRASH=name[@n]:action` acts when this process passes the point `name` for the n-th time
+//! (from 1; 0: each time). The actions are:
+//!
+//! - `kill`;
+//! - `stop`: SIGSTOP, until the process is continued;
+//! - `panic`;
+//! - `hold=PATH`: waits until the file `PATH` exists, and keeps `PATH.reached` there meanwhile;
+//! - `pause=MS`: sleeps for this many milliseconds;
+//! - `fail`: the call at the point returns an I/O error.
+//!
+//! Several settings are separated by commas. With `UNTORN_CRASH_ONCE=PATH` a point acts once over
+//! all processes that inherit the variables: the process that creates the file `PATH-name` acts.
+//! With `UNTORN_CRASH_TIMES=n` as well, it acts n times; the second time creates `PATH-name-2`.
+//! With `UNTORN_CRASH_CLIENT=1` no point acts in a spawned logger, which inherits the variables and
 //! passes points of its own.
 
 pub mod points;
 
-/// Passes a named place.
+/// Passes a crash point.
 #[cfg(not(untorn_instrumented))]
 macro_rules! crash_point {
     ($name:literal) => {
@@ -21,7 +27,7 @@ macro_rules! crash_point {
     };
 }
 
-/// Passes a named place.
+/// Passes a crash point.
 #[cfg(untorn_instrumented)]
 macro_rules! crash_point {
     ($name:literal) => {{
@@ -30,7 +36,7 @@ macro_rules! crash_point {
     }};
 }
 
-/// Whether a planted bug of this name is switched on (`UNTORN_BUG=name`); false in ordinary builds.
+/// Whether the planted bug of this name is enabled (`UNTORN_BUG=name`); false in ordinary builds.
 /// The catalogue is [`untorn_wal::planted_bugs`].
 macro_rules! planted_bug {
     ($name:literal) => {
@@ -41,7 +47,7 @@ macro_rules! planted_bug {
 #[cfg(untorn_instrumented)]
 pub(crate) use active::*;
 
-/// Does `work`, in which no named place of this thread acts or counts.
+/// Runs `work`, in which no crash point of this thread acts or counts.
 #[cfg(not(untorn_instrumented))]
 pub(crate) fn without_points<T>(work: impl FnOnce() -> T) -> T {
     work()
@@ -67,7 +73,7 @@ mod active {
 
     struct Armed {
         name: String,
-        /// Acts at this passage, counted from 1; 0 acts at each.
+        /// Acts when passed for this time, counted from 1; 0 acts each time.
         nth: u64,
         passed: AtomicU64,
         action: Action,
@@ -108,11 +114,11 @@ mod active {
     }
 
     thread_local! {
-        /// This thread passes no named place.
+        /// Whether crash points of this thread are disabled.
         static IS_QUIET: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// Does `work`, in which no named place of this thread acts or counts.
+    /// Runs `work`, in which no crash point of this thread acts or counts.
     pub(crate) fn without_points<T>(work: impl FnOnce() -> T) -> T {
         let before = IS_QUIET.replace(true);
         let done = work();
@@ -143,7 +149,8 @@ mod active {
         }
     }
 
-    /// Passes the place `name`, and kills, stops or holds the process there if that was asked for.
+    /// Passes the crash point `name`, and kills, stops or holds the process there if the variable
+    /// requests it.
     pub(crate) fn pass(name: &str) {
         reached(name, |action| match action {
             Action::Kill => {
@@ -170,7 +177,7 @@ mod active {
         });
     }
 
-    /// Whether the call at the place `name` is to report a failure.
+    /// Returns whether the call at the crash point `name` must report a failure.
     pub(crate) fn fails(name: &str) -> bool {
         let mut fails = false;
         reached(name, |action| fails |= matches!(action, Action::Fail));

@@ -1,10 +1,10 @@
-//! The catalogue of crash points: every name that `crash_point!` is given. A name that is not here
-//! does not compile.
+//! The catalogue of crash points: every name that is passed to `crash_point!`. A name that is not
+//! here does not compile.
 //!
-//! In ordinary builds this is a list and nothing else: the points themselves are compiled in by
-//! `--cfg untorn_instrumented`.
+//! In ordinary builds this is only a list: the points themselves are compiled in by `--cfg
+//! untorn_instrumented`.
 
-/// All that a store comes by as long as its device has room, in alphabetical order.
+/// All points that a store passes while its device has space, in alphabetical order.
 pub const ALL: &[&str] = &[
     "background.looked",
     "cell.allocated",
@@ -77,13 +77,13 @@ pub const ALL: &[&str] = &[
     "stream.before_tail",
 ];
 
-/// Those that only a recovery on a full device comes by, in alphabetical order.
+/// The points that only a recovery on a full device passes, in alphabetical order.
 pub const FULL_DEVICE: &[&str] = &["recover.checkpoint_synced", "recover.region_taken", "recover.segments_freed"];
 
-/// Those that only a store which grows beyond its first sizes comes by, in alphabetical order.
+/// The points that only a store which grows beyond its first sizes passes, in alphabetical order.
 pub const GROWTH: &[&str] = &["clients.zeroed", "ring.grown", "ring.zeroed"];
 
-/// Whether the catalogue has this name. Asked at compile time, by each point.
+/// Returns whether the catalogue has this name. Each point calls it at compile time.
 pub const fn has(name: &str) -> bool {
     is_among(ALL, name) || is_among(FULL_DEVICE, name) || is_among(GROWTH, name)
 }

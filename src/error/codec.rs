@@ -6,8 +6,8 @@
 //! compile before it has a number. Only append to them, and raise
 //! [`wire::VERSION`](untorn_wal::wire::VERSION).
 //!
-//! Every byte that is decoded is distrusted: a length buys no memory, errors within errors
-//! end at [`DEPTH_MAX`], and texts lose what a terminal obeys.
+//! Every byte that is decoded is distrusted. No memory is allocated by a claimed length, errors
+//! within errors end at [`DEPTH_MAX`], and control characters are removed from texts.
 
 use crate::error::reason::{
     DetachedReason, FileAccess, FileSystemReason, LockHolder, LockKind, LoggerFailure, MismatchKind, NotDurableReason,
@@ -24,22 +24,22 @@ use untorn_wal::wire::{Failure, Reply};
 
 /// The longest text of an error that is encoded, in bytes. A longer one is cut.
 const TEXT_BYTES_MAX: usize = 4096;
-/// How many errors an error may be within.
+/// The deepest nesting of errors.
 const DEPTH_MAX: u32 = 4;
-/// The most programs of one error.
+/// The most programs in one error.
 const PROGRAMS_MAX: usize = 16;
 
-/// The error as bytes.
+/// Encodes an error.
 pub fn encode(error: &Error) -> Vec<u8> {
     let mut out = Output::default();
     error.put(&mut out);
     out.bytes
 }
 
-/// The error that [`encode`] encoded.
+/// Decodes an error that [`encode`] encoded.
 ///
 /// # Errors
-/// What is wrong with the bytes.
+/// A description of the damage in the bytes.
 pub fn decode(bytes: &[u8]) -> Decoded<Error> {
     let mut input = Input::new(bytes);
     let error = Error::get(&mut input)?;
@@ -49,28 +49,28 @@ pub fn decode(bytes: &[u8]) -> Decoded<Error> {
     }
 }
 
-/// The reply that tells a message-passing client of an error.
+/// Encodes an error as a reply to a message-passing client.
 pub(crate) fn encode_reply(error: &Error) -> Vec<u8> {
     let text = error.to_string();
     let failure = Failure { text: cut(&text), error: &encode(error) };
     wire::encode(&Reply::Failed(failure)).expect("an error is shorter than a message may be")
 }
 
-/// A value, or what is wrong with its bytes.
+/// A decoded value, or a description of the damage in its bytes.
 pub(crate) type Decoded<T> = std::result::Result<T, String>;
 
 /// Bytes that have been encoded.
 #[derive(Default)]
 pub(crate) struct Output {
     pub(crate) bytes: Vec<u8>,
-    /// How many errors the present value is within.
+    /// The nesting depth of the present value.
     depth: u32,
 }
 
-/// Bytes that are to be decoded.
+/// Bytes that are being decoded.
 pub(crate) struct Input<'b> {
     pub(crate) bytes: &'b [u8],
-    /// How many errors the present value is within.
+    /// The nesting depth of the present value.
     depth: u32,
 }
 
@@ -92,7 +92,7 @@ impl<'b> Input<'b> {
     }
 }
 
-/// A value that errors consist of.
+/// A value that errors contain.
 pub(crate) trait Coded: Sized {
     /// Appends the value to `out`.
     fn put(&self, out: &mut Output);
@@ -320,7 +320,7 @@ fn cut(text: &str) -> &str {
     &text[..end]
 }
 
-/// A path as a text: what is not UTF-8 is replaced, since the path is for people to read.
+/// A path as a text: what is not UTF-8 is replaced, since the path is for display.
 impl Coded for PathBuf {
     fn put(&self, out: &mut Output) {
         put_text(&self.to_string_lossy(), out);
@@ -331,7 +331,7 @@ impl Coded for PathBuf {
     }
 }
 
-/// In nanoseconds; more than 584 years are 584 years.
+/// A duration in nanoseconds; more than 584 years become 584 years.
 impl Coded for Duration {
     fn put(&self, out: &mut Output) {
         u64::try_from(self.as_nanos()).unwrap_or(u64::MAX).put(out);
@@ -362,7 +362,7 @@ impl Coded for Version {
     }
 }
 
-/// An error within an error. The innermost that fits is encoded as its text.
+/// An error within an error. The innermost one that fits is encoded as its text.
 impl Coded for Arc<Error> {
     fn put(&self, out: &mut Output) {
         out.depth += 1;
@@ -403,7 +403,7 @@ impl Coded for Vec<TriedProgram> {
     }
 }
 
-/// By its text. One that this version does not know is [`LimitKind::Other`].
+/// A limit kind as its text. A text that this version does not know becomes [`LimitKind::Other`].
 impl Coded for LimitKind {
     fn put(&self, out: &mut Output) {
         put_text(self.text(), out);
@@ -414,7 +414,7 @@ impl Coded for LimitKind {
     }
 }
 
-/// The system's number, or 0 and a text.
+/// A system error as its number, or as 0 and a text.
 impl Coded for io::Error {
     fn put(&self, out: &mut Output) {
         let errno = self.raw_os_error().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What an [`Error::Limit`](crate::Error::Limit) limits.
+//! The kinds of limits in [`Error::Limit`](crate::Error::Limit).
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ macro_rules! limit_kinds {
         impl LimitKind {
             const ALL: &[LimitKind] = &[$(LimitKind::$kind),*];
 
-            /// What is limited, in words.
+            /// Returns the name of the limited quantity.
             pub fn text(self) -> &'static str {
                 match self {
                     $(LimitKind::$kind => $text,)*
@@ -56,9 +56,9 @@ limit_kinds! {
     MaxSize => "the store's maximum size in bytes (at least 4 MiB)",
     /// The process may not write a file of this length.
     FileSize => "the size of a file in bytes (RLIMIT_FSIZE)",
-    /// It does not fit the ring.
+    /// The record does not fit into the ring.
     LogRecord => "a log record in bytes",
-    /// Of a damaged tree.
+    /// The tree is damaged.
     TreeLevels => "levels of a tree",
     /// 2⁴⁴ in the life of a store.
     TransactionIds => "the number of a store's transactions (copy its records into a new store)",
@@ -68,13 +68,13 @@ limit_kinds! {
     KeyspaceNumbers => "the number of a keyspace (copy the store's records into a new store)",
     /// 2⁶⁴ in the life of a cell.
     CellVersions => "the versions of a cell (copy its value into one of another name)",
-    /// A new cell begins above those of all dropped ones.
+    /// The versions of a new cell begin above those of all dropped ones.
     StoreCellVersions => "the versions of a store's cells (copy its records into a new store)",
     /// 2⁶⁴ checkpoints.
     HeaderSerials => "the serial of a header in checkpoint (restore a backup)",
     /// 16 MiB and 64 KiB.
     MessageLength => "the length of a message in bytes",
-    /// As `MessageLength`.
+    /// The same limits as `MessageLength`.
     ReplyLength => "the length of a reply in bytes",
     /// 65,536.
     MessageKeys => "the number of keys in a message",
@@ -84,13 +84,13 @@ limit_kinds! {
     MessageKeyspaces => "the number of keyspaces in a message",
     /// 8 for each connection.
     Scans => "the number of scans that a connection has open",
-    /// [`Durability::Within`](crate::Durability::Within) of a message-passing client: the server's
-    /// patience with a peer.
+    /// [`Durability::Within`](crate::Durability::Within) of a message-passing client. The limit is
+    /// the time for which the server waits for a peer.
     CommitTime => "the time in microseconds that a message client gives a commit",
 }
 
 impl LimitKind {
-    /// The kind with this text.
+    /// Returns the kind with this text.
     pub(crate) fn from_text(text: &str) -> LimitKind {
         LimitKind::ALL.iter().copied().find(|kind| kind.text() == text).unwrap_or(LimitKind::Other)
     }

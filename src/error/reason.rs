@@ -1,8 +1,7 @@
-//! What the variants of [`Error`] name: enums to match on, each with the sentence that the error
-//! prints.
+//! The enums in the variants of [`Error`], each with the sentence that the error prints.
 //!
-//! Texts remain only where the operating system or a program has made them, and for paths and
-//! names. All enums may get further variants.
+//! Plain texts are used only where the operating system or a program has made them, and for paths
+//! and names. All enums may get further variants.
 
 mod file;
 
@@ -36,28 +35,28 @@ impl fmt::Display for LockKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LockKind::Writer => f.write_str("the writer lock"),
-            LockKind::Growth => f.write_str("the lock for making the arena larger"),
+            LockKind::Growth => f.write_str("the lock for growing the arena"),
             LockKind::Cell { name } => write!(f, "the lock of cell {name:?}"),
         }
     }
 }
 
-/// The owner of a lock, in [`Error::LockTimeout`]. Numbers of processes are those of the owner's
-/// pid namespace.
+/// The owner of a lock, in [`Error::LockTimeout`]. Process ids are those of the owner's pid
+/// namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum LockHolder {
     /// A process. If it has held the lock for long, it may be stopped.
     Process {
-        /// Its number.
+        /// Its process id.
         pid: u32,
         /// How long it has held the lock; `None` if that is not recorded.
         held_for: Option<Duration>,
     },
-    /// Another thread of the process that made the call: it holds the lock, or is the next of this
-    /// process to get it.
+    /// Another thread of the process that made the call: it holds the lock, or is the next thread
+    /// of this process to get it.
     Thread {
-        /// The number of the process: that of the server for a message-passing client.
+        /// The process id: that of the server for a message-passing client.
         pid: u32,
     },
 }
@@ -86,15 +85,15 @@ pub enum Space {
     },
     /// The arena. Free space on the device, or delete records.
     Arena {
-        /// How many bytes more it needs, at most.
+        /// The most bytes that it still needs.
         bytes: u64,
     },
     /// The shared region `control`. Free space on the device.
     Control {
-        /// How many bytes more it needs.
+        /// The bytes that it still needs.
         bytes: u64,
     },
-    /// The arena, while a snapshot protects most of the pages that could be used again. Close it.
+    /// The arena, while a snapshot protects most of the pages that could be reused. Close it.
     Snapshot {
         /// The snapshot's transaction.
         txn: TxnId,
@@ -154,16 +153,17 @@ impl fmt::Display for Space {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LoggerFailure {
-    /// No program could be started, or each ended at once. Name one that can, by
+    /// No program could be started, or each ended at once. Name one by
     /// [`Options::logger_program`](crate::Options::logger_program) or `UNTORN_LOGGER`.
     Programs {
         /// The programs that were tried, in this order.
         tried: Vec<TriedProgram>,
     },
-    /// A setuid program starts no program but itself and the one that
-    /// [`Options::logger_program`](crate::Options::logger_program) names, and neither is there.
+    /// A setuid program starts only itself or the program that
+    /// [`Options::logger_program`](crate::Options::logger_program) names, and neither is available.
     NoProgram,
-    /// The thread for it could not be started ([`Options::logger_thread`](crate::Options::logger_thread)).
+    /// The logger's thread could not be started
+    /// ([`Options::logger_thread`](crate::Options::logger_thread)).
     Thread {
         /// What the system reported.
         error: String,
@@ -172,7 +172,7 @@ pub enum LoggerFailure {
     NotReady,
     /// Another process is opening, recovering or leaving the store, and is stopped or hangs.
     Initializing {
-        /// For how long it has made no progress.
+        /// How long it has made no progress.
         stalled_for: Duration,
     },
     /// A thread of the logger panicked, and the logger is ending.
@@ -182,7 +182,7 @@ pub enum LoggerFailure {
         /// The error that it reported.
         error: Arc<Error>,
     },
-    /// A program was started that wrote something else than the status of a logger of this version.
+    /// A program was started that did not write the status of a logger of this version.
     Foreign {
         /// What it wrote.
         output: String,
@@ -199,13 +199,13 @@ impl fmt::Display for LoggerFailure {
                 Ok(())
             }
             LoggerFailure::NoProgram => {
-                f.write_str("a setuid program starts no program but itself and what Options::logger_program names")
+                f.write_str("a setuid program starts only itself or the program of Options::logger_program")
             }
             LoggerFailure::Thread { error } => write!(f, "thread: {error}"),
-            LoggerFailure::NotReady => f.write_str("a logger started, but did not get ready"),
+            LoggerFailure::NotReady => f.write_str("a logger started, but did not become ready"),
             LoggerFailure::Initializing { stalled_for } => write!(
                 f,
-                "another process is opening, recovering or leaving the store and has made no progress for {stalled_for:?}"
+                "another process is opening, recovering or closing the store and has made no progress for {stalled_for:?}"
             ),
             LoggerFailure::Panicked => f.write_str("a thread of the logger panicked"),
             LoggerFailure::Reported { error } => error.fmt(f),
@@ -243,16 +243,15 @@ pub enum NotDurableReason {
     /// The store takes no more writes until all processes have closed it. Recovery then decides
     /// whether the transaction survives.
     NeedsRecovery {
-        /// What happened.
+        /// The cause.
         reason: RecoveryReason,
     },
-    /// No logger could be started just now. [`Ticket::wait`](crate::Ticket::wait) may be tried
-    /// again.
+    /// No logger could be started just now. [`Ticket::wait`](crate::Ticket::wait) may be retried.
     NoLogger {
-        /// Why.
+        /// The cause.
         reason: LoggerFailure,
     },
-    /// The logger whose server committed the transaction is leaving, and did not wait for the
+    /// The logger whose server committed the transaction is exiting, and did not wait for the
     /// flush.
     LoggerLeaving,
     /// The value of a cell is stored and visible, but no durable transaction contains it.
@@ -261,10 +260,10 @@ pub enum NotDurableReason {
         name: String,
         /// The version of the value.
         version: Version,
-        /// Why it was not recorded.
+        /// The cause.
         error: Arc<Error>,
     },
-    /// Another error met the wait. [`Ticket::wait`](crate::Ticket::wait) may be tried again.
+    /// The wait failed with another error. [`Ticket::wait`](crate::Ticket::wait) may be retried.
     Failed {
         /// The error.
         error: Arc<Error>,
@@ -286,7 +285,7 @@ impl fmt::Display for NotDurableReason {
         match self {
             NotDurableReason::NeedsRecovery { reason } => reason.fmt(f),
             NotDurableReason::NoLogger { reason } => write!(f, "no logger could be started: {reason}"),
-            NotDurableReason::LoggerLeaving => f.write_str("the logger is leaving, and did not wait for the flush"),
+            NotDurableReason::LoggerLeaving => f.write_str("the logger is exiting, and did not wait for the flush"),
             NotDurableReason::Cell { name, version, error } => {
                 write!(f, "version {version} of cell {name:?} is stored, but not in it: {error}")
             }
@@ -319,8 +318,7 @@ pub enum RecoveryReason {
         /// The error number that is recorded with it.
         errno: i32,
     },
-    /// The store is to be recovered, and the logger that has to leave first is still there. Try
-    /// again.
+    /// The store must be recovered, but the logger that must exit first still runs. Try again.
     LoggerLeaving,
     /// The log could not record that a checkpoint was taken.
     CheckpointNotRecorded,
@@ -332,17 +330,17 @@ impl fmt::Display for RecoveryReason {
             RecoveryReason::Log { errno } => ("the log could not be written", errno),
             RecoveryReason::Arena { errno } => ("a sync of the arena failed", errno),
             RecoveryReason::CheckpointHeader { errno } => ("the checkpoint's header could not be written", errno),
-            RecoveryReason::Unknown { errno } => ("a mark of unknown meaning stands in control", errno),
+            RecoveryReason::Unknown { errno } => ("control records a reason that this version does not know", errno),
             RecoveryReason::LoggerLeaving => {
-                return f.write_str("the store is to be recovered, and its logger is leaving");
+                return f.write_str("the store must be recovered, and its logger is still exiting");
             }
-            RecoveryReason::CheckpointNotRecorded => return f.write_str("the log could not state the checkpoint"),
+            RecoveryReason::CheckpointNotRecorded => return f.write_str("the log could not record the checkpoint"),
         };
         write!(f, "{what} ({})", io::Error::from_raw_os_error(*errno))
     }
 }
 
-/// What cuts a handle off from its store, in [`Error::Detached`].
+/// The cause that cuts a handle off from its store, in [`Error::Detached`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum DetachedReason {
@@ -363,8 +361,8 @@ pub enum DetachedReason {
     },
     /// The file `lock` was replaced during the opening.
     LockReplacedInOpen,
-    /// Code of this process has closed a descriptor that the library had open, and by which other
-    /// processes see that this one is alive.
+    /// Code of this process has closed a descriptor of the library by which other processes detect
+    /// that this one is alive.
     DescriptorClosed,
 }
 

@@ -8,7 +8,7 @@ use crate::{PageId, limits};
 use untorn_wal::{LogShape, Lsn, StoreId};
 
 const SLOT_BYTES: usize = 4096;
-/// Where the image stands in a header.
+/// The offset of the image in a header.
 const IMAGE_AT: usize = 112;
 
 /// The file `checkpoint`: two header slots.
@@ -32,7 +32,7 @@ fn check_headers(file: &[u8; 2 * SLOT_BYTES]) {
         check_geometry(&header.geometry);
         check_image(&header.image, &header.geometry);
         assert!(header.log_position <= Lsn::MAX && header.log_position.is_aligned());
-        // What is accepted can be written anew, or that is refused by an error.
+        // An accepted header can be written again, or an error refuses that.
         if let Ok(serial) = CheckpointHeader::next_serial(header.serial) {
             let next = CheckpointHeader { serial, clean: false, ..header };
             let again = CheckpointHeader::decode(&next.encode(), serial % 2).expect("the header after an accepted one");
@@ -49,7 +49,7 @@ fn check_headers(file: &[u8; 2 * SLOT_BYTES]) {
     }
 }
 
-/// What creation accepts, stated anew.
+/// Checks again what creation accepts.
 fn check_geometry(geometry: &Geometry) {
     let Geometry { page_size, max_size, ring_size, segment_size } = *geometry;
     assert!(page_size.is_power_of_two() && (limits::PAGE_SIZE_MIN..=limits::PAGE_SIZE_MAX).contains(&page_size));
@@ -71,7 +71,7 @@ fn check_image(image: &SlotImage, geometry: &Geometry) {
         assert!(is_page(queue.head) && is_page(queue.tail));
         assert!(queue.head_index.max(queue.tail_index) <= crate::files::page::queue_capacity(geometry.page_size));
     }
-    // What a transaction adds to these does not overflow.
+    // A transaction's additions to these do not overflow.
     let counts = [image.records, image.free_pages, image.commits].into_iter();
     assert!(counts.chain(image.queues.map(|queue| queue.count)).all(|count| count <= 1 << 62));
 }
@@ -97,7 +97,7 @@ fn check_words(bytes: &[u8; 8 * SLOT_WORDS]) {
     }
 }
 
-/// The sum over the words before the last, as `docs/format.md` leads to it.
+/// Writes the sum over the words before the last, as `docs/format.md` defines it.
 pub(super) fn seal_image(bytes: &mut [u8]) {
     let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
     for index in 0..SLOT_WORDS - 1 {

@@ -22,7 +22,7 @@ pub(super) const SEGMENT: usize = 256 << 10;
 /// Bytes before the segments: the position from which the log is read.
 pub(super) const FROM_BYTES: usize = 8;
 
-/// A piece of the stream: records one after the other, the first at the position that it states.
+/// A piece of the stream: records one after the other, the first at the position that it contains.
 pub fn records(bytes: &[u8]) {
     let from = if bytes.len() >= 16 { Lsn(u64_at(bytes, 8)) } else { Lsn::ZERO };
     check_records(bytes, from);
@@ -31,7 +31,7 @@ pub fn records(bytes: &[u8]) {
     check_records(&sealed, from);
 }
 
-/// Makes positions and checksums of the records fit, as far as their lengths lead.
+/// Corrects positions and checksums of the records, as far as their lengths lead.
 pub(super) fn seal_records(bytes: &mut [u8], from: Lsn, seed: u32) {
     let mut at = 0;
     while at + 32 <= bytes.len() {
@@ -86,14 +86,14 @@ fn check_ops(payload: &[u8]) {
     }
 }
 
-/// The check before recovery comes to the same end, however the stream is cut.
+/// Checks that the check before recovery has the same result wherever the stream is cut.
 fn check_feed(bytes: &[u8], from: Lsn, seed: u32) {
     let base = match record::decode(bytes, seed, from) {
         Decoded::Record { txn, .. } => TxnId::from_u64(txn.saturating_sub(1)),
         _ => TxnId::ZERO,
     };
     let fed = |size: usize| {
-        // Those of every other number are there.
+        // Every other keyspace number exists.
         let mut check = Check::new(seed, 4096, base, from, &|keyspace| Ok(keyspace.0 % 2 == 1));
         let failed = bytes.chunks(size).find_map(|piece| check.feed(piece).err()).map(|error| error.to_string());
         (failed, check.last())
@@ -104,8 +104,8 @@ fn check_feed(bytes: &[u8], from: Lsn, seed: u32) {
     }
 }
 
-/// Eight bytes that say from where to read, and then the files of a log, of which the last may be
-/// cut short.
+/// Eight bytes with the position from which to read, and then the files of a log, of which the last
+/// may be cut short.
 pub fn segments(bytes: &[u8]) {
     let Some((from, files)) = bytes.split_at_checked(FROM_BYTES) else { return };
     let from = Lsn(u64_at(from, 0));
@@ -116,8 +116,8 @@ pub fn segments(bytes: &[u8]) {
     check_log(&files, store, from);
 }
 
-/// Makes all checksums of a segment fit again: the header's, and each batch's with its payload and
-/// its chain.
+/// Corrects all checksums of a segment: the header's, and each batch's with its payload and its
+/// chain.
 pub(super) fn seal_segment(segment: &mut [u8], store: StoreId) {
     if segment.len() < BLOCK_BYTES || !segment.starts_with(b"untornWS") {
         return;
@@ -174,7 +174,7 @@ fn check_log(files: &[Vec<u8>], store: StoreId, from: Lsn) {
     }
 }
 
-/// What recovery reads from there on, or why it refuses.
+/// Returns what recovery reads from there on, or its error.
 fn read_log(disk: &SimDisk, shape: &LogShape, from: Lsn, bytes_max: usize) -> Result<Vec<u8>, String> {
     let read = || -> Result<Vec<u8>, LogError> {
         let mut scan = LogScan::open(disk, shape, from)?;
@@ -194,7 +194,7 @@ fn read_log(disk: &SimDisk, shape: &LogShape, from: Lsn, bytes_max: usize) -> Re
     read().map_err(|error| error.to_string())
 }
 
-/// Headers of a segment and of batches, wherever they stand.
+/// Decodes headers of a segment and of batches at any position.
 fn check_headers(file: &[u8], shape: &LogShape) {
     for (block, bytes) in file.chunks(BLOCK_BYTES).enumerate() {
         if let Some((header, crc)) = BatchHeader::decode(bytes, shape.store(), block as u32) {

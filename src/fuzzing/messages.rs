@@ -1,5 +1,5 @@
-//! Messages between a message-passing client and the server, and the file `access`, by which the
-//! server goes.
+//! Messages between a message-passing client and the server, and the file `access`, which the
+//! server reads.
 
 use crate::error::codec;
 use crate::fuzzing::sized;
@@ -8,7 +8,7 @@ use untorn_wal::printable;
 use untorn_wal::wire;
 use untorn_wal::wire::{ClientHello, Reply, Request, ServerHello};
 
-/// The frame of a message that was decoded, encoded in all ways.
+/// Encodes a decoded message as a frame, in all ways.
 macro_rules! frame_of {
     ($message:expr) => {{
         let message = $message;
@@ -25,7 +25,7 @@ macro_rules! frame_of {
     }};
 }
 
-/// What a client sends: a hello, or a request without the length of its frame.
+/// The messages of a client: a hello, or a request without the length of its frame.
 pub fn request(bytes: &[u8]) {
     if let Ok(hello) = ClientHello::decode(&sized(bytes)) {
         assert_eq!(ClientHello::decode(&hello.encode()), Ok(hello));
@@ -40,7 +40,7 @@ pub fn request(bytes: &[u8]) {
     }
 }
 
-/// What a server sends: a hello, or a reply without the length of its frame.
+/// The messages of a server: a hello, or a reply without the length of its frame.
 pub fn reply(bytes: &[u8]) {
     if let Ok(hello) = ServerHello::decode(&sized(bytes)) {
         assert!(hello.text_bytes <= wire::hello::TEXT_BYTES_MAX);
@@ -54,7 +54,7 @@ pub fn reply(bytes: &[u8]) {
         let Ok(error) = codec::decode(what.error) else { return };
         let text = error.to_string();
         assert_eq!(printable(&text), text, "an error with characters that a terminal obeys");
-        // A server may pass it on.
+        // A server may forward it.
         let again = codec::encode_reply(&error);
         assert!(matches!(wire::decode::<Reply<'_>>(&again[4..]), Ok(Reply::Failed(_))));
     }

@@ -6,13 +6,17 @@
 //! - `log`: the stream of records, and the segments that hold it
 //! - `messages`: requests, replies and hellos, and the file `access`
 //! - `seeds`: real bytes for each target, from a store that is made for them
-//! - `mutation`: what the bounded tests do to those bytes; `tests` has the tests
+//! - `mutation`: the mutations of those bytes by the bounded tests, which are in `tests`
 //!
-//! A target takes any bytes and panics if a decoder breaks one of its promises: what is decoded
-//! encodes to the same bytes; every number that is accepted is within the limits that creation
-//! keeps; no sum of accepted numbers overflows; what is accepted can be read, searched and changed
-//! without an access out of range. A checksum would hide most of a decoder from mutated bytes. So a
-//! target tries the bytes as they are, and again with every checksum mended.
+//! A target takes any bytes and panics if a decoder breaks one of its guarantees:
+//!
+//! - what is decoded encodes to the same bytes;
+//! - every accepted number is within the limits that creation keeps;
+//! - no sum of accepted numbers overflows;
+//! - what is accepted can be read, searched and changed without an access out of range.
+//!
+//! A checksum would hide most of a decoder from mutated bytes. So a target tries the bytes as they
+//! are, and again with every checksum corrected.
 //!
 //! `fuzz/` runs the same functions under libFuzzer.
 
@@ -48,7 +52,7 @@ pub const TARGETS: [FuzzTarget; 9] = [
     ("access", access),
 ];
 
-/// The bytes, cut or filled with zeros to this length.
+/// Returns the bytes, cut or filled with zeros to this length.
 fn sized<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut sized = [0; N];
     let len = bytes.len().min(N);
@@ -74,7 +78,7 @@ fn set_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
-/// A file in memory that holds these bytes.
+/// Returns a file in memory that holds these bytes.
 fn file_of(bytes: &[u8]) -> std::fs::File {
     use std::os::unix::fs::FileExt;
     let file = rustix::fs::memfd_create("untorn-fuzzing", rustix::fs::MemfdFlags::CLOEXEC).expect("a file in memory");

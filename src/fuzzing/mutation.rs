@@ -1,9 +1,9 @@
-//! What the bounded tests do to real bytes: flipped bits, fields of extreme values, cuts, and
-//! pieces of other files.
+//! The mutations of real bytes by the bounded tests: flipped bits, fields of extreme values, cuts,
+//! and pieces of other files.
 
 use untorn_wal::testing::Rng;
 
-/// Values at which arithmetic and checks tend to go wrong.
+/// Values for which arithmetic and checks tend to fail.
 const EXTREME: [u64; 18] = [
     0,
     1,
@@ -25,7 +25,7 @@ const EXTREME: [u64; 18] = [
     u64::MAX,
 ];
 
-/// A changed copy of one of the seeds.
+/// Returns a changed copy of one of the seeds.
 pub(super) fn mutate(random: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = seeds[random.below(seeds.len() as u64) as usize].clone();
     for _ in 0..=random.below(4) {
@@ -39,7 +39,7 @@ fn change(random: &mut Rng, bytes: &mut Vec<u8>, seeds: &[Vec<u8>]) {
     if len == 0 {
         return bytes.extend((0..random.below(40)).map(|_| random.number() as u8));
     }
-    // Headers stand at the beginnings of files and of blocks, and have most of the numbers.
+    // Headers are at the beginnings of files and of blocks, and contain most of the numbers.
     let at = match random.below(3) {
         0 => random.below(len.min(320) as u64) as usize,
         1 if len > 4096 => (random.below(len as u64) as usize / 4096 * 4096 + random.below(160) as usize).min(len - 1),
@@ -66,7 +66,7 @@ fn change(random: &mut Rng, bytes: &mut Vec<u8>, seeds: &[Vec<u8>]) {
     }
 }
 
-/// Sets a number of 1 to 8 bytes, which stands at a multiple of its width or anywhere.
+/// Sets a number of 1 to 8 bytes, at a multiple of its width or anywhere.
 fn set_field(random: &mut Rng, bytes: &mut [u8], at: usize) {
     let width = 1 << random.below(4);
     let at = if random.one_in(3) { at } else { at / width * width };

@@ -1,5 +1,5 @@
-//! One page of a tree, and an arena: trees, catalog and queues, as readers, writers, recovery and
-//! `verify` see them.
+//! One page of a tree, and an arena: trees, catalog and queues, as used by readers, writers,
+//! recovery and `verify`.
 
 use crate::btree::check::check_tree;
 use crate::btree::cursor::RangeCursor;
@@ -26,10 +26,10 @@ use untorn_wal::Lsn;
 use untorn_wal::testing::Rng;
 
 const PAGE: usize = 4096;
-/// Pages of an arena that a target looks at.
+/// The pages of an arena that a target reads.
 const PAGES_MAX: usize = GROWTH_PIECE as usize / PAGE;
 
-/// A page of a tree, without its checksum word. It is parsed under the number that it states.
+/// A page of a tree, without its checksum word. It is parsed under the number that it contains.
 pub fn page(bytes: &[u8]) {
     let (small, large): ([u8; PAGE - CHECKSUM_LEN], [u8; 65536 - CHECKSUM_LEN]);
     let body: &[u8] = if bytes.len() <= PAGE {
@@ -60,7 +60,7 @@ pub fn page(bytes: &[u8]) {
     }
     if node.audit().is_ok() {
         change_at_random(body, &node);
-        // Of this, only `check_tree` takes notice: records share no bytes.
+        // Only `check_tree` checks this: records share no bytes.
         if !has_overlaps(&node) {
             change(body, &node);
         }
@@ -75,7 +75,7 @@ fn has_overlaps(node: &Node<'_>) -> bool {
     records.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0)
 }
 
-/// Many changes one after the other: whatever a page that was audited holds, none goes out of
+/// Makes many changes one after the other: whatever an audited page holds, no change goes out of
 /// range.
 fn change_at_random(body: &[u8], node: &Node<'_>) {
     let mut random = Rng(u64::from(crc(&[body])));
@@ -100,7 +100,7 @@ fn change_at_random(body: &[u8], node: &Node<'_>) {
     }
 }
 
-/// What writers do to a page that was audited.
+/// Changes an audited page as writers do.
 fn change(body: &[u8], node: &Node<'_>) {
     let id = node.id;
     let is_sound = |body: &[u8]| Node::parse(body, id).and_then(|node| node.audit());
@@ -145,13 +145,13 @@ fn change(body: &[u8], node: &Node<'_>) {
     rebuild(body.len(), node);
 }
 
-/// A page that is rebuilt has the entries that it had.
+/// Checks that a rebuilt page has the same entries.
 fn rebuild(body_len: usize, node: &Node<'_>) {
     let Ok(items) = EntryList::read(node) else { return };
     assert_eq!(items.len(), node.count());
     let keys: Vec<Vec<u8>> = (0..items.len()).map(|index| items.key(index).to_vec()).collect();
-    // A page is rebuilt only if `check_tree`, or the writers that made it, have seen that its keys
-    // ascend.
+    // A page is rebuilt only if its keys ascend. `check_tree`, or the writers that made the page,
+    // have checked that.
     if !keys.is_sorted_by(|a, b| a < b) {
         return;
     }
@@ -192,7 +192,7 @@ pub fn arena(bytes: &[u8]) {
     check_arena_of(&pages, &image, &geometry);
 }
 
-/// Makes the checksums of all pages fit, those of runs included.
+/// Corrects the checksums of all pages, including those of runs.
 fn seal_pages(arena: &mut [u8]) {
     let mut at = PAGE;
     while at < arena.len() {
@@ -259,7 +259,8 @@ fn check_arena_of(bytes: &[u8], image: &SlotImage, geometry: &Geometry) {
     }
 }
 
-/// Reads a tree in all ways. If the check accepts it, they agree, and it can be changed.
+/// Reads a tree in all ways. If the check accepts the tree, the results agree, and it can be
+/// changed.
 fn check_one_tree<P: PageRead>(pages: &P, root: PageId, bytes: &[u8], txn: TxnId) {
     let mut seen = 0;
     let checked = check_tree(pages, root, &mut |_| {
@@ -268,7 +269,7 @@ fn check_one_tree<P: PageRead>(pages: &P, root: PageId, bytes: &[u8], txn: TxnId
     });
     let _ = walk::each_page(pages, root, &mut |_| Ok(true));
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    // A damaged tree may lead to one page by many ways; each way down ends, and so must the test.
+    // A damaged tree may lead to one page by many paths. Each path ends, and so must the test.
     let entries_max = checked.as_ref().map_or(2_000, |report| report.entries as usize);
     let mut cursor = RangeCursor::new(root, Bound::Unbounded, Bound::Unbounded);
     while let Ok(Some(at)) = cursor.next(pages) {
@@ -298,8 +299,8 @@ fn check_one_tree<P: PageRead>(pages: &P, root: PageId, bytes: &[u8], txn: TxnId
     edit_tree(root, bytes, txn, &keys);
 }
 
-/// Removes the middle third of the keys from a tree with `count` entries. False if that is an
-/// error, as it is if two of the entries have one run.
+/// Removes the middle third of the keys from a tree with `count` entries. Returns false if that is
+/// an error, as it is if two of the entries have the same run.
 fn remove_range(memory: &mut TestPages, root: &mut PageId, keys: &[Vec<u8>], count: u64) -> bool {
     let (Some(start), Some(end)) = (keys.get(keys.len() / 3), keys.get(keys.len() * 2 / 3)) else { return true };
     let mut cursor = RangeCursor::new(*root, Bound::Included(start), Bound::Excluded(end));
@@ -314,7 +315,7 @@ fn remove_range(memory: &mut TestPages, root: &mut PageId, keys: &[Vec<u8>], cou
     true
 }
 
-/// What a transaction does to a tree that the check accepts.
+/// Changes a tree that the check accepts, as a transaction does.
 fn edit_tree(root: PageId, bytes: &[u8], txn: TxnId, keys: &[Vec<u8>]) {
     let Ok(next) = txn.next_in(txn.incarnation()) else { return };
     let (mut memory, mut root) = (TestPages::holding(PAGE, bytes.to_vec(), next), root);
@@ -334,7 +335,7 @@ fn edit_tree(root: PageId, bytes: &[u8], txn: TxnId, keys: &[Vec<u8>]) {
                 assert!(was_there, "a key of a sound tree is not there to be deleted");
                 count -= 1;
             }
-            // A page beneath may be one that the transaction can't have: of a later one, say.
+            // A page of the tree may be invalid for the transaction: of a later one, for example.
             Err(_) => return,
         }
     }

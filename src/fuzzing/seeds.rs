@@ -1,5 +1,5 @@
-//! Real bytes for each target: those of the files of a store that is made for it, and messages of
-//! every kind.
+//! Real bytes for each target: the files of a store that is made for it, and messages of every
+//! kind.
 
 use crate::error::codec;
 use crate::error::reason::{LockHolder, LockKind, MismatchKind, NotDurableReason};
@@ -23,18 +23,18 @@ use untorn_wal::wire::{
 };
 use untorn_wal::{LogScan, LogShape, Lsn, StoreId};
 
-/// Where the newest header is sought in `checkpoint`.
+/// The length of the slots in which the newest header of `checkpoint` is searched.
 const SLOT_BYTES: usize = 4096;
-/// The longest piece of the stream that is one seed.
+/// The longest piece of the log that is one seed.
 const STREAM_BYTES: usize = 6000;
 
 type Seeds = BTreeMap<&'static str, Vec<Vec<u8>>>;
 
-/// Seeds for each target, by its name. Makes a store in the directory `dir`, which must be empty,
-/// and leaves it there.
+/// Returns seeds for each target, by its name. Makes a store in the directory `dir`, which must be
+/// empty, and leaves it there.
 ///
 /// # Errors
-/// Those of the store.
+/// The errors of the store.
 pub fn seeds(dir: &Path) -> Result<Seeds> {
     let mut seeds = Seeds::new();
     for (name, page_size) in [("small", 4096), ("large", 65536)] {
@@ -54,9 +54,8 @@ pub fn seeds(dir: &Path) -> Result<Seeds> {
     Ok(seeds)
 }
 
-/// A store with keyspaces, deletions of keys and ranges, large values, a transaction that streams
-/// and one that is
-/// rolled back, two checkpoints, and commits after the last of them.
+/// Makes a store with keyspaces, deletions of keys and ranges, large values, a transaction that
+/// streams and one that is rolled back, two checkpoints, and commits after the last of them.
 fn fill(options: &Options, path: &Path) -> Result<Store> {
     let store = options.clone().logger_thread(true).logger_idle(Duration::from_millis(1)).open(path)?;
     for round in 0..24u64 {
@@ -138,7 +137,7 @@ fn add_files(seeds: &mut Seeds, path: &Path, page_size: usize) -> Result<()> {
     Ok(())
 }
 
-/// Pieces of the stream of records, each of which begins with another record.
+/// Returns pieces of the stream of records, each of which begins with another record.
 fn streams(files: &[Vec<u8>], store: StoreId, from: Lsn) -> Vec<Vec<u8>> {
     let disk = SimDisk::new(1);
     files.iter().enumerate().for_each(|(slot, file)| disk.set_contents(&slot_name(slot as u32 + 1), file));
@@ -156,7 +155,7 @@ fn streams(files: &[Vec<u8>], store: StoreId, from: Lsn) -> Vec<Vec<u8>> {
     found.into_iter().step_by(2).take(12).collect()
 }
 
-/// A request of each kind.
+/// Returns a request of each kind.
 fn requests() -> Vec<Vec<u8>> {
     let (keyspace, key, name) = ("readings", &b"10:00"[..], "beats");
     let durability = request::Durability::Within { micros: 2000 };
@@ -200,7 +199,7 @@ fn requests() -> Vec<Vec<u8>> {
     messages
 }
 
-/// A reply of each kind, and of failures those with text and numbers.
+/// Returns a reply of each kind, and of errors those with text and numbers.
 fn replies() -> Vec<Vec<u8>> {
     let found = FoundValue { version: 5, value: &[3; 20] };
     let change = |what| ChangeItem { txn: 8, keyspace: "readings", key: b"k", what, is_last_in_txn: true };
@@ -257,7 +256,7 @@ fn replies() -> Vec<Vec<u8>> {
     messages
 }
 
-/// A message without the length of its frame.
+/// Returns a message without the length of its frame.
 fn message(frame: std::result::Result<Vec<u8>, wire::WireError>) -> Vec<u8> {
     frame.expect("a short message").split_off(wire::FRAME_HEADER_BYTES)
 }

@@ -1,15 +1,15 @@
-//! Goal: each target keeps its promises for real bytes, and for what mutations make of them.
+//! Goal: each target keeps its guarantees for real bytes, and for mutations of them.
 //!
 //! Method: a fixed number of mutations of the seeds, repeatable by their number.
-//! `UNTORN_FUZZ_CASES` sets another number of cases, `UNTORN_FUZZ_FIRST` the first one: a failure
-//! prints the line that replays it.
+//! `UNTORN_FUZZ_CASES` sets another number of cases, and `UNTORN_FUZZ_FIRST` the first one. A
+//! failure prints the line that replays it.
 
 use crate::fuzzing::mutation::mutate;
 use crate::fuzzing::{TARGETS, seeds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use untorn_wal::testing::Rng;
 
-/// Cases of each target: together some seconds.
+/// The number of cases of each target: some seconds in all.
 const CASES: [(&str, u64); 9] = [
     ("header", 4000),
     ("slot_image", 4000),

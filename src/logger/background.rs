@@ -1,8 +1,8 @@
-//! The logger's background thread: what must be done ahead of need, so that no commit waits for it.
+//! The logger's background thread: work that is done ahead of need, so that no commit waits for it.
 //!
-//! It preallocates log segments, grows the arena, and frees what the dead held. It never takes the
-//! writer lock, whose holder may be waiting for just this, and takes no checkpoints, which may take
-//! long.
+//! It preallocates log segments, grows the arena, and frees what dead processes held. It never
+//! takes the writer lock, whose holder may be waiting for this thread. It takes no checkpoints,
+//! which may take long.
 
 use crate::files::log::log_error;
 use crate::logger::process::Logger;
@@ -17,16 +17,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{LogError, RealDisk, SegmentPool};
 
-/// How often the dead are looked for.
+/// Time between liveness tests of the clients.
 const REAP_INTERVAL: Duration = Duration::from_millis(100);
-/// How often the age of what is kept for followers is looked at.
+/// Time between checks of the age of the segments that are kept for followers.
 const LOG_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
-/// Spare segments kept ahead, one of them for a failing successor.
+/// Spare segments kept ahead. One of them is for a failed write.
 const SPARES_READY_MIN: usize = 2;
-/// How often the logger tries to make a spare as large as the current segment, once the device had
-/// no room for it.
+/// Time between attempts to make a spare as large as the current segment after the device had no
+/// space for it.
 const LARGER_SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Blocks that a spare has beyond those that a writer waits for: what is not granted of it.
+/// Blocks that a spare has beyond those that a writer waits for: the part of it that is not
+/// granted.
 const BLOCKS_BEYOND: u64 = 16;
 
 /// Works until the logger ends.
@@ -41,13 +42,13 @@ pub(super) fn run(logger: &Logger) {
         crash_point!("background.looked");
         let is_starved = preallocate(logger, &mut larger_at);
         if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
-            // A checkpoint may set segments free.
+            // A checkpoint may free segments.
             event.notify_always();
         }
         yield_kept(logger);
         grow_ahead(logger);
         if clock::since(expired) >= LOG_EXPIRY_INTERVAL {
-            // What can't be deleted now is a spare until it can.
+            // What can't be deleted now stays a spare until it can.
             let _ = logger
                 .pool
                 .expire(logger.engine.control.fixed().logger.settings.retention(), || logger.count_segments());
@@ -64,8 +65,8 @@ pub(super) fn run(logger: &Logger) {
     }
 }
 
-/// Makes spares until there are `count`. One is enough to go on with: a full device must not keep a
-/// store from being opened and read.
+/// Makes spares until there are `count`. One is enough to continue: a full device must not prevent
+/// opening and reading a store.
 pub(super) fn ensure_spares(pool: &SegmentPool<RealDisk>, count: usize) -> Result<()> {
     while pool.stats().spares < count {
         match pool.add_spare() {
@@ -78,8 +79,8 @@ pub(super) fn ensure_spares(pool: &SegmentPool<RealDisk>, count: usize) -> Resul
     Ok(())
 }
 
-/// Keeps spare segments ahead of what writers may need. True if the device has no room for them. A
-/// spare as large as the current segment is not tried again before `larger_at`.
+/// Keeps spare segments ahead of what writers may need. Returns true if the device has no space for
+/// them. A spare as large as the current segment is not retried before `larger_at`.
 fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
     let fixed = logger.engine.control.fixed();
     let words = &fixed.logger;
@@ -92,14 +93,14 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
         if spares >= SPARES_READY_MIN && !is_wanted && !needs_larger() {
             return false;
         }
-        // A writer that waits for log gets larger spares first. So a commit forces neither a flush
-        // nor a checkpoint that its durability does not ask for, until there is as much log as full
-        // segments give.
+        // If a writer waits for log, it gets larger spares first, until there is as much log as
+        // full segments give. Until then, a commit forces neither a flush nor a checkpoint that its
+        // durability does not require.
         if has_full_spares(&logger.pool) {
             request_flush(logger);
             return false;
         }
-        // A spare that was used up is followed by one twice as large.
+        // The next spare after a used one is twice as large.
         let blocks = match is_wanted || spares < SPARES_READY_MIN {
             true => wanted.saturating_sub(block_credit) + BLOCKS_BEYOND,
             false => 0,
@@ -112,25 +113,25 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
             Ok(()) => {
                 logger.count_segments();
                 if is_wanted {
-                    // The next look counts what was made.
+                    // The next round counts what was made.
                     logger.grant_again();
                 } else {
                     words.flusher.notify_always();
                 }
             }
-            // A smaller spare than the segment has limits what the segment takes. Nothing waits for
+            // A spare smaller than the segment limits what the segment takes. No writer waits for
             // it.
             Err(_) if spares >= SPARES_READY_MIN && !is_wanted => {
                 *larger_at = clock::now() + LARGER_SPARE_RETRY_INTERVAL;
                 return false;
             }
-            // Before anybody hears of a full device, what is kept for followers goes.
+            // Delete what is kept for followers before reporting a full device.
             Err(LogError::DiskFull { .. }) if logger.pool.yield_kept(false, || ()).unwrap_or(false) => {
                 logger.count_segments();
                 logger.grant_again();
             }
             Err(error) => {
-                // What a flush or a checkpoint has made free is granted before a writer gives up.
+                // Grant what a flush or a checkpoint has freed before a writer gives up.
                 logger.grant_again();
                 if is_wanted && words.requested_credit() <= fixed.durable.credit_by_waiter() {
                     return matches!(error, LogError::DiskFull { .. });
@@ -140,7 +141,7 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
                     LogError::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
                     _ => libc::EIO,
                 };
-                // Whoever waits for the log hears of it.
+                // Report the failure to the writers that wait for log.
                 words.note_log_failure(errno);
                 fixed.durable.event.notify_always();
                 return errno == libc::ENOSPC;
@@ -149,15 +150,15 @@ fn preallocate(logger: &Logger, larger_at: &mut Instant) -> bool {
     }
 }
 
-/// Whether writers that wait for log get no more spares.
+/// Returns whether writers that wait for log get no more spares.
 pub(super) fn has_full_spares(pool: &SegmentPool<RealDisk>) -> bool {
     let whole = u64::from(pool.shape().segment_blocks()) - 2;
     pool.stats().spares >= SPARES_READY_MIN + 2 && pool.countable_blocks() >= (SPARES_READY_MIN as u64 + 1) * whole
 }
 
-/// Requests a flush for the log that it makes free: each small commit is charged a block, in case
-/// it is flushed by itself, and a flush of many together uses few. No policy may put that off.
-/// While a writer waits for log under the writer lock, no checkpoint makes files free.
+/// Requests a flush, to free log space. Each small commit is charged a block, in case it is flushed
+/// alone; a flush of many commits together uses few blocks. The flush policy must not delay this
+/// flush: while a writer waits for log under the writer lock, no checkpoint frees segments.
 fn request_flush(logger: &Logger) {
     let fixed = logger.engine.control.fixed();
     let Ok(newest) = logger.engine.control.newest() else { return };
@@ -166,7 +167,7 @@ fn request_flush(logger: &Logger) {
     words.flusher.notify_always();
 }
 
-/// Gives room back that was kept for followers, if a writer found the device full.
+/// Deletes what is kept for followers, if a writer found the device full.
 fn yield_kept(logger: &Logger) {
     let words = &logger.engine.control.fixed().logger;
     let Some(request) = words.yield_to_serve() else { return };
@@ -175,7 +176,7 @@ fn yield_kept(logger: &Logger) {
     words.set_yielded(request);
 }
 
-/// Grows the arena ahead of need; a full disk is the writers' to report.
+/// Grows the arena ahead of need. A full disk is reported by the writers.
 fn grow_ahead(logger: &Logger) {
     let engine = &logger.engine;
     let Ok(image) = engine.control.newest() else { return };
@@ -186,7 +187,7 @@ fn grow_ahead(logger: &Logger) {
     let have = engine.control.arena_bytes().unwrap_or(0);
     if have < used + ahead / 2 {
         let target = (used + ahead).min(engine.geometry.max_size);
-        // Bounded: the lock's holder may be stopped, and log files are made by this thread as well.
+        // Bounded: the lock's holder may be stopped, and this thread also makes log files.
         if let Err(Error::DiskFull { .. }) = engine.grow_arena(target, LOGGER_POLL_INTERVAL) {
             let _ = logger.pool.yield_kept(true, || logger.count_segments());
             logger.count_segments();
@@ -194,8 +195,8 @@ fn grow_ahead(logger: &Logger) {
     }
 }
 
-/// Whether a client has died that [`reap`] has not found yet. Notes since when the living pin what
-/// they pin.
+/// Returns whether a client has died that [`reap`] has not found yet. Also records since when the
+/// living clients hold their pins.
 pub(super) fn look_for_the_dead(engine: &Engine) -> bool {
     let Ok(tester) = engine.tester() else { return false };
     let now = now_ns();
@@ -204,9 +205,9 @@ pub(super) fn look_for_the_dead(engine: &Engine) -> bool {
         || engine.control.joined_clients().any(|(owner, _)| !engine.is_alive_by(&tester, owner))
 }
 
-/// Frees the table entries and reader slots of dead clients, and notes since when the others pin
-/// what they pin. Idempotent; the locks of the dead are taken over by those that want them. Costs
-/// one query of the kernel for each client.
+/// Frees the table entries and reader slots of dead clients, and records since when the others hold
+/// their pins. Idempotent. Locks of dead owners are taken over by the next owners. Costs one system
+/// call per client.
 fn reap(logger: &Logger) {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
@@ -223,7 +224,8 @@ fn reap(logger: &Logger) {
     }
     let now = now_ns();
     engine.control.for_each_reader(|_, slot| slot.observe(now));
-    // After a death, all slots: one that was claimed and not entered is found in no other way.
+    // After a death, check all slots: a slot that was claimed and not entered is found in no other
+    // way.
     engine.control.reap_readers(
         found,
         engine.me.0,
@@ -235,9 +237,9 @@ fn reap(logger: &Logger) {
         },
     );
     if found {
-        // The dead may have died between a store and the wake that was to follow it.
+        // A process may have died between a store and the notification that was to follow it.
         engine.wake_waiters();
-        // Or between a store into a cell and the flag that says so.
+        // Or between a store into a cell and the flag that the cell is dirty.
         crate::api::cells::sampling::mark_dirty(engine);
         fixed.logger.flusher.notify_always();
         fixed.writer.wake_urgent();

@@ -1,10 +1,9 @@
-//! What is checked before recovery changes a byte of any file, so that a store that is refused
-//! stays as it was.
+//! The checks before recovery changes a byte of any file. A store that is refused stays as it was.
 //!
-//! The header is held against the log. Of the arena those pages are held against their checksums,
-//! and against the header, by which an arena of another time shows: the catalog, the run directory,
-//! and the ends of the queues. The log is then read to its end, and its transactions are held
-//! against one another and against the catalog. At last the log is replayed in memory: see
+//! The header is compared with the log. Then the pages of the arena that show whether it is of
+//! another time are checked, against their checksums and the header: the catalog, the run
+//! directory, and the ends of the queues. The log is then read to its end. Its transactions are
+//! compared with one another and with the catalog. At last the log is replayed in memory: see
 //! [`crate::logger::rehearse`]. The rest of the arena is not read: a large store must open at once.
 
 use crate::btree::walk::each_page;
@@ -20,12 +19,12 @@ use crate::txn::replay::Check;
 use crate::{Error, PageId, Result, TxnId};
 use untorn_wal::{LogScan, LogState, RealDisk, SegmentCatalog, SegmentNumber, StoreId};
 
-/// Pages of the catalog that are read at most: some hundred thousand keyspaces.
+/// The most pages of the catalog that are read: some hundred thousand keyspaces.
 const CATALOG_PAGES_MAX: u64 = 4096;
 
-/// A header older than the newest checkpoint that the log states must not be used: its pages may
-/// have been reused since. Of two checkpoints of one transaction, the log before the later one may
-/// be gone.
+/// Returns an error if the header is older than the newest checkpoint that the log records: the
+/// header's pages may have been reused since. Of two checkpoints of one transaction, the log before
+/// the later one may be gone.
 pub(super) fn refuse_old_header(header: &CheckpointHeader, damage: Option<Error>, log_state: &LogState) -> Result<()> {
     if header.txn().as_u64() >= log_state.checkpoint_txn && header.log_position >= log_state.checkpoint_lsn {
         return Ok(());
@@ -36,7 +35,7 @@ pub(super) fn refuse_old_header(header: &CheckpointHeader, damage: Option<Error>
             dir::CHECKPOINT,
             0,
             format!(
-                "the newest header is of transaction {}, the log states a checkpoint of {newest}: the files are of different \
+                "the newest header is of transaction {}, the log records a checkpoint of {newest}: the files are of different \
                  times; restore a backup into an empty directory",
                 header.txn()
             ),
@@ -44,8 +43,8 @@ pub(super) fn refuse_old_header(header: &CheckpointHeader, damage: Option<Error>
     }))
 }
 
-/// An error if the next segment would have a number that no log accepts, which no store comes to by
-/// itself.
+/// Returns an error if the next segment would have a number that no log accepts. No store reaches
+/// that number by itself.
 pub(super) fn refuse_last_segment(segment_catalog: &SegmentCatalog) -> Result<()> {
     match segment_catalog.segments.last() {
         Some(newest) if newest.header.number.0 > SegmentNumber::MAX.0 / 2 => {
@@ -57,10 +56,10 @@ pub(super) fn refuse_last_segment(segment_catalog: &SegmentCatalog) -> Result<()
     }
 }
 
-/// What a refused store needs.
+/// The remedy for a store that is refused.
 const RESTORE_REMEDY: &str = "restore a backup into an empty directory";
 
-/// Adds to an error what can be done about the damage.
+/// Adds the remedy for the damage to an error.
 pub(super) fn with_remedy(error: Error) -> Error {
     match error {
         Error::Corrupt { file, offset, what } if !what.contains(RESTORE_REMEDY) => {
@@ -70,8 +69,8 @@ pub(super) fn with_remedy(error: Error) -> Error {
     }
 }
 
-/// Gives an error about a record of the log the file and the offset of the batch that was read
-/// last, if `place` knows them.
+/// Adds to an error about a record of the log the file and the offset of the batch that was read
+/// last, if `place` contains them.
 pub(super) fn with_place(error: Error, place: Option<(String, u64)>) -> Error {
     match (error, place) {
         (Error::Corrupt { file, what, .. }, Some((segment, offset))) if file == dir::WAL => {
@@ -81,8 +80,8 @@ pub(super) fn with_place(error: Error, place: Option<(String, u64)>) -> Error {
     }
 }
 
-/// Reads the log after the checkpoint to its end, and changes nothing: a store that can't be
-/// recovered for what its log holds keeps every byte of every file. Returns whether the log holds
+/// Reads the log after the checkpoint to its end, and changes nothing. A store that can't be
+/// recovered because of its log keeps every byte of every file. Returns whether the log holds
 /// anything after the checkpoint.
 pub(super) fn check_log(
     disk: &RealDisk,
@@ -91,8 +90,8 @@ pub(super) fn check_log(
     arena: &Arena,
 ) -> Result<bool> {
     let mut segment_catalog = segment_catalog.clone();
-    // The caller has seen that recovery needs none of these, unless the newest segment is among
-    // them: then the log ends too early.
+    // The caller has checked that recovery needs none of these segments, except the newest one. If
+    // that is among them, the log ends too early.
     segment_catalog.broken.clear();
     let mut scan = LogScan::of_catalog(disk, segment_catalog, header.log_position).map_err(log_error)?;
     let seed = StoreId(header.store_id).seed();
@@ -108,13 +107,13 @@ pub(super) fn check_log(
     }
     let durable = TxnId::from_u64(scan.newest_log_state().durable_txn);
     if durable > check.last() {
-        let what = format!("the log states that transaction {durable} is durable, but ends with {}", check.last());
+        let what = format!("the log records transaction {durable} as durable, but ends with {}", check.last());
         return Err(Error::corrupt(dir::WAL, 0, what));
     }
     Ok(holds_any)
 }
 
-/// Holds the pages that lead to everything else against their checksums and the header.
+/// Checks the pages that lead to all others against their checksums and the header.
 pub(crate) fn check_arena(arena: &Arena, header: &CheckpointHeader, progress: &Progress) -> Result<()> {
     let image = &header.image;
     let pages = arena.pages(image.high_water);
@@ -139,7 +138,7 @@ pub(crate) fn check_arena(arena: &Arena, header: &CheckpointHeader, progress: &P
     Ok(())
 }
 
-/// The catalog is what the header says that it is, and counts what the header counts.
+/// Checks that the catalog is the one of the header, and that its counts match the header's.
 fn check_catalog(
     arena: &Arena,
     header: &CheckpointHeader,
@@ -153,7 +152,7 @@ fn check_catalog(
         let found = arena.checksum_word(root)?;
         if found != log_state {
             let what = format!(
-                "the catalog's page {} has checksum {found:016x}, the checkpoint states {log_state:016x}: arena and checkpoint are \
+                "the catalog's page {} has checksum {found:016x}, the checkpoint records {log_state:016x}: arena and checkpoint are \
                  of different times",
                 root.0
             );

@@ -2,17 +2,17 @@
 //!
 //! | step | dies here | then |
 //! |---|---|---|
-//! | C and its image are noted under the writer lock, by the logger or by a writer ([`crate::pages::reserve`]) | after it | the successor finds C ≠ K and does this same C |
+//! | C and its image are recorded under the writer lock, by the logger or by a writer ([`crate::pages::reserve`]) | after it | the successor finds C ≠ K and takes this same C |
 //! | the log is made durable up to C | | as above |
 //! | checksums into all pages created in (K, C] | | as above: every one is written again, unconditionally |
-//! | fdatasync of the arena | it failed, or nobody knows | those stores made each page dirty again, so the sync writes them anew |
+//! | fdatasync of the arena | it failed, or its result is unknown | those stores made each page dirty again, so the sync writes them anew |
 //! | header into the slot that does not hold K, fdatasync | | recovery takes the newer header if it is whole |
-//! | a block of the log states K | | the successor writes the header once more |
+//! | a block of the log records K | | the successor writes the header once more |
 //! | segments are recycled | | as above; they hold nothing that the header needs |
 //! | K is published | | |
 //!
-//! **C never changes until K = C**, and both stay protected by rule I3 meanwhile: the pages of the
-//! header that counts are never overwritten, whichever of the two that is.
+//! **C never changes until K = C**, and rule I3 protects both meanwhile: the pages of the header
+//! that counts are never overwritten, whichever of the two that is.
 
 use crate::btree::walk::each_page;
 use crate::files::dir;
@@ -33,14 +33,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use untorn_wal::Lsn;
 
-/// Time between checkpoints that fail, or that a full device asks for.
+/// Time between checkpoints after a failure, or when a full device is the reason for them.
 const CHECKPOINT_RETRY_DELAY: Duration = Duration::from_millis(200);
-/// Log segments beyond those that the volume between checkpoints takes: loggers that die young
-/// leave many that are nearly empty.
+/// Log segments beyond those for the volume between checkpoints: loggers that die early leave many
+/// that are nearly empty.
 const SEGMENTS_BEYOND_CHECKPOINT: u64 = 4;
 
-/// The checkpoint thread: takes checkpoints as they are due, until the logger ends. It takes the
-/// writer lock only for their start, for the time of copying one slot.
+/// Runs the checkpoint thread: takes checkpoints as they become due, until the logger ends. It
+/// takes the writer lock only for the start of a checkpoint, to copy one slot.
 pub(super) fn run(logger: &Logger) {
     let event = &logger.engine.control.fixed().logger.background;
     let mut retry_at = clock::now();
@@ -53,13 +53,13 @@ pub(super) fn run(logger: &Logger) {
         if clock::now() >= retry_at && is_due(logger) {
             match take(logger, false, LOGGER_POLL_INTERVAL) {
                 Err(Error::LockTimeout { .. }) => continue,
-                // The error stands in `control` if it is one that lasts.
+                // An error that lasts is recorded in `control`.
                 Err(error) => {
                     tracing::warn!(%error, "a checkpoint failed; another one will be tried");
                     note_failure(&logger.engine, &error);
                     retry_at = clock::now() + CHECKPOINT_RETRY_DELAY;
                 }
-                // On a full device, one after another would only add to the load.
+                // On a full device, checkpoints without a pause would only add to the load.
                 Ok(()) if logger.is_starved.load(Ordering::SeqCst) => retry_at = clock::now() + CHECKPOINT_RETRY_DELAY,
                 Ok(()) => {}
             }
@@ -69,8 +69,8 @@ pub(super) fn run(logger: &Logger) {
     }
 }
 
-/// Whether a checkpoint is due. A log that is starved, or that a writer waits for, takes one early,
-/// for the segments that it sets free.
+/// Returns whether a checkpoint is due. If the log is starved, or a writer waits for log, one is
+/// taken early, for the segments that it frees.
 fn is_due(logger: &Logger) -> bool {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
@@ -92,14 +92,15 @@ fn is_due(logger: &Logger) -> bool {
     volume >= volume_max || (volume > 0 && is_log_short)
 }
 
-/// Takes a checkpoint, or finishes the one that a dead logger began. `clean` says that nobody can
-/// commit after it. Does nothing when nothing has been committed since the last one.
+/// Takes a checkpoint, or finishes the one that a dead logger began. With `clean`, no process can
+/// commit after it. Does nothing if nothing has been committed since the last one.
 ///
-/// It waits for the writer lock no longer than `patience`: its holder may be stopped, or may keep
-/// its transaction open for hours.
+/// Waits at most `patience` for the writer lock: its holder may be stopped, or may keep its
+/// transaction open for hours.
 ///
 /// # Errors
-/// [`Error::LockTimeout`] if the lock was not free: nothing has begun, try again later.
+/// [`Error::LockTimeout`] if the lock was not free: nothing has begun, and the caller may retry
+/// later.
 pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<()> {
     let engine = &logger.engine;
     engine.refuse_poisoned()?;
@@ -116,8 +117,8 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     tracing::debug!(committed = %started, checkpointed = %finished, "checkpoint started");
     crash_point!("checkpoint.started");
     let (image, log_position) = engine.control.started_checkpoint()?;
-    // Up to the position, not only to the image's tail: frames of a transaction that rolled back
-    // lie between, and a header must not name a place that a power cut may take back.
+    // Up to the position, not only to the image's tail. Frames of a transaction that rolled back
+    // lie between, and a header must not contain a position that a power cut may take back.
     engine.wait_durable(log_position, true, None)?;
     crash_point!("checkpoint.log_durable");
     let pages = engine.arena.pages(image.high_water);
@@ -128,7 +129,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let summed = sum_pages(engine, &arena_file, &pages, &image, finished)?;
     crash_point!("checkpoint.pages_summed");
     if let Err(error) = crate::system::write_back::sync(&arena_file, "arena.sync") {
-        // What the kernel did with the pages is unknown: no further checkpoint, no recycling.
+        // The state of the pages in the kernel is unknown: no further checkpoint, no recycling.
         engine.set_poison(Poison::Arena, error.raw_os_error().unwrap_or(libc::EIO));
         return Err(Error::Io { what: "sync of arena".into(), source: error });
     }
@@ -161,13 +162,13 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
 }
 
 /// Takes a checkpoint of the newest commit in recovery, where no other thread or process uses the
-/// store; returns its header.
+/// store. Returns its header.
 ///
-/// `before` is the newest checkpoint so far. The log is durable up to `log_position`, where nothing
-/// of that commit or of an earlier one lies any more.
+/// `before` is the newest checkpoint so far. The log is durable up to `log_position`, at or beyond
+/// which no byte of that commit or of an earlier one lies.
 ///
 /// # Errors
-/// Whatever stops it leaves `before` the newest checkpoint.
+/// On any error, `before` stays the newest checkpoint.
 pub(super) fn take_replayed(engine: &Engine, before: &CheckpointHeader, log_position: Lsn) -> Result<CheckpointHeader> {
     let image = engine.control.newest()?;
     let arena_file = engine.arena_file()?;
@@ -185,7 +186,7 @@ pub(super) fn take_replayed(engine: &Engine, before: &CheckpointHeader, log_posi
     Ok(header)
 }
 
-/// Notes C and its image, under the writer lock. `None`: there is nothing new.
+/// Records C and its image, under the writer lock. Returns `None` if there is nothing new.
 fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> Result<Option<TxnId>> {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
@@ -217,7 +218,7 @@ pub(super) fn note_failure(engine: &Engine, error: &Error) {
 
 fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bool) -> Result<()> {
     let engine = &logger.engine;
-    // That it can't be opened just now is no reason to give the store up: nothing was written.
+    // A failure to open the file is no reason to poison the store: nothing was written.
     let file = engine.dir.need_file(dir::CHECKPOINT, true)?;
     let words = &engine.control.fixed().checkpoint;
     let header = CheckpointHeader {
@@ -239,9 +240,9 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
     Ok(())
 }
 
-/// The serial of the newest header whose writing has succeeded: what `control` says, if there is
-/// such a header, since a newer one may be what a failed sync left in the cache. Else the word is
-/// damaged, and the file knows.
+/// Returns the serial of the newest header whose writing has succeeded. That is the serial in
+/// `control`, if a header has it: a newer header may be what a failed sync left in the cache.
+/// Otherwise the word is damaged, and the newest header in the file counts.
 fn last_serial(file: &File, noted: u64) -> Result<u64> {
     let (headers, damage) = CheckpointHeader::read_slots(file)?;
     match headers.last() {
@@ -251,12 +252,12 @@ fn last_serial(file: &File, noted: u64) -> Result<u64> {
     }
 }
 
-/// An error if the checkpoint that counts as finished is none of the two that there are headers of:
-/// the word is damaged, and going by it would sum too little, and protect the wrong pages.
+/// Returns an error if no header is of the checkpoint that counts as finished. The word is then
+/// damaged. With it, too few pages would get checksums, and the wrong pages would be protected.
 ///
-/// Unless both headers are of the one that was started after it: its logger died after writing the
-/// header and before calling it finished, and so did the successor that wrote it again. An older
-/// word than the headers sums and protects more than it must.
+/// One case is not an error: both headers are of the checkpoint that was started after it. Its
+/// logger died after writing the header and before publishing K, and so did the successor that
+/// wrote it again. A word older than the headers only adds pages that get checksums or protection.
 fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()> {
     let (headers, damage) = CheckpointHeader::read_slots(&engine.dir.need_file(dir::CHECKPOINT, false)?)?;
     let is_written_again = finished < started && headers.iter().any(|header| header.txn() == started);
@@ -268,7 +269,7 @@ fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()
 
 /// Writes the checksums of all pages of C that were created after K, and returns their number.
 ///
-/// A page created at or before K has only descendants that were too, so the walk goes no deeper
+/// A page created at or before K has only descendants that were too, so the walk does not descend
 /// there.
 fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage, finished: TxnId) -> Result<u64> {
     let mut summed = 0;

@@ -1,13 +1,13 @@
 //! How a process becomes the logger: by the hook that runs before `main`, by the program
-//! `untorn-logger`, or by [`run_logger`]; and how a logger is told to leave.
+//! `untorn-logger`, or by [`run_logger`]. Also how a logger is stopped.
 //!
 //! The hook and `untorn-logger` daemonise. [`run_logger`] never does: it is a safe function that a
 //! host calls at any time with threads and descriptors of its own, and a daemon forks and closes
 //! every descriptor.
 //!
-//! A daemon has a session of its own, no descriptors but its own, default signals, and the marking
-//! variables unset. Its standard output is a pipe to its starter. It writes there that it is ready,
-//! or why it cannot serve.
+//! A daemon has its own session, no descriptors but its own, default signals, and the marking
+//! variables unset. Its standard output is a pipe to its starter. To that pipe it writes that it is
+//! ready, or why it cannot serve.
 #![allow(unsafe_code)]
 
 use crate::Options;
@@ -32,36 +32,34 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Tells whoever started this process why it could not serve.
+/// Reports to the starter of this process why it could not serve.
 fn say(error: &Error) {
     let _ = std::io::stdout().write_all(&status::failed(error));
     let _ = std::io::stdout().flush();
 }
 
-/// Tells whoever started this process that it serves, and closes the pipe: there is nothing more to
-/// say.
+/// Reports to the starter of this process that it serves, and closes the pipe.
 fn fall_silent() {
     let _ = std::io::stdout().write_all(&status::ready());
     let _ = std::io::stdout().flush();
     let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") else { return };
-    // SAFETY: both descriptors are open, and replacing standard output is this program's own
-    // affair.
+    // SAFETY: both descriptors are open, and no other code of this program uses standard output.
     unsafe { libc::dup2(null.as_raw_fd(), 1) };
 }
 
 /// Serves as the logger of the store at `path`, in the foreground, until it is no longer needed or
-/// told to leave. Returns at once if another logger serves.
+/// is stopped. Returns at once if another logger serves.
 ///
 /// # Errors
-/// What stands in the way of recovery or of opening.
+/// The error that prevents opening or recovery.
 pub fn run_logger(path: impl AsRef<Path>) -> Result<()> {
     LoggerOptions::default().run(path)
 }
 
-/// How a logger serves that is run by hand or by a supervisor: see [`run_logger`].
+/// Options of a logger that is started by hand or by a supervisor: see [`run_logger`].
 ///
-/// Where all clients pass messages, nobody starts a logger when one is missing. There a supervisor
-/// runs one that stays:
+/// If all clients pass messages, no client starts a missing logger. A supervisor then runs one that
+/// stays:
 ///
 /// ```no_run
 /// untorn::logger::LoggerOptions::default().create(true).idle(std::time::Duration::MAX).run("data")?;
@@ -75,25 +73,27 @@ pub struct LoggerOptions {
 }
 
 impl LoggerOptions {
-    /// How long it stays when the last client has left, whatever clients say; [`Duration::MAX`]:
-    /// until it is told to leave. Default: what clients say ([`crate::Options::logger_idle`]).
+    /// Sets how long the logger stays after the last client has left, whatever the clients request.
+    /// With [`Duration::MAX`], it stays until it is stopped. Default: what the clients request
+    /// ([`crate::Options::logger_idle`]).
     pub fn idle(&mut self, idle: Duration) -> &mut LoggerOptions {
         self.idle = Some(idle);
         self
     }
 
-    /// Whether to create the store if there is none. Default: false.
+    /// Sets whether to create the store if there is none. Default: false.
     pub fn create(&mut self, create: bool) -> &mut LoggerOptions {
         self.create = create;
         self
     }
 
-    /// Lets root serve a store whose directory belongs to another user. Default: false. See
+    /// Allows root to serve a store whose directory belongs to another user. Default: false. See
     /// [`crate::Options::foreign_owner`].
     ///
-    /// The whole process then becomes one of that user before it reads or makes anything there, and
-    /// stays that: uid and gid of the directory, no other groups, no capabilities. Its environment
-    /// and its open files are the caller's to choose: the owner is not to see anything by them.
+    /// The whole process then becomes one of that user, before it reads or makes anything there,
+    /// and remains one. It takes uid and gid of the directory, drops all other groups and all
+    /// capabilities. The caller must make sure that the environment and the open files expose
+    /// nothing to that user.
     pub fn foreign_owner(&mut self, allow: bool) -> &mut LoggerOptions {
         self.foreign_owner = allow;
         self
@@ -104,26 +104,27 @@ impl LoggerOptions {
         self.foreign_owner
     }
 
-    /// Whether a logger of another user's store keeps the variable `name` of root's environment.
+    /// Returns whether a logger of another user's store keeps the variable `name` of root's
+    /// environment.
     #[doc(hidden)]
     pub fn is_for_other_user(name: &std::ffi::OsStr) -> bool {
         environment::is_for_other_user(name)
     }
 
-    /// Serves as [`run_logger`] does. One that is to stay for ever waits while another logger
-    /// serves.
+    /// Serves as [`run_logger`] does. If the idle time is [`Duration::MAX`], it waits while another
+    /// logger serves.
     ///
     /// # Errors
-    /// As [`run_logger`].
+    /// Those of [`run_logger`].
     pub fn run(&self, path: impl AsRef<Path>) -> Result<()> {
         self.serve(path.as_ref(), Host::Foreground)
     }
 
-    /// As [`LoggerOptions::run`], for the main function of `untorn-logger`: daemonises first if the
-    /// program was started by a client.
+    /// Does what [`LoggerOptions::run`] does, for the main function of `untorn-logger`. If a client
+    /// started the program, it daemonises first.
     ///
     /// # Errors
-    /// As [`run_logger`].
+    /// Those of [`run_logger`].
     ///
     /// # Safety
     /// The process has one thread, and no code of it uses a descriptor above 2 that is open now, or
@@ -134,7 +135,7 @@ impl LoggerOptions {
         if environment::variable(DAEMON).is_none() {
             return self.run(path);
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { become_daemon() };
         self.serve(path.as_ref(), Host::Daemon).inspect_err(say)
     }
@@ -168,16 +169,18 @@ impl LoggerOptions {
     }
 }
 
-/// Tells the logger of the store at `path` to flush, checkpoint and leave, and waits until it has.
-/// Says whether one ran. Clients that still have the store open start another when they need one.
+/// Requests that the logger of the store at `path` flush, take a checkpoint and exit, and waits for
+/// its exit. Returns whether a logger ran. Clients that still have the store open start another
+/// when they need one.
 ///
 /// # Errors
-/// [`Error::NotFound`] if there is no store, [`Error::LoggerStalled`] if it does not leave in time.
+/// [`Error::NotFound`] if there is no store, [`Error::LoggerStalled`] if the logger does not exit
+/// in time.
 pub fn stop_logger(path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
     stop_logger_as(path.as_ref(), timeout, Ownership::Own)
 }
 
-/// As [`stop_logger`], also of another user's store.
+/// Does what [`stop_logger`] does, also for another user's store.
 pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownership) -> Result<bool> {
     let start = clock::now();
     let dir = Dir::open(path, false, true, ownership)?;
@@ -188,15 +191,16 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
         ran = true;
         let header = crate::files::header::CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
         if let Some(control) = crate::process::client::attach(&dir, &header)? {
-            // Clients may have started another one since. After an orderly end it has a region of
-            // its own, in which the starts are counted anew.
+            // Clients may have started another one since. After an orderly end it has a new region,
+            // which counts the starts from zero.
             let starts = control.fixed().counters.logger_starts();
             let life = (control.region(), starts);
             if *first.get_or_insert(life) != life {
                 return Ok(true);
             }
             let words = &control.fixed().logger;
-            // Each time: the process that stored it first may have died before it notified.
+            // Notify each time: the process that stored the request first may have died before it
+            // notified.
             words.request_stop();
         }
         if clock::since(start) > timeout {
@@ -248,8 +252,8 @@ fn become_logger(path: &std::ffi::OsStr) -> i32 {
     }
 }
 
-/// A logger without one of its threads would hold its byte and do nothing. It leaves a note and
-/// dies instead; the next client that waits starts another.
+/// Makes a panic end the logger: without one of its threads it would hold its byte and do nothing.
+/// It writes the panic to a file and dies; the next client that waits starts another logger.
 fn die_of_panics(path: PathBuf) {
     std::panic::set_hook(Box::new(move |info| {
         let note = Dir::open(&path, false, true, Ownership::Own).and_then(|dir| dir.make_file(LAST_WORDS));
@@ -258,11 +262,11 @@ fn die_of_panics(path: PathBuf) {
     }));
 }
 
-/// Where a logger that panics says so.
+/// The file in which a logger records its panic.
 const LAST_WORDS: &str = "logger.panic";
 
-/// Leaves the process that started this one: a new session, no descriptors but the standard three,
-/// default signals, and a first process that ends, so that nobody has to wait for the second.
+/// Detaches this process from its starter: a new session, no descriptors but the standard three,
+/// default signals. The first process ends, so that no process has to wait for the second.
 ///
 /// # Safety
 /// The process has one thread, and no code of it uses a descriptor above 2 that is open now, or the
@@ -277,7 +281,7 @@ unsafe fn become_daemon() {
         std::env::remove_var(FOREIGN_OWNER);
         match if is_child_of_init { 0 } else { libc::fork() } {
             0 => {}
-            // Whoever started this waits for its end. It says why, and may try again.
+            // The starter waits for the end of this process. It reports the error, and may retry.
             -1 => libc::_exit(NO_FORK),
             _ => libc::_exit(0),
         }
@@ -289,12 +293,12 @@ unsafe fn become_daemon() {
         for signal in 1..32 {
             libc::signal(signal, libc::SIG_DFL);
         }
-        // A logger must not die of a closed pipe, of a hang-up, or of a soft limit.
+        // A closed pipe, a hang-up, or a soft limit must not kill a logger.
         for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGXFSZ, libc::SIGXCPU] {
             libc::signal(signal, libc::SIG_IGN);
         }
-        // What its starter may not write, the logger of others' commits may: soft limits go up to
-        // the hard ones. Each connection is an open file.
+        // A limit of its starter must not stop the commits of other processes: soft limits are
+        // raised to the hard ones. Each connection is an open file.
         let none = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
         let resources = [
             libc::RLIMIT_FSIZE,
@@ -305,7 +309,7 @@ unsafe fn become_daemon() {
             libc::RLIMIT_NPROC,
         ];
         for resource in resources {
-            // At its hard limit of CPU time a process is killed. Root, and no other, may lift that.
+            // A process is killed at its hard limit of CPU time. Only root may raise that limit.
             if resource == libc::RLIMIT_CPU && libc::setrlimit(resource, &raw const none) == 0 {
                 continue;
             }
@@ -315,8 +319,8 @@ unsafe fn become_daemon() {
                 libc::setrlimit(resource, &raw const limit);
             }
         }
-        // All clients wait for the logger, so it runs neither after everything else nor before it,
-        // as the thread that started it may. Where the system refuses that, the logger keeps what
+        // All clients wait for the logger. So it gets default scheduling, not the higher or lower
+        // priority of the thread that started it. If the system refuses that, the logger keeps what
         // it has.
         if libc::sched_getscheduler(0) != libc::SCHED_OTHER {
             let ordinary: libc::sched_param = std::mem::zeroed();
@@ -325,8 +329,8 @@ unsafe fn become_daemon() {
         if libc::getpriority(libc::PRIO_PROCESS, 0) > 0 {
             libc::setpriority(libc::PRIO_PROCESS, 0, 0);
         }
-        // Memory of a large message goes back with the message. Else the C library, once it has
-        // seen one, keeps as much for each thread.
+        // Return the memory of a large message with the message. Otherwise the C library keeps as
+        // much for each thread once it has seen one such message.
         #[cfg(target_env = "gnu")]
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
         libc::umask(0o077);
@@ -335,15 +339,15 @@ unsafe fn become_daemon() {
     }
 }
 
-/// Closes all descriptors but the standard three. A system call filter may refuse `close_range`;
-/// then each is closed by its number.
+/// Closes all descriptors but the standard three. If a system call filter refuses `close_range`, it
+/// closes each by its number.
 ///
 /// # Safety
 /// No code of this process uses a descriptor above 2 that is open now.
 unsafe fn close_descriptors() {
-    /// More numbers than this are not tried where nothing lists the open ones.
+    /// Highest number of descriptors to try if the open ones can't be listed.
     const NUMBERS_MAX: libc::rlim_t = 1 << 20;
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     if unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } == 0 {
         return;
     }
@@ -358,18 +362,18 @@ unsafe fn close_descriptors() {
         (3..limit.rlim_max.min(NUMBERS_MAX) as i32).collect()
     });
     for number in numbers.into_iter().filter(|number| *number > 2) {
-        // SAFETY: the caller's promise. The directory that listed them is closed already, which is
-        // an error without effect.
+        // SAFETY: guaranteed by the caller. The descriptor that listed them is already closed;
+        // closing it again fails without effect.
         unsafe { libc::close(number) };
     }
 }
 
 impl Options {
-    /// As [`stop_logger`](crate::logger::stop_logger), also of another user's store if
-    /// [`foreign_owner`](Options::foreign_owner) allows.
+    /// Does what [`stop_logger`](crate::logger::stop_logger) does, also for another user's store if
+    /// [`foreign_owner`](Options::foreign_owner) allows it.
     ///
     /// # Errors
-    /// As [`stop_logger`](crate::logger::stop_logger).
+    /// Those of [`stop_logger`](crate::logger::stop_logger).
     pub fn stop_logger(&self, path: impl AsRef<Path>, timeout: Duration) -> Result<bool> {
         stop_logger_as(path.as_ref(), timeout, self.ownership())
     }

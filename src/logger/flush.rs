@@ -1,19 +1,20 @@
 //! The flush thread: published ring bytes → segment → fsync → acknowledgement.
 //!
-//! **I4** `durable` moves only after an fsync has returned success for all bytes up to it, and
-//! every acknowledgement derives from it: [`Flusher::publish`] is the only place that stores it.
+//! **I4** `durable` advances only after an fsync has returned success for all bytes up to it. Every
+//! acknowledgement derives from `durable`. In a running logger only [`Flusher::publish`] advances
+//! it; `mend_published` restores it, and recovery initialises it.
 //!
-//! **I5** After a failed write or sync nothing is tried again on the same file: everything from
-//! `durable` on is written to a new segment. If that fails too, the store takes no more writes, a
-//! sticky mark says so, and every waiter gets the error.
+//! **I5** After a failed write or sync, nothing is retried on the same file: everything from
+//! `durable` on is written to a new segment. If that also fails, the store is poisoned: it takes no
+//! more writes, and every waiter gets the error.
 //!
-//! **As late as allowed.** Commits with a deadline are flushed when the earliest of them just
-//! leaves time for it, by two running estimates: how long a flush takes, and how late a sleeping
-//! thread wakes up. What a flush covers is everything that is published when it begins
-//! ([`Flusher::flush`] takes the deadlines before it looks at that).
+//! **As late as allowed.** A commit with a deadline is flushed when the earliest deadline just
+//! leaves time for it. Two running estimates decide when that is: how long a flush takes, and how
+//! late a sleeping thread wakes up. A flush covers everything that is published when it begins.
+//! [`Flusher::flush`] therefore takes the deadlines before it loads the published tail.
 //!
-//! This thread never takes the writer lock, so a writer that is stopped inside it stops nobody's
-//! flush.
+//! This thread never takes the writer lock, so a writer that is stopped while it holds the lock
+//! delays no flush.
 
 mod write;
 
@@ -33,59 +34,60 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::{Due, LeadTime, Log, LogState, Lsn, Pending, RealDisk, bytes_due, due};
 
-/// After this time without a commit, an empty block states what has become durable.
+/// After this time without a commit, the header of an empty block records the durable position.
 const IDLE_HEADER_DELAY: Duration = Duration::from_millis(30);
-/// Longest sleep while commits that need no flush yet come, and somebody follows what is visible.
+/// Longest sleep if a follower reads visible commits, and commits arrive that need no flush yet.
 const FOLLOWED_POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// How long a new segment may be missing before the log is given up.
+/// How long the flusher retries to get a new segment before it gives the log up.
 const FLUSH_FAILURE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The deadline of a commit whose writer died before it could say when; nobody waits for it.
+/// Deadline for a commit that has none because its writer died first. No caller waits for it.
 const ORPHAN_COMMIT_DELAY: Duration = Duration::from_millis(50);
-/// That of the frames of a transaction that still streams: nobody waits for those either. Whoever
-/// needs their room in the ring asks for a flush, and half a ring of them is flushed at once.
+/// Deadline for the frames of a transaction that still streams. No caller waits for those either. A
+/// writer that needs their space in the ring requests a flush, and half a ring of them is flushed
+/// at once.
 const STREAM_FLUSH_DELAY: Duration = Duration::from_secs(1);
-/// The longest time that a commit with a deadline waits for a flush by the logger's own clock,
-/// whatever its deadline is: that may be of another time namespace, or damaged, and nothing may
-/// wait for the commit that would request a flush.
+/// The longest time that a commit with a deadline waits for a flush, by the logger's own clock. The
+/// deadline itself may be of another time namespace, or damaged. There may also be no waiter that
+/// would request a flush.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
-/// Blocks never granted to writers: the logger's own statements.
+/// Blocks never granted to writers: they are for the blocks that the logger writes for its own
+/// headers.
 const LOGGER_BLOCKS: u64 = 8;
 
 /// The flush thread's state.
 pub(super) struct Flusher {
     logger: Arc<Logger>,
     log: Log<RealDisk>,
-    /// What the next header states; its `durable` is the published one.
+    /// The contents of the next header. Its `durable` is the published position.
     log_state: LogState,
-    /// Log blocks that commits had been charged when everything up to `durable` was written.
+    /// The log blocks that commits had been charged when everything up to `durable` was written.
     reserved_blocks: u64,
-    /// Commits up to this one were counted as acknowledged, also if a logger that died counted
-    /// them.
+    /// Commits up to this one were counted as acknowledged, by this logger or by one that died.
     counted_txn: u64,
-    /// Commits wait for a flush. Since when the flush policy has had some of them to decide about.
+    /// Whether commits wait for a flush.
     is_waiting: bool,
     waiting_since: Instant,
     policy_since: Option<Instant>,
     last_flush: Instant,
     /// How long before a deadline a flush begins.
     lead_time: LeadTime,
-    /// A checkpoint covers the log up to here. If everything is durable there and the device has no
-    /// room for more of the log, the flush in progress starts a segment, so that the one before it
-    /// can be recycled.
+    /// A checkpoint covers the log up to this position. If everything is durable there, and the
+    /// device has no space for more of the log, the flush in progress starts a segment. The segment
+    /// before it can then be recycled.
     roll_at: Option<Lsn>,
-    /// The flush in progress has started a segment, and says nothing of how long the next one will
-    /// take.
+    /// The flush in progress has started a segment, so its duration does not predict that of the
+    /// next one.
     has_started_segment: bool,
-    /// The tail of the stream that followers were last told of.
+    /// The tail of the log that followers were last notified of.
     seen_tail: u64,
-    /// Since when a new segment could not be had.
+    /// Since when no new segment could be started.
     failing_since: Option<Instant>,
-    /// The last header written states the newest durable position.
+    /// Whether the last header written records the newest durable position.
     is_stated: bool,
     broken: bool,
 }
 
-/// What has been published and waits.
+/// What is published and not yet durable.
 struct Published {
     image: SlotImage,
     tail: Lsn,
@@ -93,8 +95,8 @@ struct Published {
 }
 
 impl Flusher {
-    /// The flusher of a log that was just recovered: everything up to `log_state.durable` is
-    /// durable, and the next segment starts there with what `fill` gives.
+    /// Returns the flusher of a log that was just recovered. Everything up to `log_state.durable`
+    /// is durable, and the next segment starts there.
     pub(super) fn new(logger: Arc<Logger>, log_state: LogState) -> Flusher {
         let log = Log::new(logger.pool.clone()).with_region(logger.engine.control.region());
         Flusher {
@@ -117,13 +119,13 @@ impl Flusher {
         }
     }
 
-    /// The flusher of a logger that takes over beside living clients: whatever its predecessor
-    /// wrote past `durable` is not trusted; a new segment takes those bytes from the ring.
+    /// Returns the flusher of a logger that takes over while clients live. What its predecessor
+    /// wrote past `durable` is not trusted: those bytes are copied from the ring to a new segment.
     pub(super) fn attach(logger: Arc<Logger>, header: &CheckpointHeader, log_state: &LogState) -> Result<Flusher> {
         let fixed = logger.engine.control.fixed();
         let inherited_lsn = fixed.durable.inherited_lsn();
-        // These two belong together, as an image has them; else what the log states is older, and
-        // true.
+        // The transaction and the position must belong together, as they do in an image. Without a
+        // usable image, the pair of the log state is used, which is older and consistent.
         let safe_start = match logger.engine.control.durable_image() {
             Some(image) if image.log_tail >= log_state.safe_start => (image.txn.as_u64(), image.log_tail),
             _ => (log_state.durable_txn, log_state.safe_start),
@@ -133,40 +135,43 @@ impl Flusher {
             durable: inherited_lsn.max(log_state.durable),
             durable_txn: safe_start.0,
             safe_start: safe_start.1,
-            // Not more than there is a header of: what is stated here can't be taken back.
+            // At most the checkpoint of which a header exists: a record in the log can't be taken
+            // back.
             checkpoint_txn: finished.min(header.txn()).as_u64().max(log_state.checkpoint_txn),
             checkpoint_lsn: finished_lsn.min(header.log_position).max(log_state.checkpoint_lsn),
-            // What the predecessor stated last may be in a batch, which the survey does not read.
+            // The predecessor may have recorded it last in a batch, which the segment catalog does
+            // not read.
             incarnation: match logger.engine.control.incarnation() {
                 Ok(incarnation) if logger.engine.control.is_incarnation_stated() => incarnation,
                 _ => logger.engine.control.committed().incarnation(),
             }
             .max(log_state.incarnation),
         };
-        // `publish` counts before its first store: what is only half published was counted. Not
-        // more than there is, for the word may be damaged.
+        // `publish` counts before its first store, so a half-published transaction was counted. The
+        // minimum with the newest commit guards against a damaged word.
         let half_published = fixed.durable.half_published_txn();
         let counted_txn = half_published.min(logger.engine.control.committed()).as_u64();
         let mut flusher = Flusher { counted_txn, ..Flusher::new(logger, log_state) };
-        // If the words disagree, they do so until this flush publishes what it made durable:
-        // position and transaction become known together.
+        // The published position and transaction may disagree. This flush makes them agree: it
+        // publishes both for what it made durable.
         match flusher.flush(true) {
             Ok(()) => {}
-            // Once there is room, another logger can do it.
+            // Another logger can do this, for example once the device has space.
             Err(error @ (Error::DiskFull { .. } | Error::Detached { .. })) => return Err(error),
-            // Whoever waits is to hear of it; a logger that ended here would be started again and
-            // again.
+            // Waiting callers must get the error. A logger that ended here would be started again
+            // and again.
             Err(error) => flusher.give_up(&error),
         }
         Ok(flusher)
     }
 
-    /// The newest transaction that it has acknowledged.
+    /// Returns the newest transaction that the flusher has acknowledged.
     pub(super) fn durable_txn(&self) -> tracing::field::DisplayValue<TxnId> {
         tracing::field::display(TxnId::from_u64(self.log_state.durable_txn))
     }
 
-    /// Publishes again what was acknowledged, if somebody else has written to those words.
+    /// Restores the words that hold what was acknowledged, in case another process has overwritten
+    /// them.
     fn mend_published(&self) {
         let words = &self.logger.engine.control.fixed().durable;
         words.mend(TxnId::from_u64(self.log_state.durable_txn), self.log_state.durable);
@@ -186,11 +191,11 @@ impl Flusher {
             match self.round() {
                 Ok(None) => logger.rest.stir(&logger.engine),
                 Ok(Some(until_ns)) => {
-                    // Nothing was to be done that could have failed.
+                    // Nothing that was due has failed.
                     self.failing_since = None;
                     self.sleep(wait_key, until_ns);
                 }
-                // The log is another logger's now.
+                // The log belongs to another logger now.
                 Err(Error::Detached { .. }) => return,
                 Err(error) => {
                     if !self.may_pass(&error) {
@@ -200,19 +205,18 @@ impl Flusher {
                 }
             }
         }
-        // What is still published goes out; a failure leaves it to recovery, which reads the ring.
+        // Flush what is still published. If that fails, recovery reads it from the ring.
         let _ = self.flush(false);
     }
 
-    /// Sleeps until `until_ns` on the monotonic clock, or until there is a commit for which that is
-    /// too late.
+    /// Sleeps until `until_ns` on the monotonic clock, or until a commit needs an earlier flush.
     fn sleep(&mut self, wait_key: u32, until_ns: u64) {
         let logger = self.logger.clone();
         let control = &logger.engine.control;
         let words = &control.fixed().logger;
         let now = now_ns();
-        // Nobody's wish can be met then: a deadline that stays, or a slot that can't be read, is no
-        // reason to stay awake.
+        // A broken log cannot meet any deadline. So neither a deadline that remains nor an
+        // unreadable slot may keep the thread awake.
         if self.broken {
             let nap = Duration::from_nanos(until_ns.saturating_sub(now)).min(logger.rest.nap(LOGGER_POLL_INTERVAL));
             words.flusher.wait(wait_key, nap);
@@ -220,20 +224,19 @@ impl Flusher {
         }
         let longest =
             if self.waits_beside_a_follower() { FOLLOWED_POLL_INTERVAL } else { logger.rest.nap(LOGGER_POLL_INTERVAL) };
-        // The first commit after a rest is heard of at once, whatever time it has.
+        // If the store was idle, any commit wakes the thread at once, whatever its deadline.
         let wants_any = longest > LOGGER_POLL_INTERVAL && !self.is_waiting;
         let until_ns = until_ns.min(now + longest.as_nanos() as u64);
         let policy_waits = self.policy_since.is_some();
-        // A slot that can't be read is not for this sleep to find out.
+        // An unreadable slot is reported by the next round, not by this sleep.
         let tail = || self.tail().unwrap_or(u64::MAX);
         let policy_tail = || {
-            // The log's tail first: whose publication is seen there, its `policy_tail` is seen too.
+            // Load the tail first: if a publication is visible there, its `policy_tail` is too.
             let tail = tail();
             if policy_waits { tail } else { self.policy_tail().min(tail) }
         };
-        // A deadline without a commit is nobody's: its writer is still on its way to its
-        // publication, and rings after that if the word tells it to; or it has died, or the word is
-        // stale.
+        // A deadline without a published commit is ignored. Its writer notifies after publishing if
+        // the word of this sleeper requires it; or the writer has died; or the deadline is stale.
         let more_urgent = || match tail() > self.log_state.durable.0 {
             true => control.fixed().deadlines.urgency(),
             false => 0,
@@ -242,8 +245,8 @@ impl Flusher {
         let sleep = FlusherSleep {
             tail: self.wanted_tail(),
             current_tail: &policy_tail,
-            // A commit that has as little time as the one that this was planned for need not wake
-            // the thread.
+            // By its deadline, a commit notifies this thread only if it is more urgent than the
+            // planned wake-up.
             urgency: if wants_any { 1 } else { deadline::urgency(latest_ns).saturating_add(1) },
             current_urgency: &more_urgent,
             timeout: Duration::from_nanos(until_ns.saturating_sub(now)),
@@ -254,22 +257,22 @@ impl Flusher {
         }
     }
 
-    /// Whether to try again before giving the log up: the current segment is as it was, since a
-    /// spare was missing or could not be opened (a process may be short of descriptors). Nothing is
-    /// lost meanwhile, but others wait.
+    /// Returns whether to retry before giving the log up. If the current segment is still intact,
+    /// only a spare was missing or could not be opened: the process may lack descriptors. Nothing
+    /// is lost meanwhile, but commits wait.
     fn may_pass(&mut self, error: &Error) -> bool {
         let is_outside = matches!(error, Error::DiskFull { .. } | Error::Io { .. });
         let since = *self.failing_since.get_or_insert_with(clock::now);
         is_outside && self.log.written().is_some() && clock::since(since) < FLUSH_FAILURE_TIMEOUT
     }
 
-    /// Publishes, for `stats`, how old a commit can be that is not durable.
+    /// Publishes, for `stats`, the time since which commits may not be durable.
     fn note_durable_as_of(&self, ns: u64) {
         self.logger.engine.control.fixed().logger.set_durable_as_of(ns);
     }
 
-    /// Looks once what is due. `None`: something was done, look again; else until when to sleep, on
-    /// the monotonic clock.
+    /// Does the first thing that is due. Returns `None` if it did something, so that the caller
+    /// calls it again. Otherwise returns the time on the monotonic clock until which to sleep.
     fn round(&mut self) -> Result<Option<u64>> {
         let after = |time: Duration| now_ns().saturating_add(time.as_nanos() as u64);
         if self.broken {
@@ -320,12 +323,12 @@ impl Flusher {
                 self.flush(true)?;
                 self.is_stated = true;
             }
-            // If no block can be spared, the next grant comes with other news.
+            // If no block is free for it now, a later notification comes with the next grant.
             return Ok(Some(if self.is_stated || is_idle { u64::MAX } else { after(IDLE_HEADER_DELAY) }));
         }
         if tail != self.seen_tail {
             self.seen_tail = tail;
-            // Followers of what is visible hear of it before the flush.
+            // Followers of visible commits are notified before the flush.
             if fixed.feed.is_visible_followed() {
                 fixed.feed.event.notify();
             }
@@ -365,7 +368,7 @@ impl Flusher {
         }
     }
 
-    /// States durably that an incarnation is used, which then may be.
+    /// Records durably that `incarnation` is in use. Only then may commits use it.
     pub(super) fn state_incarnation(&mut self, incarnation: u32) -> Result<()> {
         self.log_state.incarnation = self.log_state.incarnation.max(incarnation);
         self.flush(true)?;
@@ -373,33 +376,33 @@ impl Flusher {
         Ok(())
     }
 
-    /// The end of the newest commit for which the flush policy decides. Not the frames of a
-    /// transaction that still streams: nobody waits for them, and how urgent the whole is shows
-    /// only when it commits.
+    /// Returns the end of the newest commit whose flush the policy decides. The frames of a
+    /// transaction that still streams are excluded: no caller waits for them, and the urgency of
+    /// the transaction is known only when it commits.
     fn policy_tail(&self) -> u64 {
         self.logger.engine.control.fixed().deadlines.policy_tail().0
     }
 
-    /// Whether commits wait for their flush while somebody wants to hear of each. The writers are
-    /// not to wake this thread for that, so it looks by itself.
+    /// Returns whether commits wait for a flush while a follower reads visible commits. Writers do
+    /// not wake this thread for a follower, so the thread polls.
     fn waits_beside_a_follower(&self) -> bool {
         self.is_waiting && self.logger.engine.control.fixed().feed.is_visible_followed()
     }
 
-    /// The end of the log's published bytes.
+    /// Returns the end of the log's published bytes.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] for a slot that can't be read: it ends the log, rather than looking like
-    /// one without news.
+    /// [`Error::Corrupt`] if a slot can't be read. The error ends the log; otherwise the slot would
+    /// look like one without new commits.
     fn tail(&self) -> Result<u64> {
         let control = &self.logger.engine.control;
         let newest = control.newest()?.log_tail;
         Ok(newest.max(control.fixed().stream.tail_by_waiter()).0)
     }
 
-    /// Where the log's tail must come to for this thread to be woken: the first byte of the
-    /// policy's after a rest, then as many as the policy waits for. Until then a commit costs no
-    /// system call.
+    /// Returns the tail at which a writer wakes this thread. If the policy has no commit waiting,
+    /// that is the first byte for which it decides; otherwise, as many bytes as the policy waits
+    /// for. Until then a commit costs no system call.
     fn wanted_tail(&self) -> u64 {
         let engine = &self.logger.engine;
         if self.broken {

@@ -1,22 +1,22 @@
 //! The logger: the one process of a store that makes its commits durable.
 //!
-//! A direct client starts it by itself; see the [crate's documentation](crate#safety-model). The
-//! functions here are for supervisors, which run a logger in the foreground, and for programs that
-//! end one.
+//! A direct client starts it when it needs one; see the [crate's
+//! documentation](crate#safety-model). The functions here are for supervisors, which run a logger
+//! in the foreground, and for programs that stop one.
 //!
 //! The folder's files:
 //!
-//! - `daemon`: how a process becomes it
-//! - `privileges`: how one that root starts becomes the store's owner
-//! - `process`: its life, from the initialisation lock to leaving
+//! - `daemon`: how a process becomes the logger
+//! - `privileges`: how a logger that root starts becomes the store's owner
+//! - `process`: its life, from the initialisation lock to its exit
 //! - `check`: what it checks before it recovers, without changing a byte
 //! - `rehearse`: the replay of the log in memory, which meets damage before a file changes
-//! - `recover`: what it does first when nobody lives: checkpoint, log, ring
+//! - `recover`: recovery from checkpoint, log and ring, if no client lives
+//! - `recover_cells`: recovery of cells and counters
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
-//! - `recover_cells`: the same for cells and counters
 //! - `background`: preallocation, growth, reaping
 //! - `checkpoint`: one checkpoint
-//! - `sampler`: cells and counters become records
+//! - `sampler`: commits cells and counters as records
 
 pub(crate) mod background;
 mod check;

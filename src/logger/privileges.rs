@@ -1,9 +1,9 @@
 //! A logger that root starts for another user's store becomes that user, before it reads or makes
 //! anything there.
 //!
-//! Everything in such a directory is in its owner's hand: links, the file `access`, the paths in
-//! it, the shared memory. A process with the owner's rights can be led to nothing that the owner
-//! could not do.
+//! The owner controls everything in such a directory: links, the file `access`, the paths in it,
+//! the shared memory. A process with the owner's rights can't be led to do more than the owner
+//! could do.
 #![allow(unsafe_code)]
 
 use crate::error::reason::PermissionReason;
@@ -30,15 +30,15 @@ struct CapabilityHeader {
 
 /// `_LINUX_CAPABILITY_VERSION_3`, of 64 capabilities in two words each.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
-/// More than any kernel has.
+/// More capabilities than any kernel has.
 const CAPABILITIES_MAX: libc::c_ulong = 64;
 
-/// Makes this process one of the owner of `dir`, if it is root's and the directory is not: uid,
-/// gid, no other groups, no capabilities, and no way back. All threads of the process change with
-/// it.
+/// Gives this process the rights of the owner of `dir`, if the process is root's and the directory
+/// is not. It takes the owner's uid and gid, drops all other groups and all capabilities, and
+/// cannot go back. This changes all threads of the process.
 ///
 /// # Errors
-/// [`Error::Permission`] if that can't be, for which nothing of the store may be touched.
+/// [`Error::Permission`] if that fails. The caller must then touch nothing of the store.
 pub(super) fn become_owner(dir: &Dir) -> Result<()> {
     let stat = dir.with_fd(|fd| rustix::fs::fstat(fd).map_err(Error::sys("stat of the store's directory")))?;
     let (uid, gid) = (stat.st_uid, stat.st_gid);
@@ -60,9 +60,9 @@ fn drop_rights(uid: u32, gid: u32) -> std::result::Result<(), (&'static str, io:
     // SAFETY: the calls take numbers, and pointers to values on this stack that outlive them and
     // have the layout that the kernel reads.
     unsafe {
-        // The bounding set first, which needs a capability. Past the last one the kernel knows
-        // there is an error, and without the right to do this, too: the process executes nothing
-        // that could regain any.
+        // The bounding set first, which needs a capability. The call fails past the last capability
+        // of the kernel, and without the right to drop one. Both are ignored: the process executes
+        // no program that could regain a capability.
         for capability in 0..CAPABILITIES_MAX {
             libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
         }
@@ -71,7 +71,7 @@ fn drop_rights(uid: u32, gid: u32) -> std::result::Result<(), (&'static str, io:
         check("setresgid", libc::setresgid(gid, gid, gid).into())?;
         check("setresuid", libc::setresuid(uid, uid, uid).into())?;
         check("prctl", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
-        // With the bit SECBIT_NO_SETUID_FIXUP they are still there.
+        // With the bit SECBIT_NO_SETUID_FIXUP the capabilities are still there.
         let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
         let none = [Capabilities::default(); 2];
         check("capset", libc::syscall(libc::SYS_capset, &raw const header, &raw const none))?;
@@ -79,7 +79,7 @@ fn drop_rights(uid: u32, gid: u32) -> std::result::Result<(), (&'static str, io:
     Ok(())
 }
 
-/// Looks whether anything of root is left.
+/// Checks that no right of root is left.
 fn refuse_rights_left(uid: u32, gid: u32) -> std::result::Result<(), String> {
     let (mut uids, mut gids) = ([0; 3], [0; 3]);
     let [real_uid, effective_uid, saved_uid] = &mut uids;
@@ -87,7 +87,7 @@ fn refuse_rights_left(uid: u32, gid: u32) -> std::result::Result<(), String> {
     let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
     let mut left = [Capabilities::default(); 2];
     // SAFETY: as above; the kernel writes into values on this stack, of the sizes that it writes.
-    // The last calls are to fail.
+    // The last calls are expected to fail.
     let (groups, known, returned) = unsafe {
         libc::getresuid(real_uid, effective_uid, saved_uid);
         libc::getresgid(real_gid, effective_gid, saved_gid);

@@ -48,14 +48,14 @@ pub(crate) const INIT_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) enum LoggerExit {
     /// Another logger holds the byte.
     NotNeeded,
-    /// It was idle, told to leave, or its directory is gone.
+    /// It was idle or was told to exit, or its directory is gone.
     Left,
 }
 
 /// How a logger serves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Service {
-    /// How long it stays without clients, if not as long as clients say.
+    /// How long it stays without clients; `None` for the time that the clients set.
     pub(crate) stay: Option<Duration>,
     pub(crate) host: Host,
 }
@@ -233,7 +233,7 @@ fn wait_until_unneeded(
         let in_use = engine.has_clients();
         logger.rest.set_alone(!in_use);
         if in_use != was_in_use {
-            // A client that has died may have left what only the busy threads look for.
+            // A client that has died may have left work that only the busy threads detect.
             logger.rest.stir(engine);
             server.inspect(|server| server.note_use_changed());
         }
@@ -259,7 +259,7 @@ fn wait_until_unneeded(
     }
 }
 
-/// How long the logger stays without clients.
+/// Returns how long the logger stays without clients.
 fn idle_time(engine: &Engine, service: Service) -> Duration {
     service.stay.unwrap_or_else(|| engine.control.fixed().logger.settings.idle())
 }
@@ -271,8 +271,8 @@ fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
     if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
         return false;
     }
-    // Before the sample: a client that leaves while it is taken may have stored something after it.
-    // With the initialisation lock and no clients, no process can.
+    // Before the sample: a client that leaves during the sample may have stored a value after it.
+    // With the initialisation lock and no clients, no process can store one.
     let alone = init.is_some() && !engine.has_clients();
     // Values in no sample are in `control` only, which is not used after a store was left in order.
     let sampled = sampler::round(logger, &mut sampler::SampledNames::default(), EXIT_LOCK_TIMEOUT);
@@ -287,21 +287,20 @@ fn leave(logger: &Logger, in_order: bool) {
     }
     crash_point!("logger.leaving");
     let done = if engine.runs_checkpoint() { checkpoint::take(logger, false, EXIT_LOCK_TIMEOUT) } else { Ok(()) };
-    // A failure leaves a mark in `control` or in nothing: recovery replays what the checkpoint
-    // lacks. A store to which nothing was committed since a loss is not in order: the next life
-    // must not go on with the ids and versions that follow, which may have been given before the
-    // loss.
+    // A failed checkpoint poisons `control` or has no effect: recovery replays what the checkpoint
+    // lacks. A store with no commit since a loss is not in order. The next logger must not continue
+    // with the ids and versions that follow, because they may have been given before the loss.
     let is_begun = engine.control.incarnation().is_ok_and(|next| next == engine.control.committed().incarnation());
     let done = done.and_then(|()| checkpoint::take(logger, in_order && is_begun, EXIT_LOCK_TIMEOUT));
     engine.control.fixed().logger.leave();
-    // All that is needed is in the other files now. If a backup replaces them before the next open,
-    // that open must not believe this region, which is of a later time.
+    // The other files hold everything that is needed now. If a backup replaces them before the next
+    // open, that open must not trust this region, which is of a later time.
     if in_order && done.is_ok() {
         engine.control.invalidate();
     }
 }
 
-/// What a fresh region starts with.
+/// Returns the words with which a fresh region starts.
 pub(crate) fn default_settings(control: &Control) {
     let words = &control.fixed().logger.settings;
     control.cells().set_interval(sampler::INTERVAL_DEFAULT);

@@ -1,11 +1,14 @@
 //! Recovery: one path, whatever happened.
 //!
-//! The newest valid header, written and synced again before anything is allocated, so that what was
-//! read is what the disk holds; the log since then, replayed through the normal write path; then,
-//! if the old `control` is of this boot and carries no sticky mark, what stood in its ring and the
-//! log did not have yet, so that mere process deaths lose nothing visible; then a new segment.
+//! - The newest valid header is written and synced again before anything is allocated, so that what
+//!   was read is what the disk holds.
+//! - The log since then is replayed through the normal write path.
+//! - Then the ring of the old `control` is replayed, if that is of this boot and not poisoned. It
+//!   holds what the log did not have yet, so process deaths alone lose nothing visible.
+//! - Then a new segment starts.
+//!
 //! Unless the store was left in order, the next transaction begins a new incarnation. The fresh
-//! `control` gets its name last: a crash in recovery just starts it again.
+//! `control` gets its name last: after a crash in recovery, recovery starts again.
 //!
 //! **On a full disk** recovery takes no block that it does not have:
 //!
@@ -50,38 +53,38 @@ const SAMPLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of the arena whose blocks are allocated by one system call.
 const BACKING_STEP_BYTES: u64 = 256 << 20;
 
-/// What replay found.
+/// The result of the replay.
 pub(super) struct Recovered {
-    /// The newest that the log's headers state.
+    /// The newest log state in the log's headers.
     log_state: LogState,
-    /// From where the stream is written to a new segment, and its bytes from there on.
+    /// The position from which the log is written to a new segment, and its bytes from there on.
     from: Lsn,
     bytes: Vec<u8>,
-    /// So many of them are from the log, and not from the ring of the old region.
+    /// How many of those bytes come from the log rather than from the ring of the old region.
     read: usize,
     /// Where the last whole record ends.
     end: Lsn,
-    /// The log has no byte beyond the checkpoint.
+    /// Whether the log has no byte beyond the checkpoint.
     is_log_empty: bool,
-    /// What the old region holds is of the same time as the log.
+    /// Whether the contents of the old region are of the same time as the log.
     counts_old: bool,
-    /// The newest checkpoint: the one that the replay began at, or one that it took.
+    /// The newest checkpoint: the one at which the replay began, or one that it took.
     header: CheckpointHeader,
 }
 
 /// The file of a region that is not in use yet.
 pub(super) struct RegionFile {
     file: File,
-    /// It is memory, for want of blocks of the device.
+    /// Whether the region is in memory because the device lacks blocks.
     pub(super) is_memory: bool,
 }
 
 /// Makes a region that holds the checkpoint's state, under a name that no client opens, or in
 /// memory.
 ///
-/// `old` is the region that still counts. Without one, a file of that name holds nothing of worth,
-/// and gives its blocks. `in_memory` makes it in memory beside an old one at once: in a file, it
-/// lacked blocks at a later step.
+/// `old` is the region that still counts. Without one, a file of that name holds nothing of value,
+/// and its blocks are reused. `in_memory` skips the attempt to make a file while an old region
+/// exists, because a file lacked blocks in a later step.
 pub(super) fn fresh_control(
     dir: &Dir,
     header: &CheckpointHeader,
@@ -90,13 +93,13 @@ pub(super) fn fresh_control(
     in_memory: bool,
 ) -> Result<(Control, RegionFile)> {
     if old.is_none() && is_own_file(dir, dir::CONTROL)? {
-        // From here on there is no `control`: the log has all that counts.
+        // From here on there is no `control`: the log has everything that counts.
         dir.rename_loosely(dir::CONTROL, FRESH)?;
     }
     let boot_id = dir::boot_id()?;
     let format = |file: &File| Control::format(file, header.store_id, &header.geometry, boot_id);
     let format_in_memory = || {
-        // What few blocks the file got may be what the rest of recovery needs.
+        // The rest of recovery may need the few blocks that the file got.
         dir.remove_file(FRESH)?;
         let file = memory_file()?;
         Ok((format(&file)?, RegionFile { file, is_memory: true }))
@@ -125,13 +128,14 @@ pub(super) fn fresh_control(
     Ok((control, file))
 }
 
-/// Makes the state of the checkpoint that `header` describes the newest of a region just formatted.
+/// Sets the newest state of a region that was just formatted to the checkpoint that `header`
+/// describes.
 pub(super) fn begin_at(control: &Control, header: &CheckpointHeader) {
     default_settings(control);
     control.begin_at(&SlotImage { blocks_reserved: 0, log_tail: header.log_position, ..header.image });
 }
 
-/// Whether there is a file of this name that no other store shares by a link.
+/// Returns whether there is a file of this name that no other store shares by a link.
 fn is_own_file(dir: &Dir, name: &str) -> Result<bool> {
     let Some(file) = dir.open_file(name, false)? else { return Ok(false) };
     let stat = file.metadata().map_err(Error::io(format!("stat of {name}")))?;
@@ -144,7 +148,7 @@ pub(super) fn memory_file() -> Result<File> {
     Ok(file.map_err(Error::sys("making a file in memory for control"))?.into())
 }
 
-/// Brings the fresh region to the newest state that can be had.
+/// Recovers the newest possible state into the fresh region.
 pub(super) fn replay(
     engine: &Engine,
     header: &CheckpointHeader,
@@ -154,10 +158,11 @@ pub(super) fn replay(
     old: Option<&Control>,
 ) -> Result<Recovered> {
     let began = clock::now();
-    // Again, since the copy that was read may be one that never reached the disk; into the other
-    // slot, so that a cut here leaves this one. Not in order any more, either. Before all that may
-    // find the device full: the log below this checkpoint is given up then, and the header before
-    // may still need it.
+    // The header is written again, because the copy that was read may never have reached the disk.
+    // It goes into the other slot, so that a power cut during the write leaves this one, and it no
+    // longer marks the store as in order. This comes before every step that may find the device
+    // full: such a step gives up the log below this checkpoint, which the older header may still
+    // need.
     let header_file = engine.dir.need_file(dir::CHECKPOINT, true)?;
     let serial = CheckpointHeader::next_serial(header.serial)?;
     if !planted_bug!("trust-read-header") {
@@ -166,8 +171,8 @@ pub(super) fn replay(
     engine.control.fixed().checkpoint.set_serial(serial);
     let len = engine.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
     let whole = len - len % limits::ARENA_SIZE_INITIAL;
-    // A power cut may have kept the file's length and lost blocks before it. Only what the
-    // checkpoint's sync covered is known to be there; the rest is written with zeros again before
+    // A power cut may have kept the file's length and lost blocks before it. Only the blocks that
+    // the checkpoint's sync covered are known to exist. The rest is written with zeros again before
     // any page of it is handed out.
     let used = u64::from(header.image.high_water) * engine.geometry.page_size as u64;
     let known = limits::arena_size_for(used);
@@ -190,9 +195,9 @@ pub(super) fn replay(
         counts_old: false,
         header: *header,
     };
-    // Up to `from` all is known to be durable: a checkpoint may be taken there. Not beyond it,
-    // where bytes that were read may be ones that the disk never got. One spare is for the segment
-    // that follows, and without a second one no commit is granted any log.
+    // Up to `from` everything is known to be durable, so a checkpoint may be taken there. Beyond
+    // it, bytes that were read may never have reached the disk. One spare is for the segment that
+    // follows. Without a second spare, no commit would be granted log space.
     let mut needs_segment = pool.stats().spares < 2;
     while let Some((lsn, bytes)) = scan.next_chunk().map_err(log_error)? {
         recovered.keep(lsn, bytes);
@@ -217,8 +222,8 @@ pub(super) fn replay(
             replay.feed_until_bad(&bytes)?;
             recovered.keep(next, &bytes);
         }
-        // What it calls durable is in the log, or at least in its ring. If not, the log is of an
-        // earlier time.
+        // What the old region records as durable is in the log, or at least in its own ring. If
+        // not, the log is of an earlier time.
         recovered.counts_old = old.durable().is_none_or(|(_, durable)| durable <= next.max(replay.next()));
         if !recovered.counts_old {
             engine.control.begin_region()?;
@@ -241,8 +246,8 @@ pub(super) fn replay(
     Ok(recovered)
 }
 
-/// Sees to it that storing into the arena needs no new blocks: a copy of a store may have holes, or
-/// share its blocks with the original, and a store into either on a full disk would be a SIGBUS.
+/// Makes sure that storing into the arena needs no new blocks. A copy of a store may have holes, or
+/// share its blocks with the original. On a full disk, a store into either would be a SIGBUS.
 fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::Errno;
@@ -250,11 +255,11 @@ fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
     for flags in [FallocateFlags::UNSHARE_RANGE, FallocateFlags::empty()] {
         for from in (0..len).step_by(BACKING_STEP_BYTES as usize) {
             match fallocate(&file, flags, from, BACKING_STEP_BYTES.min(len - from)) {
-                // How many of them are missing is not known.
+                // The number of missing blocks is unknown.
                 Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::DiskFull { what: Space::Arena { bytes: len } }),
                 Ok(()) => engine.progress.step(),
-                // Where the first is not known, nothing is shared; where neither is, there is
-                // nothing to be done.
+                // A file system without the first operation shares no blocks. Without both, this
+                // check is not possible.
                 Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => break,
                 Err(errno) => return Err(Error::sys("allocating the arena's blocks")(errno)),
             }
@@ -263,7 +268,7 @@ fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
     Ok(())
 }
 
-/// The published bytes of the old ring from `from` on.
+/// Returns the published bytes of the old ring from `from` on.
 pub(super) fn ring_bytes(old: &Control, from: Lsn) -> Result<Option<Vec<u8>>> {
     let fixed = old.fixed();
     let Ok(image) = old.newest() else { return Ok(None) };
@@ -278,7 +283,7 @@ pub(super) fn ring_bytes(old: &Control, from: Lsn) -> Result<Option<Vec<u8>>> {
 }
 
 impl Recovered {
-    /// Keeps what stands from `from` on: it was read, but nobody knows whether it is on the disk.
+    /// Keeps the bytes from `from` on: they were read, but may not be on the disk.
     fn keep(&mut self, lsn: Lsn, bytes: &[u8]) {
         let end = Lsn(lsn.0 + bytes.len() as u64);
         if end > self.from {
@@ -287,11 +292,12 @@ impl Recovered {
         }
     }
 
-    /// There are too few spares, and no room for one: takes a checkpoint of what has been replayed,
-    /// for the segments that lie below it.
+    /// Takes a checkpoint of what has been replayed if there are too few spares and no space for
+    /// one. The segments below the checkpoint then become free.
     ///
-    /// The log is durable up to there, and the older checkpoint's pages are as they were: it counts
-    /// until the new header is on the disk. From then on the new one is what the replay protects.
+    /// The log is durable up to the checkpoint, and the older checkpoint's pages are unchanged. The
+    /// older one counts until the new header is on the disk. From then on, the replay protects the
+    /// new one.
     fn free_segments(&mut self, engine: &Engine, replay: &mut Replay<'_>, pool: &SegmentPool<RealDisk>) -> Result<()> {
         let position = replay.safe_start();
         if position > self.header.log_position && engine.control.committed() != self.header.txn() {
@@ -303,8 +309,9 @@ impl Recovered {
         crate::logger::background::ensure_spares(pool, 2)
     }
 
-    /// Cuts the stream behind the last whole record. If a position inside a record that never
-    /// became whole was stated durable, an abort record reaches over it: positions never go back.
+    /// Cuts the log after the last whole record. If a position inside an incomplete record was
+    /// recorded as durable, an abort record fills the log up to that position: positions never go
+    /// back.
     fn cut(&mut self, engine: &Engine) -> Result<()> {
         if self.end >= self.from {
             self.bytes.truncate((self.end.0 - self.from.0) as usize);
@@ -323,8 +330,8 @@ impl Recovered {
 
     /// Appends an abort record if the checkpoint's position is behind the frames of a transaction
     /// that never committed. The next transaction writes one only if the published tail is behind
-    /// the newest commit, which the fresh region does not show. Without it, a follower that reads
-    /// from an earlier position takes the frames for the begin of the next stream.
+    /// the newest commit, which the fresh region does not show. Without an abort record, a follower
+    /// that reads from an earlier position takes the frames for the beginning of the next stream.
     fn abort_stream_before(&mut self, engine: &Engine, header: &CheckpointHeader) {
         if header.image.log_tail >= header.log_position {
             return;
@@ -363,15 +370,15 @@ pub(super) fn finish(
     flusher.start_recovered(&recovered.bytes, recovered.read)?;
     engine.progress.step();
     crash_point!("recover.segment_started");
-    // All up to the end is durable now; the words say so before the first flush publishes them
-    // anew.
+    // Everything up to the end is durable now. The words record that before the first flush
+    // publishes them anew.
     fixed.durable.set_lsn(recovered.end);
     fixed.stream.set_tail(recovered.end);
     engine.control.begin_ring(recovered.end);
     flusher.flush(true)?;
-    // Left in order, the store goes on with the ids and versions that follow. Else some may be
-    // lost: what comes next is of an incarnation that nothing was given of. Its first commit begins
-    // it: see `Engine::state_incarnation`.
+    // A store that was left in order continues with the next ids and versions. Otherwise some of
+    // those may be lost, so the next transaction gets an incarnation in which nothing was assigned
+    // yet. The first commit begins it: see `Engine::state_incarnation`.
     let used = last.incarnation().max(log_state.incarnation);
     let untouched = header.clean && last == header.txn() && recovered.is_log_empty && used == last.incarnation();
     let incarnation = if untouched { used } else { used.min(INCARNATION_MAX) + 1 };
@@ -393,21 +400,21 @@ pub(super) fn finish(
 ///
 /// | state | dies here |
 /// |---|---|
-/// | the log is durable up to the newest commit of the old region, and of its cells the newest values are committed | the old region counts, and has nothing that the log lacks |
-/// | it has the name of one that is not in use | there is no region: recovery goes by the log, and takes those blocks |
+/// | the log is durable up to the newest commit of the old region, and the newest values of its cells are committed | the old region counts, and has nothing that the log lacks |
+/// | the old region has the name of one that is not in use | there is no region: recovery uses the log, and takes those blocks |
 /// | its bytes are partly or wholly the new ones | as above |
 /// | it has its name again | done |
 fn settle(logger: &Logger, flusher: &mut Flusher, recovered: &Recovered, memory: &File) -> Result<()> {
     let engine = &logger.engine;
     let parts = sampler::parts(engine)?;
     if !parts.is_empty() {
-        // No other thread states it.
+        // No other thread records it.
         flusher.state_incarnation(engine.control.incarnation()?)?;
     }
     let mut newest = recovered.header;
     for part in &parts {
-        // No other thread grants log space. The part goes into the segment just begun or into the
-        // spare, or the flush fails. That flush states anew what is granted.
+        // No other thread grants log space. The part goes into the segment just started or into the
+        // spare, or the flush fails. That flush publishes the grant anew.
         engine.control.fixed().durable.set_credit(u64::MAX);
         match sampler::commit_part(logger, part, SAMPLE_TIMEOUT) {
             Err(Error::DiskFull { .. } | Error::Limit { .. }) if engine.control.committed() != newest.txn() => {

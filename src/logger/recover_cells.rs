@@ -1,5 +1,5 @@
-//! Recovery of cells and counters: each begins anew from its record, or, if the old `control` may
-//! be trusted, from the newer value that stands there, so that mere process deaths lose none.
+//! Recovery of cells and counters. Each starts from its record, or from the newer value in the old
+//! `control` if that may be trusted. So process deaths alone lose no value.
 
 use crate::api::cells::record::{CellRecord, KEYSPACE};
 use crate::btree::cursor::RangeCursor;
@@ -16,8 +16,8 @@ use std::ops::Bound;
 
 /// Fills the table of the fresh region, `file`, for values that will be stored in `incarnation`.
 ///
-/// Nothing is written that would keep the floors of the versions. They follow from the incarnation
-/// and from what is durable, so the next recovery finds the same ones: see [`Version::floor`].
+/// The floors of the versions are not stored. They are computed from the incarnation and from what
+/// is durable, so the next recovery computes the same ones: see [`Version::floor`].
 pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incarnation: u32) -> Result<()> {
     let image = engine.control.newest()?;
     let pages = engine.arena.pages(image.high_water);
@@ -52,11 +52,12 @@ pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incar
     Ok(())
 }
 
-/// What the old region has of a cell, if it is that very cell and not older than its record.
+/// Returns the old region's value of a cell, if the generation matches and the value is not older
+/// than the record.
 ///
 /// # Errors
-/// [`Error::Io`] if the value is there and cannot be mapped: the record would take back what was
-/// visible.
+/// [`Error::Io`] if the value exists and cannot be mapped: restoring the record would revert a
+/// visible value.
 fn newer(old: &Control, record: &CellRecord<'_>) -> Result<Option<(Version, Vec<u8>)>> {
     let Ok(entry) = old.cell_entry(record.index as usize) else { return Ok(None) };
     let is_same = entry.generation() == record.generation;

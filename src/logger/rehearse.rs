@@ -53,7 +53,7 @@ pub(super) fn scratch(
 /// `engine`.
 ///
 /// # Errors
-/// What the replay meets.
+/// The errors of the replay.
 pub(super) fn run(
     engine: &Engine,
     header: &CheckpointHeader,

@@ -1,20 +1,24 @@
 //! The sampler: commits the newest values of cells and counters as ordinary records, at the
 //! frequency of the flush.
 //!
-//! One round: clear the flag that something is dirty; copy the newest values of all that differ
-//! from their last committed sample; take the writer lock; put them under their names, in one
-//! transaction; commit; note what was sampled.
+//! One round:
+//!
+//! - clear the flag that something is dirty;
+//! - copy the newest values of all that differ from their last committed sample;
+//! - take the writer lock;
+//! - put the values under their names, in one transaction, and commit it;
+//! - record what was sampled.
 //!
 //! | dies here | then |
 //! |---|---|
-//! | between copying and the publication | nothing is noted as sampled: the successor finds the same cells dirty |
-//! | after the publication, before it is noted | they are sampled once more |
+//! | between copying and the publication | nothing is recorded as sampled: the successor finds the same cells dirty |
+//! | after the publication, before it is recorded | they are sampled once more |
 //!
-//! A value that is overwritten before the round copies it is never written anywhere: a million
+//! A value that is overwritten before the round copies it is never written to the log: a million
 //! updates a second make one record per round.
 //!
-//! This thread waits for the writer lock no longer than a round lasts, and skips rounds while the
-//! ring is half full, unless somebody waits for one.
+//! This thread waits for the writer lock no longer than a round lasts. It skips rounds while the
+//! ring is half full, unless a caller waits for one.
 
 use crate::api::cells::record::{CellRecord, KEYSPACE};
 use crate::api::cells::{each_record, resolve_pending};
@@ -35,25 +39,25 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Time between looks at a ring that is half full.
+/// Time between checks of a ring that is half full.
 const RING_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Time between rounds that fail.
 const SAMPLE_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Time between rounds unless set otherwise.
 pub(super) const INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
 
-/// The record of a sample is longer than its value by no more than this: the name, and what stands
-/// before each of them.
+/// The most by which the record of a sample is longer than its value: the name, and the headers of
+/// both.
 const SAMPLE_BYTES: usize = 512;
 
 /// Samples until the logger ends.
 pub(super) fn run(logger: &Logger) {
     let head = logger.engine.control.cells();
     let mut names = SampledNames::default();
-    // When the last round that succeeded began, and how long it took.
+    // Start and duration of the last round that succeeded.
     let mut last: Option<(Instant, Duration)> = None;
     let mut retry_at = clock::now();
-    // The first one at once: a predecessor may have died in the middle of a round.
+    // The first round starts at once: a predecessor may have died in the middle of one.
     head.set_dirty();
     loop {
         let wait_key = head.sampler.prepare_wait();
@@ -62,12 +66,11 @@ pub(super) fn run(logger: &Logger) {
         }
         crash_point!("sample.looked");
         let now = clock::now();
-        // By the policy of now, not of the last round's time. A round that takes long is followed
-        // by as long a rest, since others want the writer lock, too.
+        // The period follows the policy of now, not that of the last round. After a long round the
+        // thread pauses for as long, since other threads need the writer lock, too.
         let next = last.map_or(now, |(began, took)| began + interval(&logger.engine).max(2 * took)).max(retry_at);
         let wanted = head.wanted();
-        // Not even for those who ask is a round that failed tried again without a pause: its cause
-        // may last.
+        // Back off after a failed round, even if a client requested one: its cause may last.
         let is_asked = now >= retry_at && head.done().is_none_or(|done| wanted > done);
         let is_dirty = head.is_dirty();
         let is_due = is_dirty && now >= next && !is_ring_full(&logger.engine);
@@ -78,7 +81,7 @@ pub(super) fn run(logger: &Logger) {
                     logger.engine.control.fixed().latencies.sample.record(took.as_nanos() as u64);
                     last = Some((now, took));
                 }
-                // A transaction is open for long. What is dirty stays so.
+                // A transaction has been open for long. What is dirty stays dirty.
                 Err(Error::LockTimeout { .. }) => {}
                 Err(error) => {
                     note_failure(&logger.engine, &error);
@@ -89,7 +92,7 @@ pub(super) fn run(logger: &Logger) {
         }
         let left = match next.saturating_duration_since(now) {
             _ if !is_dirty => logger.rest.nap(LOGGER_POLL_INTERVAL),
-            // The ring is full, for as long as a sync takes, or longer.
+            // The ring is full, for the time of a sync or longer.
             Duration::ZERO => RING_POLL_INTERVAL,
             left => left.clamp(Duration::from_micros(50), LOGGER_POLL_INTERVAL),
         };
@@ -99,7 +102,7 @@ pub(super) fn run(logger: &Logger) {
     }
 }
 
-/// Time between rounds.
+/// Returns the time between rounds.
 fn interval(engine: &Engine) -> Duration {
     match settings::policy(engine) {
         FlushPolicy::Every(interval) => interval,
@@ -107,7 +110,7 @@ fn interval(engine: &Engine) -> Duration {
     }
 }
 
-/// Whether half the ring waits to be flushed: writers need the rest.
+/// Returns whether half the ring waits to be flushed: writers need the rest.
 fn is_ring_full(engine: &Engine) -> bool {
     let (Ok(newest), Some((_, durable))) = (engine.control.newest(), engine.control.durable()) else { return false };
     newest.log_tail.bytes_since(durable) > engine.control.ring_reach().unwrap_or(engine.geometry.ring_size) / 2
@@ -117,7 +120,7 @@ fn is_ring_full(engine: &Engine) -> bool {
 #[derive(Default)]
 pub(super) struct SampledNames(HashMap<u64, Vec<u8>>);
 
-/// A value on its way to its record.
+/// A value to be written to its record.
 pub(super) struct Sampled {
     index: usize,
     generation: u64,
@@ -127,13 +130,13 @@ pub(super) struct Sampled {
 }
 
 impl Sampled {
-    /// What is noted as sampled: of a cell its version, of a counter its value.
+    /// Returns what is recorded when this value is sampled.
     fn mark(&self) -> u64 {
         mark(self.kind, self.version, &self.value)
     }
 }
 
-/// What says of a value, in the place of a cell's newest version, that it is sampled.
+/// Returns what is recorded of a sampled value: the version of a cell, the value of a counter.
 pub(super) fn mark(kind: CellKind, version: Version, value: &[u8]) -> u64 {
     match (kind, value.try_into()) {
         (CellKind::Counter, Ok(bytes)) => u64::from_le_bytes(bytes),
@@ -141,7 +144,7 @@ pub(super) fn mark(kind: CellKind, version: Version, value: &[u8]) -> u64 {
     }
 }
 
-/// Samples all that is dirty now.
+/// Samples everything that is dirty now.
 pub(super) fn round(logger: &Logger, names: &mut SampledNames, patience: Duration) -> Result<()> {
     let engine = &logger.engine;
     let head = engine.control.cells();
@@ -152,8 +155,8 @@ pub(super) fn round(logger: &Logger, names: &mut SampledNames, patience: Duratio
     }
     let done = collect(engine).and_then(|(dirty, damage)| {
         commit(logger, names, dirty, patience)?;
-        // The others are sampled. But nobody is told that all are, and the store is not left in
-        // order.
+        // The others are sampled. But the round does not count as complete, and the store is not
+        // marked as left in order.
         damage.map_or(Ok(()), Err)
     });
     if done.is_err() {
@@ -166,7 +169,7 @@ pub(super) fn round(logger: &Logger, names: &mut SampledNames, patience: Duratio
     Ok(())
 }
 
-/// Copies the values that no committed sample holds; and says what is wrong if one of them can't be
+/// Copies the values that no committed sample holds. Also returns the error if one of them can't be
 /// read.
 fn collect(engine: &Engine) -> Result<(Vec<Sampled>, Option<Error>)> {
     let mut found = Vec::new();
@@ -180,7 +183,7 @@ fn collect(engine: &Engine) -> Result<(Vec<Sampled>, Option<Error>)> {
         let read = entry.kind().and_then(|kind| newest(&engine.control, entry).map(|found| (kind, found)));
         match read {
             Ok((kind, (version, value))) => found.push(Sampled { index, generation, kind, version, value }),
-            // Dropped meanwhile, and its place used again.
+            // The cell was dropped meanwhile, and its entry reused.
             Err(_) if entry.generation() != generation => {}
             Err(error) => damage = Some(error),
         }
@@ -188,7 +191,7 @@ fn collect(engine: &Engine) -> Result<(Vec<Sampled>, Option<Error>)> {
     Ok((found, damage))
 }
 
-/// An entry's newest value, and of a cell its version.
+/// Returns an entry's newest value, and the version of a cell.
 pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, Vec<u8>)> {
     let kind = entry.kind()?;
     if kind == CellKind::Counter {
@@ -196,7 +199,7 @@ pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, V
     }
     let view = control.cell_view(entry)?;
     let mut value = vec![0; kind.len()];
-    // A writer that never rests may go round the copies now and then, not always.
+    // A fast writer may overwrite all copies during a read, but not during every one.
     for _ in 0..100_000 {
         if let Some(version) = view.try_load(&mut value) {
             return Ok((version, value));
@@ -206,8 +209,8 @@ pub(super) fn newest(control: &Control, entry: &CellEntry) -> Result<(Version, V
     Err(Error::corrupt(crate::files::dir::CONTROL, 0, "a cell has no value of its newest version"))
 }
 
-/// The values that recovery is to commit: each part goes into one transaction that half the ring
-/// has room for.
+/// Returns the values that recovery must commit, in parts. Each part goes into one transaction that
+/// fits into half the ring.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if a value can't be read.
@@ -232,8 +235,8 @@ pub(super) fn parts(engine: &Engine) -> Result<Vec<Vec<Sampled>>> {
     Ok(parts)
 }
 
-/// Commits a part of what recovery found. It uses all pages, and has no checkpoint taken: no other
-/// thread could do that.
+/// Commits a part of what recovery found. It may use all pages, and requests no checkpoint: no
+/// other thread could take one.
 pub(super) fn commit_part(logger: &Logger, part: &[Sampled], patience: Duration) -> Result<()> {
     logger.with_writer_lock(patience, || {
         commit_locked(&logger.engine, &mut SampledNames::default(), part, SpaceQuota::All)
@@ -242,7 +245,7 @@ pub(super) fn commit_part(logger: &Logger, part: &[Sampled], patience: Duration)
 
 fn is_commit_due(engine: &Engine, dirty: &[Sampled]) -> Result<bool> {
     let head = engine.control.cells();
-    // Of dropped cells: without this, a clean stop would lose it.
+    // The floor for the versions of dropped cells: without this, a clean stop would lose it.
     let is_floor_known = head.versions_gone() <= engine.control.newest()?.cells_floor;
     Ok(!dirty.is_empty() || head.pending().is_some() || !is_floor_known)
 }
@@ -273,7 +276,7 @@ fn commit_locked(engine: &Engine, names: &mut SampledNames, dirty: &[Sampled], q
     write.overwrites_only(quota);
     let mut put = Vec::new();
     for sampled in dirty {
-        // A cell without a record is one that is being created, or was dropped.
+        // A cell without a record is being created, or was dropped.
         let Some(name) = names.0.get(&sampled.generation) else { continue };
         let is_there = match write.get(keyspace, name)? {
             Some(bytes) => CellRecord::decode(name, bytes)?.generation == sampled.generation,
@@ -294,7 +297,7 @@ fn commit_locked(engine: &Engine, names: &mut SampledNames, dirty: &[Sampled], q
     }
     let committed = write.commit(None)?;
     crash_point!("sample.committed");
-    // Under the lock: nobody gets a freed entry meanwhile.
+    // Under the lock, so that a freed entry is not reassigned meanwhile.
     for sampled in &put {
         let entry = engine.control.cell_entry(sampled.index)?;
         if entry.generation() == sampled.generation {
@@ -309,7 +312,7 @@ fn commit_locked(engine: &Engine, names: &mut SampledNames, dirty: &[Sampled], q
     Ok(())
 }
 
-/// Whoever waits for a round hears of it.
+/// Notifies the callers that wait for a round.
 fn note_failure(engine: &Engine, error: &Error) {
     let errno = match error {
         Error::Corrupt { .. } => 0,

@@ -1,5 +1,5 @@
-//! What every participant of a store works with, client and logger alike: the directory, the shared
-//! region, the arena, and an identity whose life others can test.
+//! The parts that every participant of a store uses, client and logger alike: the directory, the
+//! shared region, the arena, and an identity whose liveness others can test.
 
 mod logger_link;
 
@@ -27,26 +27,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
-/// Longest time that a participant sleeps before it looks again whether whom it waits for is alive.
+/// The longest sleep of a participant before it tests again that the process it waits for is alive.
 pub(crate) const LOGGER_RECHECK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How often whoever commits or stores without waiting looks whether a logger lives.
+/// Time between checks that a logger lives, by a process that commits or stores without waiting.
 const LOGGER_GLANCE_INTERVAL_NS: u64 = 10_000_000;
 
-/// How long a writer that finds the device full waits for the logger to give room back: files are
-/// deleted in milliseconds, and it may be stopped.
+/// How long a writer that finds the device full waits for the logger to delete files. That takes
+/// milliseconds, but the logger may be stopped.
 const LOG_YIELD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a waiter goes on while it cannot tell whether the owner of a lock lives.
+/// How long a waiter continues while it can't determine whether the owner of a lock lives.
 const UNCLEAR_OWNER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a thread of the logger waits for the growth lock.
 const LOGGER_GROWTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A flush, or a wait for a lock, that takes longer is told of.
+/// A flush, or a wait for a lock, that takes longer is logged.
 pub(crate) const SLOW_OPERATION_MIN: Duration = Duration::from_secs(1);
 
-/// Whether a client lives; whatever is unclear means that one does.
+/// Returns whether a client lives. If that is unclear, it counts as alive.
 pub(crate) fn has_clients(tester: &Tester<'_>) -> bool {
     tester.any_held(CLIENT_IDS).map_or(true, |held| held.is_some())
 }
@@ -59,44 +59,44 @@ pub(crate) struct Engine {
     pub(crate) control: Control,
     pub(crate) arena: Arc<Arena>,
     pub(crate) me: ClientId,
-    /// This process, for people to read; asking for it is a system call each time.
+    /// The process id, for display. Getting it is a system call each time.
     pub(crate) pid: u32,
-    /// Which file `lock` is: liveness is asked of no other.
+    /// Device and inode of `lock`. Liveness tests on any other file are rejected.
     pub(crate) lock_file: LockFileId,
     /// `lock`, kept open for liveness tests: a process that has used up its descriptors can still
-    /// tell who is dead.
+    /// test which participants are dead.
     pub(crate) lock_reserve: Descriptor,
     /// How long to wait for a living logger that makes no progress.
     pub(crate) logger_timeout: Duration,
-    /// Starts a logger if there is none; the logger's own engine has nothing to start.
+    /// Starts a logger if there is none; `None` in the logger's own engine.
     pub(crate) spawner: Option<crate::participant::spawner::LoggerSpawner>,
-    /// One of this logger's threads has panicked: waits of the others for the logger end. Never set
-    /// in a client.
+    /// Set if one of this logger's threads has panicked: the other threads' waits for the logger
+    /// end. Never set in a client.
     pub(crate) has_failed: AtomicBool,
     /// The newest scan of the pins by this participant: see [`crate::pages::protection`].
     pub(crate) pin_scan: Mutex<Arc<PinScan>>,
-    /// What this participant shows of its progress while it holds the initialisation lock.
+    /// The progress mark that this participant moves while it holds the initialisation lock.
     pub(crate) progress: Arc<Progress>,
-    /// When this participant last saw the logger alive, on [`now_ns`]'s clock.
+    /// When this participant last saw that the logger was alive, on [`now_ns`]'s clock.
     pub(crate) logger_seen_ns: AtomicU64,
-    /// Dropped last: while it is there, this participant is not taken for dead.
+    /// Dropped last: as long as it exists, other processes see this participant as alive.
     pub(crate) presence: Presence,
 }
 
-// As for `Client`, which owns it.
+// For the same reason as for `Client`, which owns it.
 impl std::panic::UnwindSafe for Engine {}
 impl std::panic::RefUnwindSafe for Engine {}
 
 impl Engine {
-    /// Whether the participant with this id lives. Whatever is unclear means that it does.
+    /// Returns whether the participant with this id lives. If that is unclear, it counts as alive.
     pub(crate) fn is_alive(&self, id: u64) -> bool {
         self.liveness(id).unwrap_or(true)
     }
 
-    /// As [`Engine::is_alive`].
+    /// Returns what [`Engine::is_alive`] does, or why that is unclear.
     ///
     /// # Errors
-    /// What keeps this process from telling.
+    /// The error that prevents the test.
     fn liveness(&self, id: u64) -> Result<bool> {
         if planted_bug!("liveness-by-pid") && CLIENT_IDS.contains(&id) {
             let pid = rustix::process::Pid::from_raw(self.control.client_pid(id) as i32);
@@ -105,25 +105,25 @@ impl Engine {
         self.tester()?.is_alive(id)
     }
 
-    /// As [`Engine::is_alive`], of several participants one after the other.
+    /// Returns what [`Engine::is_alive`] does, for tests of several participants in a row.
     pub(crate) fn is_alive_by(&self, tester: &Tester<'_>, id: u64) -> bool {
         if planted_bug!("liveness-by-pid") { self.is_alive(id) } else { tester.is_alive(id).unwrap_or(true) }
     }
 
-    /// Whether a logger lives.
+    /// Returns whether a logger lives.
     ///
     /// # Errors
-    /// What keeps this process from telling.
+    /// The error that prevents the test.
     pub(crate) fn has_logger(&self) -> Result<bool> {
         self.tester()?.is_held(liveness::LOGGER_OFFSET)
     }
 
-    /// Whether a client lives.
+    /// Returns whether a client lives.
     pub(crate) fn has_clients(&self) -> bool {
         self.tester().map_or(true, |tester| has_clients(&tester))
     }
 
-    /// Whether a client lives other than `own`.
+    /// Returns whether a client other than `own` lives.
     pub(crate) fn has_clients_beside(&self, own: ClientId) -> bool {
         let Ok(tester) = self.tester() else { return true };
         [CLIENT_IDS.start..own.0, own.0 + 1..CLIENT_IDS.end]
@@ -131,8 +131,8 @@ impl Engine {
             .any(|ids| tester.any_held(ids).map_or(true, |held| held.is_some()))
     }
 
-    /// Tests through a fresh descriptor of `lock`, which finds out whether the file is still there.
-    /// A process that cannot open it tests through the one that it keeps.
+    /// Returns a tester with a fresh descriptor of `lock`, which detects whether the file is still
+    /// there. A process that can't open it uses the descriptor that it keeps.
     pub(crate) fn tester(&self) -> Result<Tester<'_>> {
         let opened = self.dir.with_fd(|fd| Tester::open(fd, Some(self.lock_file)));
         let is_short = match &opened {
@@ -148,37 +148,37 @@ impl Engine {
         opened
     }
 
-    /// An error if `lock` or the directory was removed: see [`Dir::check_lock`].
+    /// Returns an error if `lock` or the directory was removed: see [`Dir::check_lock`].
     pub(crate) fn refuse_cut_off(&self) -> Result<()> {
         self.dir.check_lock(self.lock_file)
     }
 
-    /// The arena's file, opened afresh for writing.
+    /// Opens the arena's file afresh for writing.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if another one stands in its place.
+    /// [`Error::Mismatch`] if another file has replaced it.
     pub(crate) fn arena_file(&self) -> Result<std::fs::File> {
         let file = self.dir.need_file(dir::ARENA, true)?;
         self.arena.refuse_other_file(&file)?;
         Ok(file)
     }
 
-    /// The file of the shared region, opened afresh for growing it.
+    /// Opens the file of the shared region afresh, to grow it.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if another one stands in its place.
+    /// [`Error::Mismatch`] if another file has replaced it.
     pub(crate) fn control_file(&self) -> Result<std::fs::File> {
         let file = self.dir.need_file(dir::CONTROL, true)?;
         self.control.refuse_other_file(&file)?;
         Ok(file)
     }
 
-    /// C and K: the newest started and the newest finished checkpoint.
+    /// Returns C and K: the newest started and the newest finished checkpoint.
     pub(crate) fn checkpoints(&self) -> (TxnId, TxnId) {
         self.control.fixed().checkpoint.started_and_finished()
     }
 
-    /// Whether a checkpoint has started and is not finished.
+    /// Returns whether a checkpoint has started and is not finished.
     pub(crate) fn runs_checkpoint(&self) -> bool {
         self.control.fixed().checkpoint.is_running()
     }
@@ -199,19 +199,21 @@ impl Engine {
         Ok(scan)
     }
 
-    /// The newest scan of this process.
+    /// Returns the newest scan of this process.
     pub(crate) fn last_pin_scan(&self) -> Arc<PinScan> {
         self.pin_scan.lock().clone()
     }
 
-    /// Takes one of the shared locks; `None` waits without limit.
+    /// Acquires one of the shared locks; a timeout of `None` waits without limit.
     ///
-    /// Only one thread of a process may try at a time: the lock knows owners, not threads.
+    /// Only one thread of a process may try at a time: the lock is owned by a process, not by a
+    /// thread.
     pub(crate) fn acquire(&self, word: &LockWord, timeout: Option<Duration>) -> Result<()> {
         self.acquire_as(word, &|| CommitClass::Bulk, timeout)
     }
 
-    /// As [`Engine::acquire`], for a commit of the class that `class` returns before each look.
+    /// Acquires a lock as [`Engine::acquire`] does, for a commit of the class that `class` returns
+    /// before each attempt.
     pub(crate) fn acquire_as(
         &self,
         word: &LockWord,
@@ -228,13 +230,13 @@ impl Engine {
     #[cold]
     fn wait_for_lock(&self, word: &LockWord, class: &dyn Fn() -> CommitClass, timeout: Option<Duration>) -> Result<()> {
         let start = clock::now();
-        // A time beyond the clock's range is no limit.
+        // A timeout beyond the clock's range is no limit.
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let acquired = self
             .acquire_while_clear(deadline, |alive, until| word.acquire_as(class, self.me.0, alive, until))?
             .map_err(|_| self.lock_timeout(word, clock::since(start)))?;
         if let Acquired::TakenOver(_) = acquired {
-            // The dead owner's, if it lived long enough to record it.
+            // The pid of a dead owner, if it lived long enough to record that.
             let pid = word.holder_pid();
             tracing::warn!(pid, "a lock was taken over from a process that died");
             self.control.fixed().counters.lock_take_overs.add(1);
@@ -246,12 +248,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Acquires a lock by `acquire`, which is called again and again with a test for the owner's
-    /// life and a limit.
+    /// Acquires a lock by `acquire`, which is called repeatedly with a test for the owner's
+    /// liveness and a limit.
     ///
     /// # Errors
-    /// What keeps this process from telling whether the owner lives, if that lasts: it would wait
-    /// for a dead one for ever.
+    /// The error that prevents the liveness test, if it lasts: otherwise the caller would wait for
+    /// a dead owner for ever.
     pub(crate) fn acquire_while_clear(
         &self,
         deadline: Option<Instant>,
@@ -281,8 +283,8 @@ impl Engine {
         word.release(self.me.0);
     }
 
-    /// An error if the writer lock has been held for longer than `timeout` by one owner, while the
-    /// caller has `waited`.
+    /// Returns an error if one owner has held the writer lock for longer than `timeout`, and the
+    /// caller has waited as long (`waited`).
     pub(crate) fn refuse_long_transaction(&self, waited: Duration, timeout: Duration) -> Result<()> {
         let writer = &self.control.fixed().writer;
         let age = now_ns().saturating_sub(writer.holder_since_ns());
@@ -292,7 +294,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The error of a lock that was not free. A new holder may not have stored its number yet.
+    /// Returns the error for a lock that was not free. A new holder may not have stored its pid
+    /// yet.
     fn lock_timeout(&self, word: &LockWord, waited: Duration) -> Error {
         let is_growth = std::ptr::eq(word, &raw const *self.control.fixed().growth);
         let lock = if is_growth { LockKind::Growth } else { LockKind::Writer };
@@ -302,25 +305,25 @@ impl Engine {
         Error::LockTimeout { lock, waited, holder }
     }
 
-    /// Sees to it that the first `bytes` of the arena are backed by written blocks.
+    /// Makes sure that the first `bytes` of the arena are backed by written blocks.
     ///
     /// # Errors
-    /// [`Error::DiskFull`], or [`Error::LockTimeout`] if whoever is growing it makes no progress;
-    /// nothing has changed then.
+    /// [`Error::DiskFull`], or [`Error::LockTimeout`] if the process that grows it makes no
+    /// progress. The call then had no effect.
     pub(crate) fn ensure_arena(&self, bytes: u64) -> Result<()> {
         match self.control.arena_bytes() {
             Some(_) if bytes <= self.control.checked_arena_bytes()? => Ok(()),
             _ => {
-                // A thread of the logger waits for a stopped process no longer than for a lock: it
-                // must be able to end.
+                // A thread of the logger waits for a stopped process no longer than for a lock: the
+                // logger must be able to end.
                 let patience = if self.spawner.is_some() { self.logger_timeout } else { LOGGER_GROWTH_TIMEOUT };
                 self.with_room(|| self.grow_arena(bytes, patience))
             }
         }
     }
 
-    /// Does what takes room on the device, again and again while the device is full and some of the
-    /// log is kept for followers only.
+    /// Runs `work`, which needs space on the device. Retries it as long as the device is full and
+    /// some of the log that is kept for followers only can be deleted.
     pub(crate) fn with_room<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
             match work() {
@@ -330,8 +333,8 @@ impl Engine {
         }
     }
 
-    /// The device is full: has the logger give back some of the log that it keeps for followers
-    /// only. Whether it did.
+    /// Makes the logger delete some of the log that it keeps for followers only, because the device
+    /// is full. Returns whether it did.
     #[cold]
     fn reclaim_kept_log(&self) -> bool {
         let fixed = self.control.fixed();
@@ -352,11 +355,11 @@ impl Engine {
     }
 
     /// Grows the arena to at least `bytes` by writing zeros, under the growth lock, to a size that
-    /// [`limits::arena_size_for`] gives. A process that dies in it has handed nothing out: the next
-    /// one writes the same zeros from the same place.
+    /// [`limits::arena_size_for`] returns. If a process dies in this, it has handed out no page.
+    /// The next one writes the same zeros at the same position.
     ///
-    /// The writer grows only when the logger did not do it ahead of need, so this lock is apart
-    /// from the writer lock: a commit never waits for the logger's zeros.
+    /// The writer grows the arena only when the logger did not do it ahead of need. This lock is
+    /// separate from the writer lock, so a commit never waits for the logger's zeros.
     #[cold]
     pub(crate) fn grow_arena(&self, bytes: u64, patience: Duration) -> Result<()> {
         if let Some(max) = self.arena.scratch_len() {
@@ -368,10 +371,10 @@ impl Engine {
             return Ok(());
         }
         let fixed = self.control.fixed();
-        // Its holder may be the logger, and stopped.
+        // The holder may be the logger, and may be stopped.
         self.acquire(&fixed.growth, Some(patience))?;
-        /// Releases the lock, also when growing panics: this process lives on, so its lock would
-        /// not be taken over.
+        /// Releases the lock, even if the growth panics: this process lives on, so no other process
+        /// would take the lock over.
         struct Release<'e>(&'e Engine);
         impl Drop for Release<'_> {
             fn drop(&mut self) {
@@ -382,7 +385,8 @@ impl Engine {
         (|| {
             let have = match self.control.arena_bytes() {
                 Some(_) => self.control.checked_arena_bytes()?,
-                // The word is damaged; the file knows. What is not whole was never handed out.
+                // The word is damaged; use the file's length. A last part that is not whole was
+                // never handed out.
                 None => {
                     let len = self.arena_file()?.metadata().map_err(Error::io("stat of arena"))?.len();
                     self.control.set_arena_bytes(len);

@@ -11,8 +11,8 @@ pub use untorn_wal::FlushPolicy;
 use untorn_wal::Retention;
 
 impl Durability {
-    /// By when a commit that is made now is to be durable, on the monotonic clock; `None` if the
-    /// flush policy says.
+    /// Returns the deadline of a commit made now, on the monotonic clock; `None` if the flush
+    /// policy decides.
     pub(crate) fn deadline_ns(self) -> Option<u64> {
         match self {
             Durability::Within(time) if !time.is_zero() => {
@@ -40,7 +40,7 @@ pub struct Options {
     pub(crate) foreign_owner: bool,
     pub(crate) logger_program: Option<PathBuf>,
     pub(crate) logger_thread: bool,
-    /// The logger itself opens the store, for those who pass messages.
+    /// The logger itself opens the store, for message-passing clients.
     pub(crate) is_of_logger: bool,
     pub(crate) logger_idle: Option<Duration>,
     pub(crate) lock_timeout: Option<Duration>,
@@ -77,21 +77,21 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The durability of commits that do not name one. Default: [`Durability::Durable`].
+    /// Sets the durability of commits that do not name one. Default: [`Durability::Durable`].
     pub fn durability(&mut self, durability: Durability) -> &mut Options {
         self.durability = durability;
         self
     }
 
-    /// When the logger syncs. It holds for all processes of the store; unset, what is in force
-    /// stays (at first [`FlushPolicy::OnCommit`]).
+    /// Sets when the logger syncs. The policy holds for all processes of the store. If it is not
+    /// set, the policy in force remains (at first [`FlushPolicy::OnCommit`]).
     pub fn flush_policy(&mut self, policy: FlushPolicy) -> &mut Options {
         self.flush_policy = Some(policy);
         self
     }
 
-    /// The largest size of the arena in bytes, fixed when the store is created. Default: 1 TiB; at
-    /// most 2³² pages (16 TiB at the default page size).
+    /// Sets the maximum size of the arena in bytes, fixed when the store is created. Default: 1
+    /// TiB; at most 2³² pages (16 TiB at the default page size).
     ///
     /// A process reserves address space for this size, or for 64 GiB if that is less, and as much
     /// again when it first writes. Beyond 64 GiB, more is reserved as the store grows.
@@ -100,40 +100,40 @@ impl Options {
         self
     }
 
-    /// Page size in bytes, a power of two from 4,096 (the default) to 65,536, fixed when the store
-    /// is created.
+    /// Sets the page size in bytes, a power of two from 4,096 (the default) to 65,536, fixed when
+    /// the store is created.
     pub fn page_size(&mut self, bytes: usize) -> &mut Options {
         self.page_size = Some(bytes);
         self
     }
 
-    /// Size of a log segment in bytes, fixed when the store is created: a multiple of 4,096, at
-    /// least four times the ring's size, at most 1 GiB. Default: 8 MiB, or four rings. The first
-    /// segments are sparse files: a store with few records takes little of the disk.
+    /// Sets the size of a log segment in bytes, fixed when the store is created: a multiple of
+    /// 4,096, at least four times the ring's size, at most 1 GiB. Default: 8 MiB, or four rings.
+    /// The first segments are sparse files, so a store with few records takes little of the disk.
     pub fn segment_size(&mut self, bytes: u64) -> &mut Options {
         self.segment_size = Some(bytes);
         self
     }
 
-    /// Size in bytes of the ring by which writers hand their log records to the logger, fixed when
-    /// the store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB. Larger
-    /// transactions stream through it. The ring begins with 64 KiB and doubles while the first
-    /// records are put into it.
+    /// Sets the size in bytes of the ring by which writers pass their log records to the logger,
+    /// fixed when the store is created: a power of two from 64 KiB to 256 MiB. Default: 2 MiB.
+    /// Larger transactions stream through it. The ring begins with 64 KiB and doubles while the
+    /// first records are put into it.
     pub fn ring_size(&mut self, bytes: u64) -> &mut Options {
         self.ring_size = Some(bytes);
         self
     }
 
-    /// Whether to create the store (and the last component of its path) where there is none.
+    /// Sets whether to create the store (and the last component of its path) if there is none.
     /// Default: true.
     pub fn create(&mut self, create: bool) -> &mut Options {
         self.create = create;
         self
     }
 
-    /// Open for reading only: no write call succeeds and the arena is never mapped writable. The
-    /// process still needs write access to `control`, where its pins stand. Where there is no store
-    /// an empty one is created all the same, so that readers may come before writers, unless
+    /// Opens the store for reading only: no write call succeeds, and the arena is never mapped
+    /// writable. The process still needs write access to `control`, which holds its pins. If there
+    /// is no store, an empty one is created, so that readers may start before writers, unless
     /// [`create`](Options::create) is false. Default: false.
     pub fn read_only(&mut self, read_only: bool) -> &mut Options {
         self.read_only = read_only;
@@ -141,58 +141,58 @@ impl Options {
     }
 
     /// Opens a store on a network or FUSE file system too, where locks and syncs may not reach
-    /// every process. Does not override the proof that a lock of the store is seen through another
+    /// every process. Does not override the check that a lock of the store is seen through another
     /// open of its file. Default: false.
     pub fn any_file_system(&mut self, insist: bool) -> &mut Options {
         self.any_file_system = insist;
         self
     }
 
-    /// Lets root open a store whose directory belongs to another user. Default: false, and such an
-    /// open answers [`Error::Permission`].
+    /// Allows root to open a store whose directory belongs to another user. Default: false; such an
+    /// open then returns [`Error::Permission`].
     ///
-    /// The owner of a store can read and change everything in it, whatever root writes there. The
-    /// logger that this process starts becomes the owner (uid and gid of the directory, no other
-    /// groups, no capabilities, no environment but `PATH` and `UNTORN_…`) before it reads or makes
-    /// anything; for that it needs `CAP_SETUID` and `CAP_SETGID`. Files that root itself makes are
-    /// given to the owner. A process of any other uid is refused all the same, but for
-    /// [`Options::observe`].
+    /// The owner of a store can read and change everything in it, including what root writes. The
+    /// logger that this process starts becomes the owner before it reads or makes anything. It
+    /// takes uid and gid of the directory, drops other groups and all capabilities, and keeps only
+    /// `PATH` and `UNTORN_…` of its environment. For that it needs `CAP_SETUID` and `CAP_SETGID`.
+    /// Files that root itself makes are given to the owner. A process of any other uid is refused
+    /// anyway, except for [`Options::observe`].
     pub fn foreign_owner(&mut self, allow: bool) -> &mut Options {
         self.foreign_owner = allow;
         self
     }
 
-    /// The program to start as the logger, called with the store's path, and with `--foreign-owner`
-    /// after it if [`foreign_owner`](Options::foreign_owner) makes it another user's. It is
-    /// `untorn-logger`, or a program that executes it. Default: the variable `UNTORN_LOGGER`, else
-    /// the running executable itself (with the feature `logger-hook`), else `untorn-logger` beside
-    /// it or on `PATH`.
+    /// Sets the program to start as the logger: `untorn-logger`, or a program that executes it. Its
+    /// argument is the store's path, followed by `--foreign-owner` if
+    /// [`foreign_owner`](Options::foreign_owner) makes it another user's logger. Default: the
+    /// variable `UNTORN_LOGGER`, else the running executable itself (with the feature
+    /// `logger-hook`), else `untorn-logger` beside it or on `PATH`.
     pub fn logger_program(&mut self, program: impl Into<PathBuf>) -> &mut Options {
         self.logger_program = Some(program.into());
         self
     }
 
-    /// Run the logger as a thread of this process where no process can be spawned. It then dies
-    /// with this process; another process that has the store open starts the next. Default: false.
+    /// Runs the logger as a thread of this process if no process can be spawned. It then dies with
+    /// this process; another process that has the store open starts the next. Default: false.
     pub fn logger_thread(&mut self, thread: bool) -> &mut Options {
         self.logger_thread = thread;
         self
     }
 
-    /// How long the logger stays when the last client has left. Default: 5 s.
+    /// Sets how long the logger stays after the last client has left. Default: 5 s.
     pub fn logger_idle(&mut self, idle: Duration) -> &mut Options {
         self.logger_idle = Some(idle);
         self
     }
 
-    /// How long `begin` waits for the writer lock before [`Error::LockTimeout`]. Default: without
-    /// limit.
+    /// Sets how long `begin` waits for the writer lock before [`Error::LockTimeout`]. Default:
+    /// without limit.
     pub fn lock_timeout(&mut self, timeout: Duration) -> &mut Options {
         self.lock_timeout = Some(timeout);
         self
     }
 
-    /// How long a call waits for a living logger that makes no progress before
+    /// Sets how long a call waits for a living logger that makes no progress before
     /// [`Error::LoggerStalled`]. Default: 30 s. Opening waits at least 30 s without progress before
     /// [`Error::LoggerUnavailable`].
     pub fn logger_timeout(&mut self, timeout: Duration) -> &mut Options {
@@ -200,46 +200,46 @@ impl Options {
         self
     }
 
-    /// Log volume in bytes after which the logger takes a checkpoint. It holds for all processes of
-    /// the store; unset, what is in force stays (at first 64 MiB).
+    /// Sets the log volume in bytes after which the logger takes a checkpoint. It holds for all
+    /// processes of the store. If it is not set, the value in force remains (at first 64 MiB).
     pub fn checkpoint_bytes(&mut self, bytes: u64) -> &mut Options {
         self.checkpoint_bytes = Some(bytes);
         self
     }
 
-    /// Time between two samples by which cells and counters become durable, unless the flush policy
-    /// is [`FlushPolicy::Every`], which then says it. It holds for all processes of the store;
-    /// unset, what is in force stays (at first 10 ms).
+    /// Sets the time between two samples, by which cells and counters become durable. Under
+    /// [`FlushPolicy::Every`], that policy decides instead. It holds for all processes of the
+    /// store. If it is not set, the value in force remains (at first 10 ms).
     ///
-    /// Each sample is a commit of which the flush policy decides, whatever time other commits have:
-    /// under [`FlushPolicy::OnCommit`] one counter that is added to all the time makes one fsync in
-    /// each interval.
+    /// Each sample is a commit whose flush the flush policy decides, whatever deadlines other
+    /// commits have. So under [`FlushPolicy::OnCommit`], a counter that is constantly added to
+    /// causes one fsync in each interval.
     pub fn sample_interval(&mut self, interval: Duration) -> &mut Options {
         self.sample_interval = Some(interval);
         self
     }
 
-    /// What is kept of the log for those who follow it by
-    /// [`Store::changes`](crate::Store::changes), beyond what recovery needs: segments that take,
-    /// as whole files, no more than `bytes` on the disk, and whose changes are no older than `age`
-    /// (by the system's clock). Both bounds hold; `u64::MAX` and [`Duration::MAX`] are no bounds.
-    /// Who falls behind gets [`Error::Lagged`].
+    /// Sets how much of the log is kept for followers ([`Store::changes`](crate::Store::changes)),
+    /// beyond what recovery needs. The segments take, as whole files, at most `bytes` on the disk,
+    /// and their changes are at most `age` old (by the system's clock). Both bounds hold;
+    /// `u64::MAX` and [`Duration::MAX`] are no bounds. A follower that falls behind gets
+    /// [`Error::Lagged`].
     ///
-    /// It holds for all processes of the store. Unset, what is in force stays: at first 64 MiB
-    /// without a bound of age. It survives restarts: each checkpoint notes what is in force, and
-    /// only a power loss before the next one forgets a change of it. When the disk is full, what is
-    /// kept for followers goes before any commit fails.
+    /// It holds for all processes of the store. If it is not set, the value in force remains: at
+    /// first 64 MiB without a bound of age. It survives restarts: each checkpoint records the value
+    /// in force, and only a power loss before the next checkpoint reverts a change of it. When the
+    /// disk is full, what is kept for followers is deleted before any commit fails.
     pub fn retain_changes(&mut self, bytes: u64, age: Duration) -> &mut Options {
         self.retention = Some(Retention { bytes, age });
         self
     }
 
-    /// Whose stores these options open.
+    /// Returns which owners' stores these options open.
     pub(crate) fn ownership(&self) -> Ownership {
         if self.foreign_owner { Ownership::Foreign } else { Ownership::Own }
     }
 
-    /// What a store to be created with these options will be like.
+    /// Returns the geometry of a store that is created with these options.
     pub(crate) fn geometry(&self) -> Result<Geometry> {
         let page_size = self.page_size.unwrap_or(limits::PAGE_SIZE_DEFAULT);
         let ring_size = self.ring_size.unwrap_or(limits::RING_SIZE_DEFAULT);
@@ -261,7 +261,7 @@ impl Options {
 }
 
 impl Options {
-    /// An error if what was asked for by name is not what the store was created with.
+    /// Returns an error if an explicit option differs from what the store was created with.
     pub(crate) fn refuse_other_geometry(&self, store: &Geometry) -> Result<()> {
         let asked = [
             ("page size", self.page_size.map(|bytes| bytes as u64), store.page_size as u64),

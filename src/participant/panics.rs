@@ -8,7 +8,7 @@
 //! | thread waits for | ended by |
 //! |---|---|
 //! | its event | the event, once its `ending` flag is set |
-//! | the log, in a transaction or a checkpoint | [`Engine::has_failed`](crate::participant::engine::Engine), which each look after the logger checks |
+//! | the log, in a transaction or a checkpoint | [`Engine::has_failed`](crate::participant::engine::Engine), which each check of the logger reads |
 //! | the writer lock, the growth lock | the thread's own short limit |
 
 use crate::Error;
@@ -38,7 +38,7 @@ impl Panics {
         on_panic();
     }
 
-    /// The error that the logger ends with, if a thread has panicked.
+    /// Returns the error with which the logger ends, if a thread has panicked.
     pub(crate) fn error(&self) -> Option<Error> {
         let (thread, text) = self.first.get()?;
         Some(Error::LoggerPanicked { thread: (*thread).to_string(), message: text.clone() })

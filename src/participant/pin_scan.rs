@@ -9,12 +9,13 @@ pub(crate) struct PinScan {
     pub(crate) horizon: TxnId,
     /// Pinned transactions, ascending.
     pub(crate) pins: Vec<TxnId>,
-    /// Pins that were found, those of the same transaction counted each.
+    /// The number of pins found, each pin of the same transaction counted.
     pub(crate) slots: usize,
 }
 
 impl PinScan {
-    /// The scan of these pins, in any order, that was made when `horizon` was the newest commit.
+    /// Returns the scan of these pins, in any order, that was made when `horizon` was the newest
+    /// commit.
     pub(crate) fn new(horizon: TxnId, mut pins: Vec<TxnId>) -> PinScan {
         let slots = pins.len();
         pins.sort_unstable();
@@ -22,7 +23,8 @@ impl PinScan {
         PinScan { horizon, pins, slots }
     }
 
-    /// Whether a pin protects a page that was created in `created_txn` and freed in `freed_txn`.
+    /// Returns whether a pin protects a page that was created in `created_txn` and freed in
+    /// `freed_txn`.
     pub(crate) fn protects(&self, created_txn: TxnId, freed_txn: TxnId) -> bool {
         let first = self.pins.partition_point(|pin| *pin < created_txn);
         self.pins.get(first).is_some_and(|pin| *pin < freed_txn)
@@ -37,8 +39,8 @@ mod tests {
         TxnId::from_u64(sequence)
     }
 
-    /// A pin protects what was created by then and freed after it; of a page freed after the
-    /// horizon the scan does not decide.
+    /// A pin protects what was created by then and freed after it. The scan decides nothing about a
+    /// page freed after the horizon.
     #[test]
     fn protects_from_creation_to_freeing() {
         let scan = PinScan::new(txn(20), vec![txn(9), txn(5), txn(9)]);

@@ -1,5 +1,5 @@
-//! What clients tell the logger through `control`: its policy, its patience, and that a checkpoint
-//! is wanted.
+//! The settings and requests that clients pass to the logger through `control`: flush policy,
+//! timeouts, checkpoint requests.
 
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
 use crate::participant::options::FlushPolicy;
@@ -13,7 +13,7 @@ use untorn_wal::Retention;
 pub(crate) const IDLE_DEFAULT: Duration = Duration::from_secs(5);
 /// Log volume between checkpoints unless set otherwise, in bytes.
 pub(crate) const CHECKPOINT_BYTES_DEFAULT: u64 = 64 << 20;
-/// What a new store keeps of its log for those who follow it.
+/// The part of the log that a new store keeps for followers.
 pub(crate) const RETENTION_DEFAULT: Retention = Retention { bytes: 64 << 20, age: Duration::MAX };
 
 /// Sets when the logger syncs.
@@ -27,12 +27,12 @@ pub(crate) fn set_policy(engine: &Engine, policy: FlushPolicy) {
     engine.wake_logger();
 }
 
-/// Whether the policy in force has every commit flushed at once.
+/// Returns whether the policy in force flushes every commit at once.
 pub(crate) fn flushes_at_once(control: &Control) -> bool {
     control.fixed().logger.settings.policy_kind() == 0
 }
 
-/// The policy in force.
+/// Returns the policy in force.
 pub(crate) fn policy(engine: &Engine) -> FlushPolicy {
     let (kind, argument) = engine.control.fixed().logger.settings.policy();
     match kind {
@@ -42,8 +42,8 @@ pub(crate) fn policy(engine: &Engine) -> FlushPolicy {
     }
 }
 
-/// Has a checkpoint taken that covers what is visible now, and waits for it; for a transaction that
-/// holds its start up, no longer than `lock_timeout`.
+/// Requests a checkpoint that covers what is visible now, and waits for it. If a transaction delays
+/// its start, it waits at most `lock_timeout`.
 pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -> Result<TxnId> {
     let wanted = engine.control.committed();
     let start = clock::now();

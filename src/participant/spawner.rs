@@ -7,12 +7,12 @@
 //!    `logger-hook`);
 //! 3. `untorn-logger` beside the executable, or on `PATH`.
 //!
-//! A host that loads this code as a plug-in would restart itself. The hook therefore counts only in
-//! the executable's own image.
+//! A host that loads this code as a plug-in would restart itself. So the hook counts only if it is
+//! in the executable's own image.
 //!
 //! A client that misses the logger polls here while it waits for something else, under its own
-//! timeout. So a poll never waits for a logger to become ready. It spawns one if none is starting,
-//! and returns the error of the last one that failed.
+//! timeout. So a poll never waits until a logger is ready. It spawns one if none is starting, and
+//! returns the error of the last one that failed.
 
 use crate::environment;
 use crate::error::reason::{LoggerFailure, TriedProgram};
@@ -42,26 +42,26 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::Duration;
 
-/// Names the store's directory for the hook.
+/// The variable with the store's directory, for the hook.
 pub(crate) const BECOME_LOGGER: &str = "UNTORN_BECOME_LOGGER";
-/// Asks a started program to become a daemon.
+/// The variable that makes a started program a daemon.
 pub(crate) const DAEMON: &str = "UNTORN_DAEMON";
-/// Tells the hook that the store may belong to another user than root, who starts it.
+/// The variable that allows the hook a store of another user than root, which starts it.
 pub(crate) const FOREIGN_OWNER: &str = "UNTORN_FOREIGN_OWNER";
-/// The value of [`DAEMON`] where the daemon is its starter's child: see [`run_daemon`].
+/// The value of [`DAEMON`] if the daemon is its starter's child: see [`run_daemon`].
 pub(crate) const DAEMON_OF_INIT: &str = "child";
 /// Exit code of a daemon's first process that can't fork the second.
 pub(crate) const NO_FORK: i32 = 71;
-/// Names a program to start instead.
+/// The variable with a program to start instead.
 const PROGRAM_VARIABLE: &str = "UNTORN_LOGGER";
-/// How often a program is spawned that exits without a status: it may have been killed.
+/// The most attempts with a program that exits without a status: it may have been killed.
 const SPAWN_ATTEMPTS_MAX: u32 = 3;
 /// How long a program may take to detach from its parent.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two polls of a logger that is starting.
 const STATUS_POLL_INTERVAL: Duration = Duration::from_micros(300);
 
-/// Where a logger runs.
+/// The place where a logger runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Host {
     /// A process of its own, without standard error.
@@ -86,14 +86,14 @@ struct Spawned {
     /// Index of the program among the candidates, and number of the attempt with it.
     program: usize,
     attempt: u32,
-    /// Loggers that had entered `control` before; 0 if the client has no region yet.
+    /// The number of loggers that had entered `control` before; 0 if the client has no region yet.
     logger_starts: u64,
-    /// Why the candidates before it failed.
+    /// The failures of the candidates before it.
     tried: Vec<TriedProgram>,
     mismatch: Option<Error>,
 }
 
-/// Where a spawned logger reports its status.
+/// The pipe by which a spawned logger reports its status.
 enum StatusPipe {
     Process { pipe: Descriptor, output: Vec<u8> },
     Thread(Receiver<Result<()>>),
@@ -130,7 +130,7 @@ impl LoggerSpawner {
         match engine.has_logger() {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            // If no logger can ever run here, report that.
+            // If no logger can run here at all, report that.
             Err(error) => {
                 engine.refuse_cut_off()?;
                 return Err(error);
@@ -139,7 +139,8 @@ impl LoggerSpawner {
         // Another thread polls already.
         let Some(mut start) = self.start.try_lock() else { return Ok(()) };
         // A logger that has entered `control` serves before its client reads that from the pipe. If
-        // it is killed in between, its program works all the same, and no attempt has failed.
+        // it is killed in between, its program still counts as working, and the attempt as
+        // successful.
         let logger_starts = engine.control.fixed().counters.logger_starts();
         if let Some(last) = start.as_mut().filter(|last| last.logger_starts != logger_starts) {
             last.attempt = 0;
@@ -147,11 +148,11 @@ impl LoggerSpawner {
         self.look(&mut start, &engine.dir, logger_starts, &|| engine.has_logger())
     }
 
-    /// As [`LoggerSpawner::ensure`], and waits until a logger holds its byte of `lock`, or until
-    /// `patience` is over.
+    /// Spawns a logger as [`LoggerSpawner::ensure`] does, and waits until a logger holds its byte
+    /// of `lock`, or until `patience` is over.
     ///
     /// # Errors
-    /// As [`LoggerSpawner::ensure`].
+    /// Those of [`LoggerSpawner::ensure`].
     pub(crate) fn start(&self, dir: &Dir, tester: &Tester<'_>, patience: &mut Patience) -> Result<()> {
         let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
         let mut start = self.start.lock();
@@ -182,7 +183,7 @@ impl LoggerSpawner {
                     *start = Some(last);
                     return Ok(());
                 }
-                // It has died since, if the byte is free.
+                // If the byte is free, the logger has died since.
                 SpawnStatus::Ready => {}
                 // A program of another version: the next candidate may fit.
                 SpawnStatus::Failed(error @ (Error::Mismatch { .. } | Error::FormatVersion { .. })) => {
@@ -226,7 +227,7 @@ impl LoggerSpawner {
     }
 
     fn start_thread(&self, dir: &Dir) -> Result<StatusPipe> {
-        // A single thread can't take another user's identity.
+        // A single thread can't become another user.
         if dir.is_foreign() {
             let what = "a logger that is a thread of root would serve another user's store with root's rights: \
                         Options::logger_thread and Options::foreign_owner exclude each other";
@@ -249,7 +250,7 @@ impl LoggerSpawner {
             return Ok(Vec::new());
         }
         let named = self.program.clone().or_else(|| environment::variable(PROGRAM_VARIABLE).map(PathBuf::from));
-        // Not the path by which the store was opened: another store may be there by now.
+        // The path by which the store was opened may lead to another store by now.
         let path = dir.path_for_others()?;
         let external = |program: PathBuf| {
             let mut command = Command::new(program);
@@ -337,13 +338,13 @@ impl StatusPipe {
     }
 }
 
-/// Runs a command as a daemon: its first process ends when the second lives on by itself, whose
-/// standard output is a pipe.
+/// Runs a command as a daemon. Its first process ends when the second lives on by itself; the
+/// standard output of the second is a pipe.
 ///
-/// An init process, or a subreaper, becomes the parent of its children's orphans, so the second
-/// process would come back to it, and stay a zombie when it ends if the host reaps nothing. There
-/// the first process is the logger, and a thread waits for its end. It waits for that process
-/// alone, so the host's own children are the host's to wait for.
+/// An init process, or a subreaper, becomes the parent of its children's orphans. The second
+/// process would become its child again, and remain a zombie when it ends if the host does not reap
+/// it. In that case the first process is the logger, and a thread waits for its end. The thread
+/// waits for that process alone, so the host can wait for its other children.
 fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
     let adopts_orphans = std::process::id() == 1 || child_subreaper().is_ok_and(|subreaper| subreaper.is_some());
     command.env(DAEMON, if adopts_orphans { DAEMON_OF_INIT } else { "1" });
@@ -367,26 +368,26 @@ fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
                 )));
             }
             Ok(None) => clock::sleep(STATUS_POLL_INTERVAL),
-            // Killed: whether the second lives, the pipe will tell.
+            // If it was killed, the pipe shows whether the second process lives.
             Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(pipe),
             Ok(Some(status)) if status.code() == Some(NO_FORK) => {
                 return Err(std::io::Error::other("the system lets it start no process"));
             }
             Ok(Some(status)) => return Err(std::io::Error::other(format!("{status}"))),
-            // A host that ignores SIGCHLD has its children reaped by the kernel.
+            // If a host ignores SIGCHLD, the kernel reaps its children.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(pipe),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Without the hook, the executable is no logger.
+/// Without the hook, the executable can't become a logger.
 #[cfg(not(feature = "logger-hook"))]
 fn is_linked_into_executable() -> bool {
     false
 }
 
-/// Whether the hook lies in the executable's image, not in a plug-in that it loaded.
+/// Returns whether the hook is in the executable's image, not in a plug-in that it loaded.
 #[cfg(feature = "logger-hook")]
 pub(crate) fn is_linked_into_executable() -> bool {
     let hook = HOOK as usize;

@@ -6,8 +6,8 @@
 //! | it serves | `ready` |
 //! | it can't serve | `failed` and a line break, the version of the encoding, the error as a text, the error as [`codec`] encodes it |
 //!
-//! The client and the program that it spawns may be of different versions. The text is there for
-//! that case.
+//! The client and the program that it spawns may be of different versions. The text is for that
+//! case.
 
 use crate::error::codec;
 use crate::error::codec::{Coded, Input, Output};
@@ -20,12 +20,12 @@ use untorn_wal::wire;
 const READY: &[u8] = b"ready";
 const FAILED: &[u8] = b"failed\n";
 
-/// The status of a logger that serves.
+/// Returns the status of a logger that serves.
 pub(crate) fn ready() -> Vec<u8> {
     READY.to_vec()
 }
 
-/// The status of a logger that can't serve.
+/// Returns the status of a logger that can't serve.
 pub(crate) fn failed(error: &Error) -> Vec<u8> {
     let mut head = Output::default();
     u32::from(wire::VERSION).put(&mut head);
@@ -33,7 +33,7 @@ pub(crate) fn failed(error: &Error) -> Vec<u8> {
     [FAILED, &head.bytes, &codec::encode(error)].concat()
 }
 
-/// What the whole output of a spawned program reports; `None` if it ended without a status.
+/// Decodes the whole output of a spawned program; `None` if it ended without a status.
 pub(crate) fn read(bytes: &[u8]) -> Option<Result<()>> {
     if bytes.is_empty() {
         return None;
@@ -59,8 +59,8 @@ fn foreign(output: String) -> Error {
     Error::LoggerUnavailable { reason: LoggerFailure::Foreign { output } }
 }
 
-/// The error of a client whose logger failed with `error`: the same if it is about the store's
-/// files, which are the client's as well.
+/// Returns the error for a client whose logger failed with `error`. It is the same error if it
+/// concerns the store's files, which the client uses as well.
 fn reported(error: Error) -> Error {
     match error {
         Error::Corrupt { .. }
@@ -75,7 +75,7 @@ fn reported(error: Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    //! A client must understand what its logger reports, and be told of what it does not understand.
+    //! A client must decode what its logger reports, and report an error for what it can't decode.
 
     use super::*;
 
@@ -96,7 +96,7 @@ mod tests {
         assert!(matches!(**error, Error::Forked), "{error:?}");
     }
 
-    /// Of a logger of another version, the text remains.
+    /// The text of a status of another version is readable.
     #[test]
     fn the_status_of_another_version_is_a_text() {
         let mut bytes = failed(&Error::Stale);

@@ -1,8 +1,8 @@
-//! One process's use of one store: its identity, its pins and its place among the writers.
+//! One process's use of one store: its identity, its pins, and its admission as a writer.
 //!
 //! All handles of a process to the same store (same device and inode) share one client, found in a
-//! registry. After a `fork()` the child finds its copies dead: every entry and every drop looks at
-//! a wipe-on-fork word first, so that a child can neither use nor release what is its parent's.
+//! registry. In a child of `fork()` the client's copy is invalid. Every call and every drop first
+//! checks a wipe-on-fork word, so a child can neither use nor release what belongs to its parent.
 
 use crate::admission::Admission;
 use crate::error::reason::{LoggerFailure, MismatchKind, RecoveryReason};
@@ -35,45 +35,45 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-/// How long opening waits for other processes that make no visible progress, at the least.
+/// The least time that opening waits for other processes that make no visible progress.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an opener waits for the logger of a store that needs recovery to leave. One that is
-/// stopped does not.
+/// How long an opener waits for the logger of a store that needs recovery to exit. A stopped logger
+/// does not exit.
 const LOGGER_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One process's use of one store.
 pub(crate) struct DirectClient {
-    /// Tells the clients of this process apart.
+    /// The number that distinguishes the clients of this process.
     pub(super) serial: u64,
     pub(crate) engine: Engine,
     pub(super) fork: ForkGuard,
-    /// Lets this process's commits in.
+    /// The admission of this process's commits.
     pub(crate) admission: Admission,
     pub(crate) pool: pin::SlotPool,
     pub(crate) wakers: waker::Wakers,
-    /// Its entry in the client table.
+    /// The index of its entry in the client table.
     entry: usize,
 }
 
-// What a panic of the host can interrupt is what the death of the process can: each protocol of the
-// shared region leaves a state that others go on from, and the locks of this process are free again
-// after a panic, and not poisoned.
+// A panic of the host can interrupt the same steps as the death of the process. Each protocol of
+// the shared region leaves a state from which others continue. The locks of this process are
+// released by a panic, and not poisoned.
 impl std::panic::UnwindSafe for DirectClient {}
 impl std::panic::RefUnwindSafe for DirectClient {}
 
-/// The client of a store, for all handles of this process. Locked while it is made, so that a
+/// The client of a store, for all handles of this process. Locked while the client is made, so a
 /// process never makes two.
 type ClientCell = Arc<Mutex<Weak<DirectClient>>>;
 
-/// By process generation, since a child of fork() inherits the map, and seats that may be locked
-/// for ever.
+/// Keyed by process generation, since a child of fork() inherits the map, and cells that may be
+/// locked for ever.
 static REGISTRY: LazyLock<Mutex<HashMap<(u64, LockFileId), ClientCell>>> = LazyLock::new(Mutex::default);
 
-/// The place of a store's client in this process.
+/// Returns the cell of a store's client in this process.
 fn client_cell(id: LockFileId) -> Result<ClientCell> {
     let generation = ForkGuard::new()?.generation();
-    // A child must not find the map locked either.
+    // A child must not inherit a locked map.
     fork::without_forks(|| {
         let mut registry = REGISTRY.lock();
         registry.retain(|(of, _), client_cell| {
@@ -84,7 +84,8 @@ fn client_cell(id: LockFileId) -> Result<ClientCell> {
 }
 
 impl DirectClient {
-    /// The client of this process for the store in `dir`, made if this is the first handle.
+    /// Returns the client of this process for the store in `dir`; makes it if this is the first
+    /// handle.
     pub(crate) fn join(dir: Dir, options: &Options) -> Result<Arc<DirectClient>> {
         if options.create {
             dir.ensure_lock_file()?;
@@ -93,7 +94,7 @@ impl DirectClient {
         }
         let client_cell = client_cell(dir.with_fd(|fd| liveness::lock_file_id(fd))?)?;
         let mut client_cell = client_cell.lock();
-        // One that counts as dead is of no more use.
+        // A client that other processes take for dead is not reused.
         if let Some(client) = client_cell.upgrade().filter(|client| client.engine.presence.check().is_ok()) {
             options.refuse_other_geometry(&client.engine.geometry)?;
             return Ok(client);
@@ -105,10 +106,11 @@ impl DirectClient {
         Ok(client)
     }
 
-    /// Opening, as a client sees it: under the initialisation lock it joins the `control` that is
-    /// in use; if nobody lives it lets go, has a logger started, which recovers, and looks again.
+    /// Opens the store as a client. Under the initialisation lock, the client joins the `control`
+    /// that is in use. If no process has the store open, the client releases the lock and spawns a
+    /// logger. The logger recovers the store; the client then retries.
     fn make(dir: Dir, options: &Options) -> Result<DirectClient> {
-        // A day is as good as for ever, and within the clock's range.
+        // A day is practically unlimited, and within the clock's range.
         let limit = options.logger_timeout.clamp(open_timeout(), Duration::from_secs(86_400));
         let started = clock::now();
         let mut patience = Patience::new(limit);
@@ -125,11 +127,10 @@ impl DirectClient {
             options.refuse_other_geometry(&header.geometry)?;
             let in_use = tester.is_held(LOGGER_OFFSET)? || has_clients(&tester);
             if in_use && let Some(control) = attach(&dir, &header)? {
-                // A store that takes no more writes is to be closed by all and opened again. If
-                // nobody has it open any more, its logger is about to leave, and the next one
-                // recovers it.
+                // A poisoned store must be closed by all processes and opened again. If no process
+                // has it open any more, its logger is about to exit, and the next one recovers it.
                 let is_left = control.poison() != 0 && !has_clients(&tester);
-                // That logger would wait for itself, and everybody else for it.
+                // That logger would wait for itself, and all clients for it.
                 if is_left && options.is_of_logger {
                     return Err(Error::NeedsRecovery { reason: RecoveryReason::LoggerLeaving });
                 }
@@ -140,7 +141,7 @@ impl DirectClient {
                 }
                 let client = DirectClient::enter(dir, options, header, control, spawner, init.file_id())?;
                 crash_point!("client.entered");
-                // From here on the logger knows of this client, and doesn't leave.
+                // From here on the logger sees this client, and doesn't exit.
                 drop(init);
                 client.engine.ensure_logger()?;
                 return Ok(client);
@@ -161,8 +162,8 @@ impl DirectClient {
         }
     }
 
-    /// Joins: takes a byte of its own, maps the arena, enters the client table. Holds the
-    /// initialisation lock.
+    /// Joins the store: takes a byte of its own, maps the arena, enters the client table. The
+    /// caller holds the initialisation lock.
     fn enter(
         dir: Dir,
         options: &Options,
@@ -174,10 +175,10 @@ impl DirectClient {
         let presence = Presence::take(&dir, CLIENT_IDS, lock_file)?;
         presence::refuse_others(&dir, lock_file)?;
         let me = presence.id();
-        // For writing, also by read-only handles: on a stacked file system, the first open for
+        // For writing, also by read-only handles. On a stacked file system, the first open for
         // writing copies a file of a lower layer, and an earlier mapping would be of the original.
-        // `control` and `lock` are always opened so. A user without the right to write relies on
-        // the logger, which has opened the file before any client can join.
+        // `control` and `lock` are always opened for writing. A user without the right to write
+        // relies on the logger, which has opened the file before any client can join.
         let arena_file = match dir.need_file(dir::ARENA, true) {
             Err(Error::Permission { .. }) if options.read_only => dir.need_file(dir::ARENA, false)?,
             opened => opened?,
@@ -189,7 +190,7 @@ impl DirectClient {
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
         let entry = enter_table(&control, me, &tester, || dir.need_file(dir::CONTROL, true))?;
-        // A logger without clients sleeps until its time to leave.
+        // A logger without clients sleeps until it is time to exit.
         control.fixed().logger.background.notify_always();
         let engine = Engine {
             dir,
@@ -221,8 +222,8 @@ impl DirectClient {
         })
     }
 
-    /// An error in a child of `fork()`, and if other processes take this one for dead. Costs two
-    /// loads, and system calls only where a descriptor shows that this process lives.
+    /// Returns an error in a child of `fork()`, and if other processes take this one for dead.
+    /// Costs two loads, and system calls only if liveness depends on a descriptor.
     #[inline(always)]
     pub(crate) fn check_usable(&self) -> Result<()> {
         if self.fork.is_child() || self.engine.presence.can_be_lost() { self.check_usable_slowly() } else { Ok(()) }
@@ -233,7 +234,7 @@ impl DirectClient {
         if self.fork.is_child() { Err(Error::Forked) } else { self.engine.presence.check() }
     }
 
-    /// Whether this is a copy in a child of `fork()`, whose mappings are gone.
+    /// Returns whether this is a copy in a child of `fork()`, which has no mappings.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         self.fork.is_child()
@@ -251,7 +252,8 @@ impl DirectClient {
     /// Claims the lowest free reader slot of the shared table. Waits for no other process.
     ///
     /// # Errors
-    /// [`Error::Limit`] if there can be no more, [`Error::DiskFull`] if there is no room for more.
+    /// [`Error::Limit`] if there are as many as allowed, [`Error::DiskFull`] if there is no space
+    /// for more.
     pub(crate) fn claim_reader(&self) -> Result<usize> {
         let engine = &self.engine;
         let claim = || engine.control.claim_reader(engine.me.0, |id| engine.is_alive(id), || engine.control_file());
@@ -274,13 +276,13 @@ impl Drop for DirectClient {
         let me = self.engine.me.0;
         self.engine.control.release_readers_of(me);
         self.engine.control.clients()[self.entry].leave();
-        // The logger counts its idle time from here.
+        // The logger's idle time begins here.
         self.engine.control.fixed().logger.flusher.notify_always();
         tracing::info!(path = %self.engine.dir.path().display(), "store closed");
     }
 }
 
-/// Maps the `control` of a store if it is one of this boot.
+/// Maps the `control` of a store if it belongs to this boot.
 pub(crate) fn attach(dir: &Dir, header: &CheckpointHeader) -> Result<Option<Control>> {
     match dir.open_file(dir::CONTROL, true)? {
         None => Ok(None),
@@ -296,7 +298,7 @@ fn open_timeout() -> Duration {
     OPEN_TIMEOUT
 }
 
-/// Acquires the initialisation lock, and shows `progress` while it is held.
+/// Acquires the initialisation lock, and moves the progress mark while it is held.
 pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progress>) -> Result<InitLock> {
     match dir.with_fd(|fd| InitLock::acquire(fd, patience, progress))? {
         Some(init) => Ok(init),
@@ -304,7 +306,7 @@ pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progr
     }
 }
 
-/// Enters the client table, over the entry of a dead client if need be.
+/// Enters the client table, over the entry of a dead client if necessary.
 fn enter_table(
     control: &Control,
     me: ClientId,
@@ -322,16 +324,17 @@ fn enter_table(
             }
             if entry.claim(found, me.0) {
                 if found.is_some() {
-                    // It may have died between a store into a cell and the flag that says so.
+                    // The dead client may have died between a store into a cell and the flag that
+                    // the cell is dirty.
                     control.cells().set_dirty();
-                    // Or between its claim of a reader slot and the bit that leads to it.
+                    // Or between its claim of a reader slot and the bit in the occupancy map.
                     control.fixed().readers.note_death();
                 }
                 entry.join(std::process::id(), now_ns(), control);
                 return Ok(index);
             }
         }
-        // The dead first: a full device has no room for a larger table.
+        // Reap dead clients first: a full device has no space for a larger table.
         if !std::mem::replace(&mut reap, true) {
             continue;
         }

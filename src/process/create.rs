@@ -1,4 +1,4 @@
-//! Making a new store's files, each whole before it gets its name.
+//! Creates the files of a new store. Each file is complete before it gets its name.
 //!
 //! The header is made last: a directory without it holds no store, whatever a process that was
 //! killed here left behind.
@@ -16,14 +16,15 @@ use crate::{Error, Result};
 use std::os::unix::fs::FileExt;
 use untorn_wal::Lsn;
 
-/// Makes the store's files if there is no header yet. The caller holds the initialisation lock,
+/// Creates the store's files if there is no header yet. The caller holds the initialisation lock,
 /// `init`.
 pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> Result<()> {
     if dir.open_file(dir::CHECKPOINT, false)?.is_some() {
         return Ok(());
     }
     refuse_headless(dir)?;
-    // Whoever made the directory may have died, or be slow, before its name was durable.
+    // The process that made the directory may not have synced the directory's name, because it died
+    // or is slow.
     dir.sync_parent()?;
     init.step();
     let mut store_id = [0; 16];
@@ -50,7 +51,7 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> R
         image: SlotImage::empty(),
     };
     dir.create_file(dir::CHECKPOINT, |file| {
-        // Both slots are valid from the start: one is the other's elder.
+        // Both slots are valid from the start, and one is older than the other.
         for serial in [0, 1] {
             let bytes = CheckpointHeader { serial, ..header }.encode();
             file.write_all_at(&bytes, serial * bytes.len() as u64).map_err(Error::io("write of checkpoint"))?;
@@ -61,8 +62,8 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> R
     Ok(())
 }
 
-/// A directory without a header whose log holds segments is a store that has lost its header:
-/// making a new one over it would destroy what may still be saved.
+/// Returns an error if the directory has log segments but no header. Such a store has lost its
+/// header, and creating a new one over it would destroy what may still be saved.
 fn refuse_headless(dir: &Dir) -> Result<()> {
     let Some(folder) = dir.open_folder(dir::WAL)? else { return Ok(()) };
     // A log that can't be listed may hold segments.

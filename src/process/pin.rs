@@ -1,19 +1,18 @@
-//! Pins as a process holds them: a reader slot of the shared table, counted by the guards that use
-//! it.
+//! The pins of a process. A pin is a reader slot of the shared table with a count of the guards
+//! that use it.
 //!
-//! A thread keeps one slot and uses it again and again: consecutive reads at the same transaction
-//! share the pin, and the last guard to be dropped, on whatever thread, ends it. If older guards
-//! still hold the thread's slot at another transaction, the read takes a further slot. A slot that
-//! no thread keeps goes into the process's pool with its last guard, or back to the table if the
-//! pool has enough.
+//! A thread keeps one slot and reuses it: consecutive reads at the same transaction share the pin.
+//! The last guard to be dropped, on any thread, ends the pin. If older guards still hold the
+//! thread's slot at another transaction, the read takes a further slot. With its last guard, a slot
+//! that no thread keeps goes into the process's pool, or back to the table if the pool has enough.
 //!
-//! | count | means | who moves it on |
+//! | count | meaning | changed by |
 //! |---|---|---|
-//! | 0 | no pin | the slot's owner alone (its thread, or whoever took it from the pool): pins, then stores 1 |
+//! | 0 | no pin | the slot's owner alone (its thread, or the thread that took it from the pool): pins, then stores 1 |
 //! | n ≥ 1 | pinned by n guards | any guard: n + 1, or n − 1 |
 //! | [`ENDING`] | the last guard is unpinning | that guard, to 0 |
 //!
-//! If the process dies in any of these, the slot's owner is found dead and the slot reaped.
+//! If the process dies in any of these states, its death is detected and the slot reaped.
 
 use crate::files::slot::SlotImage;
 use crate::process::client::DirectClient;
@@ -26,11 +25,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 const ENDING: u32 = u32::MAX;
-/// Idle slots that a process goes on holding beside those of its threads: each costs every writer a
-/// look.
+/// The most idle slots that a process holds in addition to those of its threads. Each slot adds to
+/// every writer's pin scan.
 const IDLE_SLOTS_MAX: usize = 8;
 
-/// The slots that this process has claimed and that neither a thread nor a guard has.
+/// The slots that this process has claimed and that no thread or guard uses.
 #[derive(Default)]
 pub(crate) struct SlotPool {
     idle: Mutex<Vec<Arc<LocalSlot>>>,
@@ -40,19 +39,19 @@ pub(crate) struct SlotPool {
 struct LocalSlot {
     index: usize,
     count: AtomicU32,
-    /// A thread keeps it beyond the last guard. Changed under the lock of `client`.
+    /// Whether a thread keeps it beyond the last guard. Changed under the lock of `client`.
     kept: AtomicBool,
-    /// What is pinned: transaction, catalog root, high-water mark. Written by the owner while the
+    /// The pinned transaction, its catalog root and high-water mark. Written by the owner while the
     /// count is 0.
     txn: AtomicU64,
     catalog: AtomicU32,
     high_water: AtomicU32,
-    /// While pinned, the mappings stay.
+    /// Keeps the mappings while pinned.
     client: Mutex<Option<Arc<DirectClient>>>,
-    /// Whose slot it is. The client gives back all its slots when it goes.
+    /// The client that owns the slot. It releases all its slots when it is dropped.
     home: Weak<DirectClient>,
-    /// In a child of fork() the slot is the parent's, and the lock above may be held by a thread
-    /// that the child hasn't.
+    /// In a child of fork() the slot belongs to the parent, and the lock above may be held by a
+    /// thread that does not exist in the child.
     fork: ForkGuard,
 }
 
@@ -72,8 +71,8 @@ impl Drop for ThreadSlot {
             return;
         }
         let home = self.slot.home.upgrade();
-        // Under the lock, either the last guard sees that no thread keeps the slot, or this sees
-        // that it is gone.
+        // Both sides take this lock. So either the last guard sees that no thread keeps the slot,
+        // or this thread sees that the guard has released it.
         let is_idle = {
             let _client = self.slot.client.lock();
             self.slot.kept.store(false, Ordering::Relaxed);
@@ -85,13 +84,14 @@ impl Drop for ThreadSlot {
     }
 }
 
-/// A pinned transaction. Cloning is cheap; the last one dropped ends the pin.
+/// A pinned transaction. Cloning is cheap; the pin ends when the last clone is dropped.
 pub(crate) struct Pin {
     slot: Arc<LocalSlot>,
 }
 
 impl DirectClient {
-    /// Pins the newest visible transaction. Tens of nanoseconds when the thread has pinned before.
+    /// Pins the newest visible transaction. Takes tens of nanoseconds if the thread has pinned
+    /// before.
     #[inline]
     pub(crate) fn pin(self: &Arc<DirectClient>) -> Result<Pin> {
         self.check_usable()?;
@@ -106,11 +106,12 @@ impl DirectClient {
         Ok(Pin { slot })
     }
 
-    /// Pins the newest visible transaction, with all that its commit slot says.
+    /// Pins the newest visible transaction, and returns the pin with the whole image of its commit
+    /// slot.
     pub(crate) fn pin_image(self: &Arc<DirectClient>) -> Result<(Pin, SlotImage)> {
         loop {
             let pin = self.pin()?;
-            // The slot is used again after 62 commits, which may have come since.
+            // The slot is reused after 62 commits, which may have happened since.
             if let Some(image) = self.engine.control.image(pin.txn())? {
                 return Ok((pin, image));
             }
@@ -135,7 +136,7 @@ impl DirectClient {
         }
     }
 
-    /// Pins the published durable transaction in a slot, and finds its image.
+    /// Pins the published durable transaction in a slot, and returns its image.
     fn find_durable(&self, slot: &LocalSlot) -> Result<SlotImage> {
         let shared = self.reader(slot.index);
         let mut waited = None;
@@ -143,21 +144,21 @@ impl DirectClient {
             if let Some(image) = self.engine.control.pin_durable(shared) {
                 return Ok(image);
             }
-            // The logger has published another one, or will mend what is damaged.
+            // The logger has published another one, or will repair a damaged word.
             self.engine.await_mended(&mut waited)?;
         }
     }
 
     #[inline]
     fn pin_kept(self: &Arc<DirectClient>) -> Result<Option<Pin>> {
-        // A thread that is ending keeps nothing any more.
+        // A thread that is ending keeps no slot.
         let pinned = THREAD_SLOTS.try_with(|kept| {
             let Ok(mut kept) = kept.try_borrow_mut() else { return Ok(None) };
             let this = self.serial;
             let slot = match kept.iter().find(|kept| kept.client == this) {
                 Some(kept) => &kept.slot,
                 None => {
-                    // Those of clients that are gone.
+                    // Drop the slots of clients that no longer exist.
                     kept.retain(|kept| kept.slot.home.strong_count() > 0);
                     let slot = self.take_slot()?;
                     slot.kept.store(true, Ordering::Relaxed);
@@ -174,8 +175,8 @@ impl DirectClient {
                     if !slot.share() {
                         return Ok(None);
                     }
-                    // Between the look and the sharing the pin may have ended and begun anew only
-                    // by this thread, which is here.
+                    // Between the check and `share`, only this thread could have begun a new pin in
+                    // the slot, and it has not. So the pin is still at this transaction.
                     return Ok(Some(Pin { slot: slot.clone() }));
                 }
             }
@@ -192,7 +193,7 @@ impl DirectClient {
         loop {
             let txn = control.pin_committed(shared);
             if slot.txn.load(Ordering::Relaxed) == txn.as_u64() && slot.high_water.load(Ordering::Relaxed) != 0 {
-                // The image of that transaction is still at hand from the last pin.
+                // The image of that transaction is still cached from the last pin.
                 slot.open(self);
                 return Ok(());
             }
@@ -204,7 +205,7 @@ impl DirectClient {
                     slot.publish(self, &image);
                     return Ok(());
                 }
-                // A stall of 62 commits: the slot is being used again; pin a newer one.
+                // The thread stalled for 62 commits and the slot is being reused: pin a newer one.
                 Ok(None) => shared.unpin(),
                 Err(error) => {
                     shared.unpin();
@@ -214,7 +215,7 @@ impl DirectClient {
         }
     }
 
-    /// Keeps a slot that neither a thread nor a guard has any more for later, or releases it.
+    /// Puts a slot that no thread or guard uses into the pool, or releases it.
     #[cold]
     fn give_back(&self, slot: &Arc<LocalSlot>) {
         let mut idle = self.pool.idle.lock();
@@ -226,7 +227,7 @@ impl DirectClient {
         }
     }
 
-    /// A slot that nothing else pins in.
+    /// Returns a slot that is not in use.
     #[cold]
     fn take_slot(self: &Arc<DirectClient>) -> Result<Arc<LocalSlot>> {
         if let Some(slot) = self.pool.idle.lock().pop() {
@@ -256,12 +257,12 @@ impl LocalSlot {
 
     fn open(&self, client: &Arc<DirectClient>) {
         *self.client.lock() = Some(client.clone());
-        // Release: whoever shares the pin sees what it pins.
+        // Release: a thread that shares the pin sees these fields.
         self.count.store(1, Ordering::Release);
     }
 
-    /// Adds a guard to a pin that lives. Not to one of 2^31 guards: some of those were leaked, and
-    /// more could make the count run over.
+    /// Adds a guard to a pin that exists. Returns false if the pin has ended or is ending. It also
+    /// returns false at 2^31 guards: some of those were leaked, and more could overflow the count.
     #[inline]
     fn share(&self) -> bool {
         let mut count = self.count.load(Ordering::Relaxed);
@@ -284,7 +285,7 @@ impl Pin {
         PageId(self.slot.catalog.load(Ordering::Relaxed))
     }
 
-    /// The pages of the pinned commit.
+    /// Returns the pages of the pinned commit.
     #[inline]
     pub(crate) fn pages<'a>(&'a self, client: &'a DirectClient) -> Pages<'a> {
         client.engine.arena.pages(self.slot.high_water.load(Ordering::Relaxed))
@@ -294,8 +295,8 @@ impl Pin {
 impl Clone for Pin {
     #[inline]
     fn clone(&self) -> Pin {
-        // The pin lives at least as long as `self`, so only a count that is about to run over keeps
-        // this from sharing it. `Arc` ends the process then, too.
+        // The pin lives at least as long as `self`, so `share` fails only if the count is about to
+        // overflow. `Arc` aborts in this case, too.
         if !self.slot.share() {
             std::process::abort();
         }
@@ -315,7 +316,7 @@ impl Drop for Pin {
                 Err(now) => count = now,
             }
         }
-        // In a child of fork() the table is not mapped, and the pin is the parent's.
+        // In a child of fork() the table is not mapped, and the pin belongs to the parent.
         if self.slot.fork.is_child() {
             return;
         }
@@ -324,7 +325,7 @@ impl Drop for Pin {
         client.reader(self.slot.index).unpin();
         self.slot.count.store(0, Ordering::Release);
         let is_kept = self.slot.kept.load(Ordering::Relaxed);
-        // The client may go with this, and its pool with it; the lock is let go first.
+        // This may drop the client and its pool, so the lock is released first.
         drop(held);
         if !is_kept {
             client.give_back(&self.slot);

@@ -1,5 +1,5 @@
-//! Wakes the tasks that await tickets: one thread per process, started with the first awaited
-//! ticket, sleeps on the durable watermark and wakes whoever it covers.
+//! Wakes the tasks that await tickets. One thread per process is started with the first awaited
+//! ticket; it sleeps on the durable position and wakes the tasks that it covers.
 
 use crate::error::reason::NotDurableReason;
 use crate::process::client::DirectClient;
@@ -28,19 +28,19 @@ struct WakerState {
 
 struct AwaitedTicket {
     lsn: Lsn,
-    /// By when it is to be durable, if the flush policy does not decide.
+    /// The deadline for its durability; `None` if the flush policy decides.
     deadline_ns: Option<u64>,
     since_ns: u64,
     waker: Waker,
     failure: TicketFailure,
 }
 
-/// Why a ticket that is awaited can't become durable, from the thread to the next poll.
+/// The reason why an awaited ticket can't become durable, passed from the thread to the next poll.
 pub(crate) type TicketFailure = Arc<Mutex<Option<NotDurableReason>>>;
 
 impl DirectClient {
-    /// Has `waker` woken once the log is durable up to `lsn`, or when `failure` says why it can't
-    /// be. A flush is requested when `deadline_ns` has passed.
+    /// Wakes `waker` once the log is durable up to `lsn`, or when `failure` holds the reason why it
+    /// can't be. When `deadline_ns` has passed, requests a flush.
     pub(crate) fn wake_at(
         self: &Arc<DirectClient>,
         lsn: Lsn,
@@ -48,12 +48,12 @@ impl DirectClient {
         waker: &Waker,
         failure: &TicketFailure,
     ) {
-        // Cloned before the lock is taken, and the old one dropped after it: both are code of the
-        // caller's runtime.
+        // Clone before the lock is taken, and drop the old one after it is released: both run code
+        // of the caller's runtime.
         let waker = waker.clone();
         let mut old = None;
         let mut state = self.wakers.state.lock();
-        // A task that is polled again waits once.
+        // A task that is polled again has one entry.
         match state.waiting.iter_mut().find(|waiting| Arc::ptr_eq(&waiting.failure, failure)) {
             Some(waiting) => old = Some(std::mem::replace(&mut waiting.waker, waker)),
             None => {
@@ -61,7 +61,7 @@ impl DirectClient {
                 state.waiting.push(AwaitedTicket { lsn, deadline_ns, since_ns: now_ns(), waker, failure });
             }
         }
-        // Under the lock: the thread ends under it too, when nobody waits.
+        // Under the lock: the thread also ends under it, when no task waits.
         let is_running = std::mem::replace(&mut state.is_running, true);
         drop(state);
         if is_running {
@@ -71,13 +71,15 @@ impl DirectClient {
         let client = self.clone();
         let spawned = threads::spawn("untorn-waker", move || client.run_wakers());
         if spawned.is_err() {
-            // Without a thread the task is woken at once, and polls again: busy, but right.
+            // Without a thread the task is woken at once, and polls again: a busy loop, but
+            // correct.
             self.wakers.wake_all();
         }
     }
 
     fn run_wakers(self: Arc<DirectClient>) {
-        /// If the thread panics, its tasks poll again, and the first of them starts another.
+        /// Handles a panic of the thread: its tasks poll again, and the first of them starts
+        /// another thread.
         struct Restart<'w>(&'w Wakers);
         impl Drop for Restart<'_> {
             fn drop(&mut self) {
@@ -104,7 +106,7 @@ impl DirectClient {
                     }
                 }
             };
-            // No longer than a nap: somebody may have come who waits for less.
+            // At most `EVENT_WAIT_MAX`: a task with an earlier position may have come meanwhile.
             let reached = self.engine.wait_durable(next, false, Some(EVENT_WAIT_MAX));
             self.wake_covered(reached);
         }
@@ -114,7 +116,7 @@ impl DirectClient {
         let durable = self.engine.control.durable().map(|(_, durable)| durable);
         let failed = match reached {
             Ok(_) => None,
-            // A logger that is stopped may go on.
+            // A stopped logger may continue.
             Err(Error::LoggerStalled { .. }) => None,
             Err(error) => Some(NotDurableReason::from(error)),
         };
@@ -136,7 +138,7 @@ impl DirectClient {
 }
 
 impl Wakers {
-    /// The thread does not run. Wakes all tasks, which poll again.
+    /// Wakes all tasks, which poll again, because the thread does not run.
     fn wake_all(&self) {
         let mut state = self.state.lock();
         state.is_running = false;
@@ -146,8 +148,7 @@ impl Wakers {
     }
 }
 
-/// Wakes a task. A panic of the caller's runtime ends here: it must not keep other tasks from being
-/// woken.
+/// Wakes a task, and catches a panic of the caller's runtime, so that other tasks are still woken.
 fn wake(waker: Waker) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
         // Its destructor may panic as well.

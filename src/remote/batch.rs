@@ -6,10 +6,10 @@ use crate::remote::scan::edge;
 use std::ops::Bound;
 use untorn_wal::wire::Operation;
 
-/// Changes and conditions for [`Client::commit`](crate::Client::commit): all of the changes are
-/// made, as one transaction, if all of the conditions hold; else none.
+/// Changes and conditions for [`Client::commit`](crate::Client::commit). If all conditions are met,
+/// all changes are made as one transaction; otherwise none.
 ///
-/// Conditions are about the store as it is before the batch, wherever they stand in it. At most
+/// Conditions refer to the store before the batch, wherever they are in it. A batch has at most
 /// 65,536 changes and conditions, and 16 MiB in all.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -32,16 +32,16 @@ enum What {
     DeleteRange(Bound<Vec<u8>>, Bound<Vec<u8>>),
 }
 
-/// How [`Client::commit`](crate::Client::commit) ended.
+/// The outcome of [`Client::commit`](crate::Client::commit).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a batch may not have been committed"]
 pub enum CommitOutcome {
-    /// All conditions held; the changes are this transaction.
+    /// All conditions were met; this transaction made the changes.
     Committed(TxnId),
-    /// A condition did not hold, and nothing has changed.
+    /// A condition was not met, and nothing has changed.
     Mismatch {
-        /// Which of the batch's changes and conditions, counted from 0 in the order in which they
-        /// were added.
+        /// The index of the condition among the batch's changes and conditions, counted from 0 in
+        /// the order in which they were added.
         index: usize,
         /// The key's version; `None` if it is absent.
         current: Option<TxnId>,
@@ -49,44 +49,44 @@ pub enum CommitOutcome {
 }
 
 impl Batch {
-    /// An empty batch.
+    /// Returns an empty batch.
     pub fn new() -> Batch {
         Batch::default()
     }
 
-    /// Stores a value under a key; makes the keyspace if there is none.
+    /// Stores a value under a key; creates the keyspace if there is none.
     pub fn put(&mut self, keyspace: &str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Batch {
         self.add(keyspace, key.as_ref(), What::Put(value.as_ref().to_vec()))
     }
 
-    /// Removes a key, if it is there.
+    /// Removes a key, if it is present.
     pub fn delete(&mut self, keyspace: &str, key: impl AsRef<[u8]>) -> &mut Batch {
         self.add(keyspace, key.as_ref(), What::Delete)
     }
 
-    /// Removes all keys of a range, those that earlier changes of the batch put there included. See
-    /// [`Client::delete_range`](crate::Client::delete_range).
+    /// Removes all keys of a range, including those that earlier changes of the batch put there.
+    /// See [`Client::delete_range`](crate::Client::delete_range).
     pub fn delete_range<R: KeyRange>(&mut self, keyspace: &str, range: R) -> &mut Batch {
         let (lower, upper) = range.bounds();
         self.add(keyspace, &[], What::DeleteRange(lower.map(<[u8]>::to_vec), upper.map(<[u8]>::to_vec)))
     }
 
-    /// Makes it a condition that this transaction was the last to write the key.
+    /// Adds the condition that this transaction was the last to write the key.
     pub fn expect_version(&mut self, keyspace: &str, key: impl AsRef<[u8]>, version: TxnId) -> &mut Batch {
         self.add(keyspace, key.as_ref(), What::ExpectVersion(version))
     }
 
-    /// Makes it a condition that the key is not there.
+    /// Adds the condition that the key is absent.
     pub fn expect_absent(&mut self, keyspace: &str, key: impl AsRef<[u8]>) -> &mut Batch {
         self.add(keyspace, key.as_ref(), What::ExpectAbsent)
     }
 
-    /// How many changes and conditions it has.
+    /// Returns the number of changes and conditions.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Whether it has none.
+    /// Returns whether the batch has no changes and no conditions.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

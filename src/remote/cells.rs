@@ -6,7 +6,7 @@ use crate::{Result, Version};
 use untorn_wal::wire::{Reply, Request};
 
 impl Client {
-    /// The newest value of a cell, and its version.
+    /// Returns the newest value of a cell and its version.
     ///
     /// # Errors
     /// [`NoCell`](crate::Error::NoCell); [`NotAllowed`](crate::Error::NotAllowed);
@@ -18,10 +18,10 @@ impl Client {
         })
     }
 
-    /// The value of exactly this version of a cell.
+    /// Returns the value of exactly this version of a cell.
     ///
     /// # Errors
-    /// [`Stale`](crate::Error::Stale) if it has been overwritten; as [`Client::cell_load`].
+    /// [`Stale`](crate::Error::Stale) if it has been overwritten; those of [`Client::cell_load`].
     pub fn cell_load_version(&self, name: &str, version: Version) -> Result<Vec<u8>> {
         let request = Request::CellLoadVersion { name, version: version.as_u64() };
         self.call(Kind::Read, &request, |reply| match reply {
@@ -30,21 +30,22 @@ impl Client {
         })
     }
 
-    /// Stores a cell's value, and returns its version: visible on return. Makes the cell, of this
-    /// size (1 to 4,096 bytes), if there is none.
+    /// Stores a cell's value and returns its version. The value is visible on return. Creates the
+    /// cell, of this size (1 to 4,096 bytes), if there is none.
     ///
     /// # Errors
-    /// [`InDoubt`](crate::Error::InDoubt) if the answer was lost;
-    /// [`Invalid`](crate::Error::Invalid) if the cell has another size,
-    /// [`Limit`](crate::Error::Limit) if none can have it; otherwise as [`Client::put`].
+    /// [`InDoubt`](crate::Error::InDoubt) if the reply was lost; [`Invalid`](crate::Error::Invalid)
+    /// if the cell has another size; [`Limit`](crate::Error::Limit) if no cell can have this size;
+    /// otherwise those of [`Client::put`].
     pub fn cell_store(&self, name: &str, value: &[u8]) -> Result<Version> {
         self.store_cell(name, value, false)
     }
 
-    /// As [`Client::cell_store`]; on return the value, or a later one, is durable.
+    /// Stores a value as [`Client::cell_store`] does; on return the value, or a later one, is
+    /// durable.
     ///
     /// # Errors
-    /// As [`Client::cell_store`].
+    /// Those of [`Client::cell_store`].
     pub fn cell_store_durable(&self, name: &str, value: &[u8]) -> Result<Version> {
         self.store_cell(name, value, true)
     }
@@ -56,19 +57,19 @@ impl Client {
         })
     }
 
-    /// Adds to a counter, wrapping around at 2⁶⁴: visible on return. Makes the counter if there is
-    /// none.
+    /// Adds to a counter, wrapping around at 2⁶⁴. The sum is visible on return. Creates the counter
+    /// if there is none.
     ///
     /// # Errors
-    /// As [`Client::cell_store`].
+    /// Those of [`Client::cell_store`].
     pub fn counter_add(&self, name: &str, number: u64) -> Result<()> {
         self.call(Kind::Write, &Request::CounterAdd { name, amount: number }, done)
     }
 
-    /// The value of a counter; 0 if there is none.
+    /// Returns the value of a counter; 0 if there is none.
     ///
     /// # Errors
-    /// As [`Client::cell_load`]; [`NoCell`](crate::Error::NoCell) if it is a cell.
+    /// Those of [`Client::cell_load`]; [`NoCell`](crate::Error::NoCell) if it is a cell.
     pub fn counter_get(&self, name: &str) -> Result<u64> {
         self.call(Kind::Read, &Request::CounterGet { name }, |reply| match reply {
             Reply::Count(value) => Some(value),

@@ -13,19 +13,21 @@ use std::time::{Duration, Instant};
 use untorn_wal::wire;
 use untorn_wal::wire::{Happened, Reply, Request};
 
-/// How long one request waits at the server.
+/// The longest wait of one request at the server.
 const WAIT_MAX: Duration = Duration::from_millis(wire::CHANGES_WAIT_MS_MAX as u64);
 
-/// The changes of a store after some transaction, in the order in which they were committed; made
-/// by [`Client::changes`].
+/// An iterator over the changes of a store after a given transaction, in commit order; made by
+/// [`Client::changes`].
 ///
-/// As [`crate::Changes`] it blocks when it is used as an iterator, has no end, and slows no writer.
-/// It has a connection of its own. Changes of keyspaces that the client may not read are left out.
+/// As [`crate::Changes`], it blocks when it is used as an iterator, has no end, and delays no
+/// writer. It has a connection of its own. Changes of keyspaces that the client may not read are
+/// left out.
 ///
 /// # When the connection breaks
-/// Between two transactions it goes on over another connection. In the middle of one it answers
-/// [`Error::Disconnected`], and then begins with that transaction again, which may have been made
-/// durable by another logger since: see [`RemoteChanges::resume_from`].
+/// If the connection breaks between two transactions, the feed continues over another one. In the
+/// middle of a transaction it returns [`Error::Disconnected`], and then begins with that
+/// transaction again. Another logger may have made that transaction durable since: see
+/// [`RemoteChanges::resume_from`].
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -51,19 +53,19 @@ pub struct RemoteChanges {
     feed: Feed,
     keyspace: Option<String>,
     prefix: Vec<u8>,
-    /// Whether the server has this feed open on this connection.
+    /// Whether this feed is open at the server on this connection.
     is_open: bool,
-    /// Everything up to here was delivered.
+    /// Everything up to this transaction was delivered.
     position: TxnId,
-    /// Everything up to here is delivered when `pending` is.
+    /// Everything up to this transaction is delivered once `pending` is.
     through: TxnId,
     pending: VecDeque<Change>,
-    /// The change that was delivered last was not its transaction's last.
+    /// Whether the change that was delivered last was not the last of its transaction.
     is_inside: bool,
 }
 
 impl Client {
-    /// The changes of all transactions after `from`, as they become visible or durable. See
+    /// Returns the changes of all transactions after `from`, as they become visible or durable. See
     /// [`crate::Store::changes`].
     ///
     /// # Errors
@@ -74,10 +76,10 @@ impl Client {
         self.open_changes(Some(from), feed)
     }
 
-    /// The changes of all transactions after those that are visible, or durable, now.
+    /// Returns the changes of all transactions after those that are visible, or durable, now.
     ///
     /// # Errors
-    /// As [`Client::changes`].
+    /// Those of [`Client::changes`].
     pub fn changes_from_now(&self, feed: Feed) -> Result<RemoteChanges> {
         self.open_changes(None, feed)
     }
@@ -104,7 +106,8 @@ impl Client {
 }
 
 impl RemoteChanges {
-    /// Only changes of the keyspace with this name. To be said before the first change is taken.
+    /// Selects only changes of the keyspace with this name. Call it before the first change is
+    /// taken.
     #[must_use]
     pub fn keyspace(mut self, name: &str) -> RemoteChanges {
         self.keyspace = Some(name.into());
@@ -112,9 +115,9 @@ impl RemoteChanges {
         self
     }
 
-    /// Only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range that was
-    /// removed, only the part that begins with `prefix`. To be said before the first change is
-    /// taken.
+    /// Selects only changes of keys that begin with `prefix`, and drops of keyspaces. Of a range
+    /// that was removed, only the part that begins with `prefix` is delivered. Call it before the
+    /// first change is taken.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> RemoteChanges {
         self.prefix = prefix.as_ref().into();
@@ -122,15 +125,16 @@ impl RemoteChanges {
         self
     }
 
-    /// Where to resume: everything up to this transaction has been delivered, or did not match.
+    /// Returns the id to resume from. Everything up to this transaction has been delivered, or did
+    /// not match.
     pub fn resume_from(&self) -> TxnId {
         self.position
     }
 
-    /// The next change, waiting for one no longer than `timeout`; `None` if none came.
+    /// Returns the next change, or `None` if none arrived within `timeout`.
     ///
     /// # Errors
-    /// As [`crate::Changes::try_next`]; [`Error::NotAllowed`]; [`Error::Disconnected`];
+    /// Those of [`crate::Changes::try_next`]; [`Error::NotAllowed`]; [`Error::Disconnected`];
     /// [`Error::Limit`] for a value longer than 16 MiB, which only a direct client can follow.
     pub fn try_next(&mut self, timeout: Duration) -> Result<Option<Change>> {
         self.next_until(clock::now().checked_add(timeout))
@@ -165,7 +169,7 @@ impl RemoteChanges {
                 }
                 Err(error @ Error::Disconnected { .. }) => {
                     self.is_open = false;
-                    // A server that hangs up each time is not waited for either.
+                    // The timeout also ends the calls to a server that disconnects each time.
                     let is_over = deadline.is_some_and(|deadline| clock::now() >= deadline);
                     if std::mem::take(&mut self.is_inside) || is_over {
                         return Err(error);
@@ -176,14 +180,14 @@ impl RemoteChanges {
         }
     }
 
-    /// Notes how far everything has been delivered.
+    /// Records how far everything has been delivered.
     fn settle(&mut self) {
         if self.pending.is_empty() && !self.is_inside {
             self.position = self.position.max(self.through);
         }
     }
 
-    /// Has the server open the feed, over another connection if need be.
+    /// Opens the feed at the server, over another connection if necessary.
     fn open(&mut self, from: Option<TxnId>) -> Result<()> {
         let request = Request::Changes {
             from: from.map(TxnId::as_u64),
@@ -211,7 +215,7 @@ fn read(reply: Reply<'_>) -> Option<(TxnId, VecDeque<Change>)> {
             Happened::Put(value) => (ChangeKind::Put, Some(value.to_vec()), None),
             Happened::Delete => (ChangeKind::Delete, None, None),
             Happened::DropKeyspace => (ChangeKind::DropKeyspace, None, None),
-            // No server removes an empty or inverted range.
+            // No server sends the removal of an empty or inverted range.
             Happened::DeleteRange { end: Some(end) } if end <= item.key => return None,
             Happened::DeleteRange { end } => (ChangeKind::DeleteRange, None, end),
         };
@@ -232,7 +236,7 @@ fn read(reply: Reply<'_>) -> Option<(TxnId, VecDeque<Change>)> {
 impl Iterator for RemoteChanges {
     type Item = Result<Change>;
 
-    /// Blocks until there is a change. `None` never comes.
+    /// Blocks until there is a change. Never returns `None`.
     fn next(&mut self) -> Option<Result<Change>> {
         loop {
             match self.next_until(None) {

@@ -1,9 +1,9 @@
-//! One connection to the server of messages: a request out, its reply back, and what it means when
-//! either is lost.
+//! One connection to the server: it sends a request and receives its reply, and handles the loss of
+//! either.
 //!
-//! The server acts on whole requests only. So a request that was not handed over whole has not
-//! happened, and may be sent again over another connection. One that was, and was not answered, is
-//! sent again if it is a read, and in doubt if it is a write.
+//! The server acts on whole requests only. A request that was not sent as a whole has had no
+//! effect, and may be sent again over another connection. If a request was sent and not answered, a
+//! read is sent again, and a write is in doubt.
 
 use crate::error::codec;
 use crate::shared::socket;
@@ -20,37 +20,37 @@ use untorn_wal::wire::{LIST_ITEMS_MAX, MESSAGE_BYTES_MAX, Reply, Request, WireEr
 
 /// A buffer larger than this is not kept for the next reply.
 const KEPT_BYTES_MAX: usize = 64 << 10;
-/// Between two tries to connect.
+/// Time between attempts to connect.
 const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(10);
-/// How long a reply is waited for that a server may have sent before it hung up.
+/// How long the client waits for a reply that a server may have sent before it disconnected.
 const LAST_REPLY_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What it means to send a request twice.
+/// The effect of sending a request twice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// Nothing.
+    /// None.
     Read,
     /// The write happens twice.
     Write,
-    /// It is about something that the server keeps for this very connection.
+    /// The request refers to state that the server keeps for this connection.
     Bound,
 }
 
-/// A connection, made again when it breaks.
+/// A connection that is made again when it breaks.
 pub(super) struct Link {
     path: PathBuf,
     answer_timeout: Duration,
     reconnect_timeout: Duration,
     stream: Option<SocketStream>,
-    /// Counts connections, so that what belongs to a broken one is known as such.
+    /// Counts connections, to detect what belongs to a broken one.
     generation: u64,
     notice: Option<String>,
     reply: Vec<u8>,
 }
 
-/// A connection broke.
+/// The error that a connection broke.
 struct Broken {
-    /// The whole request was handed over.
+    /// Whether the whole request was sent.
     is_sent: bool,
     error: io::Error,
 }
@@ -72,16 +72,16 @@ impl Link {
         self.notice.as_deref()
     }
 
-    /// Another connection to the same socket, not made yet.
+    /// Returns another connection to the same socket, not made yet.
     pub(super) fn another(&self) -> Link {
         Link::new(self.path.clone(), self.answer_timeout, self.reconnect_timeout)
     }
 
-    /// Makes the connection, at the first try.
+    /// Makes the connection, in one attempt.
     pub(super) fn connect(&mut self) -> Result<()> {
         let deadline = clock::now() + self.answer_timeout.min(Duration::from_secs(3600));
         let stream = SocketStream::connect(&self.path, deadline).map_err(|error| self.not_connected(error))?;
-        // A server that sends us away may not have waited for our hello.
+        // A server that refuses this client may not have waited for its hello.
         let _ = stream.write(&ClientHello::OURS.encode(), Some(deadline));
         let mut bytes = [0; SERVER_HELLO_BYTES];
         let unanswered = |error: io::Error| Error::Disconnected { reason: format!("no hello came back: {error}") };
@@ -113,13 +113,13 @@ impl Link {
                 Error::Invalid { what: format!("{} is no socket", self.path.display()) }
             }
             io::ErrorKind::ConnectionRefused => {
-                Error::Disconnected { reason: format!("nobody serves at {}", self.path.display()) }
+                Error::Disconnected { reason: format!("no server answers at {}", self.path.display()) }
             }
             _ => Error::Disconnected { reason: format!("{}: {error}", self.path.display()) },
         }
     }
 
-    /// Makes the connection once more; a new logger may be on its way.
+    /// Makes the connection again; a new logger may be starting.
     fn reconnect(&mut self) -> Result<()> {
         let start = clock::now();
         loop {
@@ -137,8 +137,8 @@ impl Link {
         }
     }
 
-    /// Sends a request, and reads its reply; `read` gives what it says, if it is the kind of reply
-    /// that fits.
+    /// Sends a request, and receives its reply. `read` extracts the result if the reply is of the
+    /// right kind.
     pub(super) fn call<T>(
         &mut self,
         kind: Kind,
@@ -150,8 +150,8 @@ impl Link {
         read
     }
 
-    /// As [`Link::call`] for a read whose reply is `Value`: its value and version. A long value is
-    /// what the reply was read into, not a copy of it.
+    /// Makes a call as [`Link::call`] does, for a read whose reply is `Value`. Returns the value
+    /// and its version. A long value is returned in the buffer that received the reply, not copied.
     pub(super) fn call_for_value(&mut self, request: &Request<'_>) -> Result<Option<(Vec<u8>, u64)>> {
         let found = self.ask(Kind::Read, request, |reply| match reply {
             Reply::Value(found) => Some(found.map(|found| (found.value.len(), found.version))),
@@ -162,7 +162,7 @@ impl Link {
         found
     }
 
-    /// The last bytes of the reply, which is not needed any more.
+    /// Returns the last bytes of the reply, which is not needed any more.
     fn end_of_reply(&mut self, length: usize) -> Vec<u8> {
         let before = self.reply.len() - length;
         if self.reply.capacity() <= KEPT_BYTES_MAX {
@@ -179,7 +179,7 @@ impl Link {
         }
     }
 
-    /// As [`Link::call`]; the reply is still there.
+    /// Makes a call as [`Link::call`] does; the reply remains in the buffer.
     fn ask<T>(&mut self, kind: Kind, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Option<T>) -> Result<T> {
         refuse_long_lists(request)?;
         wire::encoded_len(request).map_err(too_long)?;
@@ -190,7 +190,7 @@ impl Link {
             Err(error) => Err(Error::Protocol { what: error.to_string() }),
         };
         if let Err(Error::Protocol { .. }) = read {
-            // Nothing that comes over it can be believed any more.
+            // Nothing that arrives over this connection can be trusted any more.
             self.stream = None;
         }
         read
@@ -224,7 +224,7 @@ impl Link {
         let written = wire::encode_in_pieces(request, |piece| stream.write(piece, deadline));
         let (is_sent, until) = match &written {
             Ok(()) => (true, deadline),
-            // It may have said why it hung up.
+            // The server may have sent the reason before it disconnected.
             Err(_) => (false, Some(clock::now() + LAST_REPLY_TIMEOUT)),
         };
         let reply = &mut self.reply;
@@ -235,7 +235,7 @@ impl Link {
         match (answered, written) {
             (Ok(()), Ok(())) => Ok(()),
             (Ok(()), Err(_)) => {
-                // Half of a request went into it.
+                // A part of a request was sent over it.
                 self.stream = None;
                 Ok(())
             }
@@ -245,7 +245,7 @@ impl Link {
     }
 }
 
-/// The time that a request itself allows for its answer.
+/// Returns the time that a request itself allows for its reply.
 fn time_allowed(request: &Request<'_>) -> Duration {
     match request {
         Request::Put { durability, .. }
@@ -259,7 +259,7 @@ fn time_allowed(request: &Request<'_>) -> Duration {
     }
 }
 
-/// What the server would refuse as a whole, it need not be sent.
+/// Returns an error for a request that the server would refuse as a whole.
 fn refuse_long_lists(request: &Request<'_>) -> Result<()> {
     let (what, found) = match request {
         Request::MultiGet { keys, .. } => (LimitKind::MessageKeys, keys.0.len()),
@@ -272,7 +272,7 @@ fn refuse_long_lists(request: &Request<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The error that a server reports, as one of the call that it served.
+/// Returns the error that a server reports, as an error of the call that it served.
 fn error_of_server(bytes: &[u8]) -> Error {
     match codec::decode(bytes) {
         Ok(Error::Io { what, source }) => Error::Io { what: format!("server: {what}"), source },
@@ -290,7 +290,7 @@ fn too_long(error: WireError) -> Error {
     }
 }
 
-/// A durability as the protocol has it.
+/// Converts a durability to that of the protocol.
 pub(super) fn durability(durability: Durability) -> wire::Durability {
     match durability {
         Durability::Visible => wire::Durability::Visible,

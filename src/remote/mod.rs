@@ -1,8 +1,7 @@
 //! The message-passing client: a store used through the socket of its logger, without mapping
 //! anything.
 //!
-//! - `connection`: one connection; a request out, its reply back, and what it means when either is
-//!   lost
+//! - `connection`: one connection: requests, replies, and the loss of either
 //! - `batch`: several changes as one transaction
 //! - `cells`: cells and counters
 //! - `changes`: the change feed
@@ -35,19 +34,19 @@ use untorn_wal::wire::{FoundValue, List, Reply, Request};
 
 /// A message-passing client of a store, made by [`Client::connect`].
 ///
-/// It sends each call to the store's logger over a Unix socket and waits for the answer. It maps
-/// nothing of the store, so it can corrupt nothing: it is for processes that are less trusted than
-/// those that open the directory, or that see no more of the store than its socket, such as those
-/// in other containers. A call takes tens of microseconds where a direct [`crate::Store`] takes one
-/// or less.
+/// It sends each call to the store's logger over a Unix socket and waits for the reply. It maps
+/// nothing of the store, so it can't corrupt it. It is for processes that are less trusted than
+/// those that open the directory, or that see only the socket of the store, such as processes in
+/// other containers. A call takes tens of microseconds; one of a direct [`crate::Store`] takes at
+/// most one.
 ///
-/// Threads may share a client; their calls go one after the other. Connect once per thread to have
-/// them served at once.
+/// Threads may share a client; their calls are made one after the other. For concurrent calls,
+/// connect once per thread.
 ///
 /// # When the connection breaks
 /// A read is sent again over a new connection, if one can be made within
-/// [`ClientOptions::reconnect_timeout`]. A write whose answer is lost is [`Error::InDoubt`]: it is
-/// not sent again.
+/// [`ClientOptions::reconnect_timeout`]. A write whose reply is lost returns [`Error::InDoubt`]: it
+/// is not sent again.
 ///
 /// ```
 /// # fn main() -> untorn::Result<()> {
@@ -62,7 +61,7 @@ use untorn_wal::wire::{FoundValue, List, Reply, Request};
 ///
 /// let mut batch = Batch::new();
 /// batch.expect_version("users", b"alice", alice).put("users", b"alice", b"2").put("audit", b"1", b"alice: 2");
-/// let CommitOutcome::Committed(txn) = remote.commit(&batch)? else { panic!("somebody else was faster") };
+/// let CommitOutcome::Committed(txn) = remote.commit(&batch)? else { panic!("another client was faster") };
 ///
 /// for record in remote.scan("users", ..)? {
 ///     let (key, value) = record?;
@@ -98,26 +97,26 @@ impl Default for ClientOptions {
 }
 
 impl ClientOptions {
-    /// The durability of writes that do not name one. Default: [`Durability::Durable`].
+    /// Sets the durability of writes that do not name one. Default: [`Durability::Durable`].
     ///
-    /// The server gives a commit no more time ([`Durability::Within`]) than its patience with a
-    /// peer, 10 s unless its access file says otherwise: more answers [`Error::Limit`], and nothing
-    /// has happened.
+    /// The server limits the time of a commit ([`Durability::Within`]) to its timeout for a peer,
+    /// which is 10 s unless its access file sets another. A longer time returns [`Error::Limit`],
+    /// and the commit has no effect.
     pub fn durability(&mut self, durability: Durability) -> &mut ClientOptions {
         self.durability = durability;
         self
     }
 
-    /// How long a call waits for its answer before the connection is given up, beyond the time of a
-    /// write at [`Durability::Within`]. Default: 60 s; the server itself gives up waiting for the
-    /// writer lock after 10 s, and for the disk after 30 s.
+    /// Sets how long a call waits for its reply before the connection is given up, in addition to
+    /// the time of a write at [`Durability::Within`]. Default: 60 s. The server itself stops
+    /// waiting for the writer lock after 10 s, and for the disk after 30 s.
     pub fn answer_timeout(&mut self, timeout: Duration) -> &mut ClientOptions {
         self.answer_timeout = timeout;
         self
     }
 
-    /// How long a call tries to connect again when the connection broke, since a new logger may be
-    /// on its way. Default: 5 s.
+    /// Sets how long a call tries to connect again after the connection broke, since a new logger
+    /// may be starting. Default: 5 s.
     pub fn reconnect_timeout(&mut self, timeout: Duration) -> &mut ClientOptions {
         self.reconnect_timeout = timeout;
         self
@@ -126,9 +125,9 @@ impl ClientOptions {
     /// Connects; see [`Client::connect`].
     ///
     /// # Errors
-    /// As [`Client::connect`].
+    /// Those of [`Client::connect`].
     pub fn connect(&self, socket: impl AsRef<Path>) -> Result<Client> {
-        // Connections that are made later start from the same path.
+        // Later connections start from the same path.
         let mut link =
             Link::new(crate::files::dir::absolute(socket.as_ref())?, self.answer_timeout, self.reconnect_timeout);
         link.connect()?;
@@ -137,29 +136,29 @@ impl ClientOptions {
 }
 
 impl Client {
-    /// Connects to the socket of a store: `logger.sock` in its directory, unless the store's access
-    /// file names another.
+    /// Connects to the socket of a store. It is `logger.sock` in the store's directory, unless the
+    /// store's access file names another.
     ///
-    /// A logger must run. A direct client starts one when it opens the store; where there are none,
-    /// a supervisor runs `untorn-logger STORE --idle never`.
+    /// A logger must run. A direct client starts one when it opens the store. If there are no
+    /// direct clients, a supervisor runs `untorn-logger STORE --idle never`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such file; [`Error::Disconnected`] if nobody answers
-    /// there; [`Error::Invalid`] if the absolute form of the path is longer than system calls take,
-    /// or there is none; [`Error::NotAllowed`] if the store's access file does not let this user
-    /// in; [`Error::Busy`]; [`Error::Protocol`] if the two have no version of the protocol in
+    /// [`Error::NotFound`] if there is no such file; [`Error::Disconnected`] if no server answers;
+    /// [`Error::Invalid`] if the absolute form of the path is longer than system calls allow, or
+    /// there is none; [`Error::NotAllowed`] if the store's access file does not admit this user;
+    /// [`Error::Busy`]; [`Error::Protocol`] if the two sides have no version of the protocol in
     /// common.
     pub fn connect(socket: impl AsRef<Path>) -> Result<Client> {
         ClientOptions::default().connect(socket)
     }
 
-    /// Options to connect with.
+    /// Returns the default options of a client.
     pub fn options() -> ClientOptions {
         ClientOptions::default()
     }
 
-    /// What the server had to say when the connection was made: to the store's owner, what is wrong
-    /// with the access file.
+    /// Returns the notice that the server sent with its hello. To the store's owner, it reports an
+    /// error in the access file.
     pub fn notice(&self) -> Option<String> {
         self.check_fork().ok()?;
         self.link.lock().notice().map(str::to_string)
@@ -169,7 +168,7 @@ impl Client {
         if self.fork.is_child() { Err(Error::Forked) } else { Ok(()) }
     }
 
-    /// Sends a request and reads what it is answered.
+    /// Sends a request and reads its reply.
     fn call<T>(&self, kind: Kind, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Option<T>) -> Result<T> {
         // Before the lock, which a child may have inherited locked.
         self.check_fork()?;
@@ -178,7 +177,7 @@ impl Client {
 
     // ---- reading
 
-    /// The visible value of a key.
+    /// Returns the visible value of a key.
     ///
     /// # Errors
     /// [`Error::NoKeyspace`]; [`Error::NotAllowed`]; [`Error::Limit`] for a value longer than 16
@@ -187,10 +186,10 @@ impl Client {
         Ok(self.get_versioned(keyspace, key)?.map(|(value, _)| value))
     }
 
-    /// The visible value of a key, and its version: the transaction that wrote it.
+    /// Returns the visible value of a key and its version: the transaction that wrote it.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// Those of [`Client::get`].
     pub fn get_versioned(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<Option<(Vec<u8>, TxnId)>> {
         // Before the lock, which a child may have inherited locked.
         self.check_fork()?;
@@ -198,10 +197,11 @@ impl Client {
         Ok(found.map(|(value, version)| (value, TxnId::from_u64(version))))
     }
 
-    /// The visible values of several keys, all as of the same transaction.
+    /// Returns the visible values of several keys, all as of the same transaction.
     ///
     /// # Errors
-    /// As [`Client::get`]; [`Error::Limit`] for more than 65,536 keys, or 16 MiB of keys or values.
+    /// Those of [`Client::get`]; [`Error::Limit`] for more than 65,536 keys, or 16 MiB of keys or
+    /// values.
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &str,
@@ -217,38 +217,38 @@ impl Client {
         })
     }
 
-    /// The visible records of a range, in key order, as of one transaction. They come in pieces of
-    /// up to 1 MiB.
+    /// Returns the visible records of a range, in key order, as of one transaction. They arrive in
+    /// pieces of up to 1 MiB.
     ///
-    /// The server keeps the scan's snapshot between pieces: up to 10 s for each and 10 min in all.
-    /// If the next piece is asked for later, it is [`Error::Stale`].
+    /// The server keeps the scan's snapshot between pieces: up to 10 s for each, and 10 min in all.
+    /// A later request for the next piece returns [`Error::Stale`].
     ///
     /// # Errors
-    /// As [`Client::get`]; [`Error::Limit`] if this client has 8 scans open.
+    /// Those of [`Client::get`]; [`Error::Limit`] if this client has 8 scans open.
     pub fn scan<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<Scan<'_>> {
         Scan::open(self, keyspace, range.bounds(), false)
     }
 
-    /// As [`Client::scan`], from the end of the range to its beginning.
+    /// Returns the records of [`Client::scan`] in reverse key order.
     ///
     /// # Errors
-    /// As [`Client::scan`].
+    /// Those of [`Client::scan`].
     pub fn scan_back<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<Scan<'_>> {
         Scan::open(self, keyspace, range.bounds(), true)
     }
 
-    /// The visible records whose keys begin with `prefix`; see [`Client::scan`].
+    /// Returns the visible records whose keys begin with `prefix`; see [`Client::scan`].
     ///
     /// # Errors
-    /// As [`Client::scan`].
+    /// Those of [`Client::scan`].
     pub fn prefix(&self, keyspace: &str, prefix: impl AsRef<[u8]>) -> Result<Scan<'_>> {
         let prefix = prefix.as_ref();
         let end = crate::prefix::prefix_end(prefix);
         self.scan(keyspace, crate::prefix::prefix_bounds(prefix, end.as_deref()))
     }
 
-    /// The names of the keyspaces that this client may read, in the order in which they were
-    /// created.
+    /// Returns the names of the keyspaces that this client may read, in the order in which they
+    /// were created.
     ///
     /// # Errors
     /// [`Error::Disconnected`]; [`Error::Corrupt`].
@@ -261,22 +261,22 @@ impl Client {
 
     // ---- writing
 
-    /// Stores a value under a key, as one transaction at the client's default durability; makes the
-    /// keyspace if there is none.
+    /// Stores a value under a key, as one transaction at the client's default durability; creates
+    /// the keyspace if there is none.
     ///
     /// # Errors
-    /// [`Error::InDoubt`] if the answer was lost, [`Error::NotDurable`] and
-    /// [`Error::LoggerStalled`] that name the transaction: it may have happened, or has. All
-    /// others: it has not. [`Error::NotAllowed`]; [`Error::Limit`] for a key or value that is too
-    /// long, here 16 MiB; [`Error::LockTimeout`]; [`Error::DiskFull`].
+    /// [`Error::InDoubt`] if the reply was lost: the transaction may have happened.
+    /// [`Error::NotDurable`], and an [`Error::LoggerStalled`] that names the transaction: it has
+    /// happened. After all others it has not: [`Error::NotAllowed`]; [`Error::Limit`] for a key or
+    /// value that is too long, here 16 MiB; [`Error::LockTimeout`]; [`Error::DiskFull`].
     pub fn put(&self, keyspace: &str, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<TxnId> {
         self.put_with(keyspace, key, value, self.durability)
     }
 
-    /// As [`Client::put`], at this durability.
+    /// Stores a value as [`Client::put`] does, at `durability`.
     ///
     /// # Errors
-    /// As [`Client::put`].
+    /// Those of [`Client::put`].
     pub fn put_with(
         &self,
         keyspace: &str,
@@ -292,11 +292,11 @@ impl Client {
         })
     }
 
-    /// Removes a key, as one transaction at the client's default durability. Says whether it was
-    /// there.
+    /// Removes a key, as one transaction at the client's default durability. Returns whether the
+    /// key was present.
     ///
     /// # Errors
-    /// As [`Client::put`]; [`Error::NoKeyspace`].
+    /// Those of [`Client::put`]; [`Error::NoKeyspace`].
     pub fn delete(&self, keyspace: &str, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
         let request = Request::Delete { keyspace, key, durability: connection::durability(self.durability) };
@@ -307,7 +307,7 @@ impl Client {
     }
 
     /// Removes all keys of a range, as one transaction at the client's default durability. Returns
-    /// how many there were. A keyspace stays when its last key is removed.
+    /// the number of keys that were removed. A keyspace remains when its last key is removed.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -327,8 +327,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::put`]; [`Error::NoKeyspace`]; [`Error::Busy`] if other long writes are being
-    /// served.
+    /// Those of [`Client::put`]; [`Error::NoKeyspace`]; [`Error::Busy`] if other long writes are
+    /// being served.
     pub fn delete_range<R: KeyRange>(&self, keyspace: &str, range: R) -> Result<u64> {
         let (lower, upper) = range.bounds();
         let durability = connection::durability(self.durability);
@@ -340,18 +340,19 @@ impl Client {
     }
 
     /// Commits a batch as one transaction at the client's default durability, if all of its
-    /// conditions hold.
+    /// conditions are met.
     ///
     /// # Errors
-    /// As [`Client::put`]; [`Error::NoKeyspace`] for a deletion in a keyspace that is not there.
+    /// Those of [`Client::put`]; [`Error::NoKeyspace`] for a deletion in a keyspace that does not
+    /// exist.
     pub fn commit(&self, batch: &Batch) -> Result<CommitOutcome> {
         self.commit_with(batch, self.durability)
     }
 
-    /// As [`Client::commit`], at this durability.
+    /// Commits a batch as [`Client::commit`] does, at `durability`.
     ///
     /// # Errors
-    /// As [`Client::commit`].
+    /// Those of [`Client::commit`].
     pub fn commit_with(&self, batch: &Batch, durability: Durability) -> Result<CommitOutcome> {
         let operations = List(batch.operations().collect());
         let request = Request::Commit { operations, durability: connection::durability(durability) };
@@ -368,7 +369,7 @@ impl Client {
     /// absent.
     ///
     /// # Errors
-    /// As [`Client::put`].
+    /// Those of [`Client::put`].
     pub fn compare_and_swap(
         &self,
         keyspace: &str,
@@ -388,8 +389,8 @@ impl Client {
         })
     }
 
-    /// Returns when all that was visible at the call is durable; the logger flushes at once under
-    /// any policy. Needs the right to write something.
+    /// Returns when everything that was visible at the call is durable. The logger flushes at once
+    /// under any policy. Needs the right to write at least one name.
     ///
     /// # Errors
     /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::NotDurable`];
@@ -400,11 +401,11 @@ impl Client {
 
     // ---- the store as a whole
 
-    /// Takes a checkpoint and returns when it is finished; the id is that of the newest transaction
-    /// it covers. Needs the right to write everything.
+    /// Takes a checkpoint and returns when it is finished. Returns the newest transaction that it
+    /// covers. Needs the right to write everything.
     ///
     /// # Errors
-    /// [`Error::NotAllowed`]; [`Error::LockTimeout`] if a transaction holds it up for 10 s;
+    /// [`Error::NotAllowed`]; [`Error::LockTimeout`] if a transaction delays it for 10 s;
     /// [`Error::NeedsRecovery`]; [`Error::Disconnected`].
     pub fn checkpoint(&self) -> Result<TxnId> {
         self.call(Kind::Read, &Request::Checkpoint, |reply| match reply {

@@ -1,4 +1,4 @@
-//! A range by message: fetched piece by piece, all of one snapshot that the server keeps.
+//! A scan of a range by message: fetched in pieces, all of one snapshot that the server keeps.
 
 use crate::remote::Client;
 use crate::remote::connection::Kind;
@@ -8,11 +8,11 @@ use std::fmt;
 use std::ops::Bound;
 use untorn_wal::wire::{Edge, PIECE_BYTES_MAX, Reply, Request};
 
-/// A record that a scan came to: its key and value.
+/// A record of a scan: its key and value.
 type Record = (Vec<u8>, Vec<u8>);
 
-/// The records of a range, made by [`Client::scan`]. All are of one snapshot, whatever is written
-/// meanwhile.
+/// An iterator over the records of a range, made by [`Client::scan`]. All are of one snapshot,
+/// whatever is written meanwhile.
 pub struct Scan<'c> {
     client: &'c Client,
     txn: TxnId,
@@ -23,7 +23,7 @@ pub struct Scan<'c> {
     records: VecDeque<Record>,
 }
 
-/// What a piece brings.
+/// The contents of a piece.
 struct Piece {
     number: u32,
     txn: TxnId,
@@ -51,7 +51,7 @@ impl<'c> Scan<'c> {
         Ok(Scan { client, txn: piece.txn, number: piece.number, generation, records: piece.records })
     }
 
-    /// The transaction that this is a view of.
+    /// Returns the transaction whose state the scan shows.
     pub fn txn_id(&self) -> TxnId {
         self.txn
     }
@@ -70,7 +70,7 @@ impl<'c> Scan<'c> {
 }
 
 impl Scan<'_> {
-    /// Tells the server that there will be no further piece asked for.
+    /// Ends the scan at the server, which then drops its snapshot.
     fn close(&mut self) {
         let number = std::mem::take(&mut self.number);
         if number == 0 || self.client.check_fork().is_err() {
@@ -78,7 +78,7 @@ impl Scan<'_> {
         }
         let mut link = self.client.link.lock();
         if link.generation() == self.generation {
-            // If it can't be told, the server lets the snapshot go by itself.
+            // If the request fails, the server drops the snapshot after its timeout.
             let _ = link.call(Kind::Bound, &Request::ScanClose { scan: number }, crate::remote::done);
         }
     }
@@ -93,7 +93,7 @@ impl Iterator for Scan<'_> {
         }
         while self.records.is_empty() && self.number != 0 {
             if let Err(error) = self.fetch() {
-                // There is no going on after a gap.
+                // A scan can't continue after a gap.
                 self.close();
                 return Some(Err(error));
             }
@@ -116,7 +116,7 @@ impl fmt::Debug for Scan<'_> {
 
 fn read(reply: Reply<'_>) -> Option<Piece> {
     let Reply::Piece { scan, txn, records } = reply else { return None };
-    // Of pieces without a record there could be any number.
+    // A faulty server could send any number of pieces without a record.
     if scan != 0 && records.0.is_empty() {
         return None;
     }
@@ -124,7 +124,7 @@ fn read(reply: Reply<'_>) -> Option<Piece> {
     Some(Piece { number: scan, txn: TxnId::from_u64(txn), records })
 }
 
-/// A bound as the protocol has it.
+/// Converts a bound to one of the protocol.
 pub(super) fn edge<'k>(bound: Bound<&'k [u8]>) -> Edge<'k> {
     match bound {
         Bound::Unbounded => Edge::Open,

@@ -9,11 +9,11 @@ use untorn_wal::wire;
 use untorn_wal::wire::{Reply, Request};
 
 impl Client {
-    /// Figures of the store as of now. Needs the right to read everything.
+    /// Returns figures of the store as of now. Needs the right to read everything.
     ///
     /// # Errors
-    /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::Protocol`] if the server has other
-    /// figures than this version of the library; [`Error::Busy`].
+    /// [`Error::NotAllowed`]; [`Error::Disconnected`]; [`Error::Protocol`] if the server's figures
+    /// differ from those of this version of the library; [`Error::Busy`].
     pub fn stats(&self) -> Result<Stats> {
         let encoded = self.call(Kind::Read, &Request::Stats, |reply| match reply {
             Reply::Stats(encoded) => Some(encoded.to_vec()),
@@ -23,7 +23,7 @@ impl Client {
     }
 }
 
-/// The figures that a server sent. Texts in them have nothing that a terminal obeys.
+/// Decodes the figures that a server sent. Control characters are removed from their texts.
 fn decode(encoded: &[u8]) -> Result<Stats> {
     let mut stats: Stats =
         wire::decode_value(encoded).map_err(|error| Error::Protocol { what: format!("figures: {error}") })?;
@@ -33,9 +33,9 @@ fn decode(encoded: &[u8]) -> Result<Stats> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: figures come out as they went in, as JSON and by message; the bytes are those of
-    //! `docs/protocol.md`; no bytes of a server do harm. Method: one value with all optional parts,
-    //! its bytes, and each prefix and each flip of them.
+    //! Goal: figures are unchanged after encoding and decoding, as JSON and by message; the bytes
+    //! are those of `docs/protocol.md`; no bytes of a server do harm. Method: one value with all
+    //! optional parts, its bytes, and each prefix and each bit flip of them.
 
     use super::*;
     use crate::TxnId;
@@ -49,7 +49,7 @@ mod tests {
         histogram.read()
     }
 
-    /// Each number in it is another one.
+    /// Returns figures in which all numbers differ.
     fn example() -> Stats {
         let txn = |number| TxnId::from_u64(1_u64 << 44 | number);
         let by_class = |ns| LatencyByClass { urgent: latency(&[ns]), bulk: latency(&[]) };
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!((flush.count(), flush.sum().as_nanos()), (2, 90_300));
     }
 
-    /// The bytes are a part of the protocol: where they change, its version has to.
+    /// The bytes are part of the protocol: if they change, its version must change.
     #[test]
     fn the_bytes_are_those_of_the_protocol() {
         let encoded = wire::encode_value(&example()).unwrap();

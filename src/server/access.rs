@@ -23,7 +23,7 @@ pub(super) const BYTES_MAX: u64 = 64 << 10;
 const CONNECTIONS_MAX: usize = 1024;
 const MESSAGE_TIMEOUT_SECONDS_MAX: u64 = 3600;
 
-/// The policy that a file states.
+/// Parses a file into a policy.
 pub(super) fn parse(text: &[u8], principal: Principal) -> Result<Policy, PolicyFault> {
     let mut policy = Policy::of_owner(principal);
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
@@ -47,7 +47,7 @@ enum Word {
     Quoted(String),
 }
 
-/// The words of a line without its comment.
+/// Returns the words of a line without its comment.
 fn split(line: &str) -> Result<Vec<Word>, String> {
     let mut words = Vec::new();
     let mut rest = line.chars().peekable();
@@ -62,7 +62,7 @@ fn split(line: &str) -> Result<Vec<Word>, String> {
                         Some('"') => break,
                         Some('\\') => match rest.next() {
                             Some(c @ ('"' | '\\')) => text.push(c),
-                            _ => return Err("a backslash stands before \" or \\ only".into()),
+                            _ => return Err("a backslash is only allowed before \" or \\".into()),
                         },
                         Some(c) => text.push(c),
                         None => return Err("a quoted text has no end".into()),
@@ -106,7 +106,7 @@ fn read_line(policy: &mut Policy, words: &[Word]) -> Result<(), String> {
                 ));
             }
             if policy.socket.replace(path.into()).is_some() {
-                return Err("there is a line for the socket already".into());
+                return Err("there is already a line for the socket".into());
             }
             Ok(())
         }
@@ -125,13 +125,13 @@ fn read_line(policy: &mut Policy, words: &[Word]) -> Result<(), String> {
     }
 }
 
-/// A uid, or `None` for any.
+/// Parses a uid; `None` for any.
 fn uid(text: &str) -> Result<Option<u32>, String> {
     if text == "any" {
         return Ok(None);
     }
     match (text.bytes().all(|byte| byte.is_ascii_digit()), text.parse()) {
-        // The last number stands for "no user" in system calls.
+        // The last number means "no user" in system calls.
         (true, Ok(uid)) if uid != u32::MAX => Ok(Some(uid)),
         _ => Err("a uid is a decimal number, or any".into()),
     }
@@ -147,10 +147,10 @@ fn may_write(text: &str) -> Result<bool, String> {
 
 fn quoted(words: &[Word]) -> Result<Vec<String>, String> {
     let texts = words.iter().map(|word| match word {
-        // An empty one would allow everything, which is said by leaving it out.
-        Word::Quoted(text) if text.is_empty() => Err("an empty prefix; leave it out to allow every name".to_string()),
+        // An empty prefix would allow everything, for which the prefix is omitted instead.
+        Word::Quoted(text) if text.is_empty() => Err("the prefix is empty; omit it to allow every name".to_string()),
         Word::Quoted(text) => Ok(text.clone()),
-        Word::Bare(_) => Err("a prefix stands in quotation marks".to_string()),
+        Word::Bare(_) => Err("a prefix needs quotation marks".to_string()),
     });
     texts.collect()
 }
@@ -162,12 +162,13 @@ fn number(text: &str, max: u64) -> Result<u64, String> {
     }
 }
 
-/// Holds what any file comes to against what a policy promises. For the fuzz target `access`.
+/// Checks the result of parsing any file against the guarantees of a policy. For the fuzz target
+/// `access`.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn check_access(text: &[u8]) {
     let principal = Principal { uid: 7, unmapped: Some(65534) };
     let policy = Policy::parse(text, principal);
-    assert!(policy.rights(principal.uid).is_some_and(|rights| rights.is_owner()), "the owner is not let in");
+    assert!(policy.rights(principal.uid).is_some_and(|rights| rights.is_owner()), "the owner is not admitted");
     assert!((1..=CONNECTIONS_MAX).contains(&policy.connections));
     assert!((1..=MESSAGE_TIMEOUT_SECONDS_MAX).contains(&policy.patience.as_secs()));
     assert!(policy.socket.as_ref().is_none_or(|path| path.is_absolute() && path.file_name().is_some()));
@@ -184,7 +185,7 @@ pub(crate) fn check_access(text: &[u8]) {
         assert!(policy.rules.is_empty() && fault.line <= text.split(|byte| *byte == b'\n').count());
         return;
     }
-    // What is understood can be written again, and means the same.
+    // A policy that was parsed can be written as text again, with the same meaning.
     let quote = |text: &str| format!(" \"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let mut again = format!("connections {}\npatience {}\n", policy.connections, policy.patience.as_secs());
     if let Some(path) = &policy.socket {
@@ -201,8 +202,8 @@ pub(crate) fn check_access(text: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    //! Whatever the file holds, it is understood or it is not: then nobody but the owner gets in.
-    //! What is understood is what was meant.
+    //! Any file is either parsed or rejected; if it is rejected, only the owner is admitted. A
+    //! parsed policy has the intended meaning.
 
     use super::*;
     use proptest::prelude::*;

@@ -1,8 +1,8 @@
-//! What each request does: who may do it, and the reads. Writes are in `write`, scans in `scans`,
-//! cells in `cells`, changes in `feed`.
+//! The requests: the rights that each needs, and the reads. Writes are in `write`, scans in
+//! `scans`, cells in `cells`, changes in `feed`.
 //!
-//! A reply is made whole before anything is sent, so that no snapshot is held while a peer takes
-//! its time.
+//! A reply is complete before any of it is sent, so no snapshot is held while a peer receives it
+//! slowly.
 
 use crate::error::codec;
 use crate::limits::PAGE_SIZE_MAX;
@@ -17,20 +17,21 @@ use std::time::Instant;
 use untorn_wal::wire;
 use untorn_wal::wire::{FoundValue, List, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, Operation, Reply, Request, WireError};
 
-/// The most bytes of names, keys and values in one reply: a value of the greatest length, and what
+/// The most bytes of names, keys and values in one reply: a value of the maximum length, and its
+/// names.
 /// names it.
 pub(super) const REPLY_BYTES_MAX: usize = wire::VALUE_BYTES_MAX + (32 << 10);
 const _: () = assert!(REPLY_BYTES_MAX < MESSAGE_BYTES_MAX && PAGE_SIZE_MAX / 4 + NAME_BYTES_MAX < (32 << 10));
 
-/// What stands around an item of a reply, in bytes.
+/// The encoding around an item of a reply, in bytes.
 const ITEM_BYTES: usize = 24;
 
-/// A reply, the room that it takes until it is sent, and the commit that is to be durable before.
+/// A reply, the memory that it uses until it is sent, and the commit that must be durable before.
 pub(super) struct Answer<'s> {
     pub(super) awaited: Option<Awaited>,
-    /// Of a reply that needs no room.
+    /// A reply that needs no permit.
     small: Vec<u8>,
-    /// The room of another, in whose buffer it is.
+    /// The permit of any other reply, whose buffer holds it.
     permit: Option<BufferPermit<'s>>,
 }
 
@@ -44,27 +45,27 @@ impl<'s> Answer<'s> {
         Ok(Answer { awaited: None, small: Vec::new(), permit: Some(permit) })
     }
 
-    /// A reply that is short whatever is in it.
+    /// Returns a reply that is always short.
     pub(super) fn small(reply: &Reply<'_>) -> Result<Answer<'s>> {
         Answer::after(None, reply)
     }
 
-    /// A short reply to a commit, once that is durable.
+    /// Returns a short reply to a commit, to be sent once that is durable.
     pub(super) fn after(awaited: Option<Awaited>, reply: &Reply<'_>) -> Result<Answer<'s>> {
         let mut small = Vec::new();
         encode(reply, &mut small)?;
         Ok(Answer { awaited, small, permit: None })
     }
 
-    /// The reply as it is sent.
+    /// Returns the reply as it is sent.
     pub(super) fn frame(&self) -> &[u8] {
         self.permit.as_ref().map_or(&self.small, |permit| &permit.buffer)
     }
 }
 
-/// Checks the right to make a long request by its first bytes, which contain all that a right
-/// depends on: what it is, and the name of the keyspace or cell. Each operation of a batch is
-/// checked again when all of it is there.
+/// Checks the right to make a long request by its first bytes. They contain everything that a right
+/// depends on: the kind of request, and the name of the keyspace or cell. Each operation of a batch
+/// is checked again when the whole batch has arrived.
 ///
 /// # Errors
 /// [`Error::NotAllowed`]; [`Error::Protocol`] if they are not the beginning of a request.
@@ -88,7 +89,7 @@ pub(super) fn check_head(head: &[u8], rights: &Rights<'_>) -> Result<()> {
     }
 }
 
-/// How many items the list of a request has, as it says itself.
+/// Returns the number of items that the list of a request claims to have.
 pub(super) fn items_of(message: &[u8]) -> u64 {
     let at = match kind_of(message) {
         MULTI_GET => name_at(message, 4).map(|name| 12 + name.len()),
@@ -99,8 +100,8 @@ pub(super) fn items_of(message: &[u8]) -> u64 {
         .map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
 }
 
-/// Whether a short batch removes ranges, each of which can be as much work as a long batch. A batch
-/// that can't be decoded removes none.
+/// Returns whether a short batch removes ranges, each of which can be as much work as a long batch.
+/// A batch that can't be decoded removes none.
 pub(super) fn has_range(message: &[u8]) -> bool {
     let is_range = |operation: &Operation<'_>| matches!(operation, Operation::DeleteRange { .. });
     matches!(wire::decode(message), Ok(Request::Commit { operations, .. }) if operations.0.iter().any(is_range))
@@ -118,7 +119,7 @@ pub(super) const CELL_STORE: u32 = 14;
 pub(super) const CHANGES: u32 = 17;
 pub(super) const DELETE_RANGE: u32 = 19;
 
-/// The number of a request.
+/// Returns the number of a request.
 pub(super) fn kind_of(message: &[u8]) -> u32 {
     message.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
 }
@@ -136,7 +137,7 @@ fn encode(reply: &Reply<'_>, frame: &mut Vec<u8>) -> Result<()> {
     })
 }
 
-/// What a connection has open.
+/// The open scans and the feed of a connection.
 pub(super) struct Session<'s> {
     pub(super) shared: &'s ServerState,
     pub(super) store: Store,
@@ -150,7 +151,7 @@ impl<'s> Session<'s> {
         Session { shared, store, user, scans: Scans::default(), feed: None }
     }
 
-    /// When the next snapshot that nobody asked for goes.
+    /// Returns when the next unused snapshot expires.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.scans.next_expiry()
     }
@@ -159,7 +160,7 @@ impl<'s> Session<'s> {
         self.scans.expire();
     }
 
-    /// Does what is asked for.
+    /// Executes a request.
     pub(super) fn answer(&mut self, request: &Request<'_>, rights: &Rights<'_>) -> Answer<'s> {
         self.scans.expire();
         self.try_answer(request, rights).unwrap_or_else(|error| Answer::of_error(&error))
@@ -178,7 +179,7 @@ impl<'s> Session<'s> {
             Request::Scan { keyspace, lower, upper, is_reverse, piece_bytes } => {
                 let (snapshot, handle) = self.readable(rights, keyspace)?;
                 let scan = self.scans.open(snapshot, handle, (*lower, *upper), *is_reverse, *piece_bytes)?;
-                // Whoever does not get the number can't close it.
+                // A client that does not get the number can't close the scan.
                 self.piece(scan).inspect_err(|_| self.scans.close(scan))
             }
             Request::ScanNext { scan } => {
@@ -230,7 +231,7 @@ impl<'s> Session<'s> {
 
     // ---- reading
 
-    /// A snapshot taken now, and a keyspace in it.
+    /// Returns a snapshot taken now, and a keyspace in it.
     fn readable(&self, rights: &Rights<'_>, name: &str) -> Result<(Snapshot, Keyspace)> {
         refuse_unless(rights.may_read(name), "reading", "keyspace", name)?;
         let snapshot = self.store.snapshot()?;
@@ -270,7 +271,7 @@ impl<'s> Session<'s> {
     fn keyspaces(&self, rights: &Rights<'_>) -> Result<Answer<'s>> {
         let names = self.store.keyspaces()?;
         let mut names: Vec<&str> = names.iter().map(String::as_str).filter(|name| rights.may_read(name)).collect();
-        // A list's limit; nobody lists more by message.
+        // The limit of a list; a message can't contain more.
         if names.len() > wire::LIST_ITEMS_MAX {
             return Err(Error::Limit {
                 what: LimitKind::MessageKeyspaces,
@@ -290,13 +291,13 @@ impl<'s> Session<'s> {
         Answer::new(&Reply::Stats(&stats), permit)
     }
 
-    /// Connections for a reply with so many bytes of values, of so many items.
+    /// Acquires the memory for a reply with this many bytes of values and this many items.
     fn reserve(&self, bytes: usize, items: usize) -> Result<BufferPermit<'s>> {
         reserve(self.shared, self.user, bytes, items)
     }
 }
 
-/// Connections for a reply. Nobody waits for it: a snapshot is held meanwhile.
+/// Acquires the memory for a reply, without waiting: a snapshot is held meanwhile.
 pub(super) fn reserve(shared: &ServerState, user: User, bytes: usize, items: usize) -> Result<BufferPermit<'_>> {
     refuse_large(bytes)?;
     shared.buffers.try_acquire(user, bytes + items * ITEM_BYTES).ok_or_else(too_many_bytes)
@@ -318,7 +319,7 @@ fn as_found<'v>((value, version): &(&'v [u8], TxnId)) -> FoundValue<'v> {
     FoundValue { version: version.as_u64(), value }
 }
 
-/// An error unless something is allowed.
+/// Returns an error unless the operation is allowed.
 pub(super) fn refuse_unless(is_allowed: bool, doing: &str, kind: &str, name: &str) -> Result<()> {
     if is_allowed {
         return Ok(());
@@ -326,12 +327,12 @@ pub(super) fn refuse_unless(is_allowed: bool, doing: &str, kind: &str, name: &st
     Err(Error::NotAllowed { what: format!("{doing} {kind} {:?}", cut_name(name)) })
 }
 
-/// A name as an error repeats it.
+/// Returns a name as an error repeats it.
 pub(super) fn cut_name(name: &str) -> String {
     name.chars().take(NAME_BYTES_MAX).collect()
 }
 
-/// Holds what the server concludes from the first bytes of a request against the whole request. For
+/// Compares what the server derives from the first bytes of a request with the whole request. For
 /// the fuzz target `request`.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn check_request(message: &[u8]) {
@@ -369,7 +370,7 @@ pub(crate) fn check_request(message: &[u8]) {
             return;
         }
     };
-    // A longer name may lie beyond the first bytes.
+    // A longer name may extend beyond the first bytes.
     if keyspace.len() <= NAME_BYTES_MAX {
         assert_eq!(checked.is_ok(), is_allowed, "{checked:?}: {keyspace:?}");
     }

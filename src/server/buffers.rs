@@ -59,13 +59,13 @@ struct BuffersInUse {
     idle: Vec<IdleBuffer>,
 }
 
-/// How much of the bound a message may use.
+/// The part of the bound that a message may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Allowance {
     /// Leaves the longest message to the same kind of user. For a message that grows while it holds
     /// some bytes.
     Ordinary,
-    /// All that the user may hold.
+    /// Everything that the user may hold.
     Full,
 }
 
@@ -174,7 +174,7 @@ impl<'b> BufferPermit<'b> {
     }
 }
 
-/// The bytes that are counted for a message of `count` bytes.
+/// Returns the bytes that are counted for a message of `count` bytes.
 fn counted(count: usize) -> usize {
     if count <= SMALL_BYTES { 0 } else { count }
 }
@@ -185,7 +185,8 @@ impl BufferPool {
         BufferPermit { pool: self, user, count: 0, is_finishing: false, buffer: Vec::new() }
     }
 
-    /// Connections for a message of so many bytes, and a buffer for it; `None` if there is none.
+    /// Returns a permit for a message of `count` bytes, with a buffer for it; `None` if there are
+    /// too few free bytes.
     pub(super) fn try_acquire(&self, user: User, count: usize) -> Option<BufferPermit<'_>> {
         let mut permit = self.permit(user);
         let count = counted(count);
@@ -288,7 +289,7 @@ impl Drop for BufferPermit<'_> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: bytes that are taken come back, and no user gets more than its limit.
+    //! Goal: bytes that are taken are returned, and no user gets more than its limit.
 
     use super::*;
 
@@ -319,7 +320,7 @@ mod tests {
         assert!(pool.try_acquire(user(1), MESSAGE_BYTES_MAX).is_some());
     }
 
-    /// A buffer that has been written to, as a message of so many bytes leaves it.
+    /// Uses a buffer as a message of this many bytes does: writes to it and returns it.
     fn serve(pool: &BufferPool, count: usize) -> *const u8 {
         let mut permit = pool.try_acquire(OWNER, count).unwrap();
         assert!(permit.buffer.is_empty());
@@ -337,7 +338,8 @@ mod tests {
         let pool = BufferPool::default();
         let first = serve(&pool, 1 << 20);
         assert_eq!(serve(&pool, 1 << 20), first);
-        // Neither by a message that it is too short for, nor by one that leaves most of it empty.
+        // The buffer is not reused for a message that is too long for it, nor for one that leaves
+        // most of it empty.
         serve(&pool, (1 << 20) + 1000);
         serve(&pool, 100 << 10);
         assert_eq!(pool.in_use.lock().idle.len(), 3);
@@ -347,7 +349,7 @@ mod tests {
     #[test]
     fn buffers_are_kept_within_bounds() {
         let pool = BufferPool::default();
-        // Many at once, of which not all can be kept.
+        // Many at once, which can't all be kept.
         let permits: Vec<_> = (0..50)
             .map(|_| {
                 let mut permit = pool.try_acquire(OWNER, 1 << 20).unwrap();
@@ -357,11 +359,11 @@ mod tests {
             .collect();
         drop(permits);
         assert!((15 << 20..=IDLE_BYTES_MAX).contains(&idle_bytes(&pool)), "{}", idle_bytes(&pool));
-        // Messages have the room, all of it.
+        // All bytes are available to messages.
         let all: Vec<_> = (0..4).map(|_| pool.try_acquire(OWNER, MESSAGE_BYTES_MAX).unwrap()).collect();
         assert_eq!(idle_bytes(&pool), 0);
         drop(all);
-        // Nobody wants it: it goes.
+        // A buffer that no message uses is freed.
         serve(&pool, MESSAGE_BYTES_MAX);
         pool.forget_unused();
         assert_eq!(idle_bytes(&pool), MESSAGE_BYTES_MAX, "it was wanted just now");
@@ -370,8 +372,8 @@ mod tests {
         assert_eq!(idle_bytes(&pool), 0);
     }
 
-    /// Peers that announce much and send little cost the others nothing; and requests that come in
-    /// pieces never wait for each other.
+    /// Peers that announce long messages and send little cost the others nothing, and requests that
+    /// arrive in pieces never wait for each other.
     #[test]
     fn what_comes_in_pieces_gets_through() {
         let pool = BufferPool::default();

@@ -1,4 +1,4 @@
-//! Cells and counters by message. Their names are under the same rules as those of keyspaces.
+//! Cells and counters by message. The access rules for their names are those for keyspaces.
 
 use crate::api::cells;
 use crate::server::answer::{Answer, Session, cut_name, refuse_unless};
@@ -43,7 +43,7 @@ impl<'s> Session<'s> {
 
     pub(super) fn counter_get(&self, rights: &Rights<'_>, name: &str) -> Result<Answer<'s>> {
         refuse_unless(rights.may_read(name), "reading", "counter", name)?;
-        // Whoever only reads makes none.
+        // A request that only reads creates no counter.
         let value = match cells::find(&self.store, name)? {
             Some(place) if place.kind() == CellKind::Counter => self.store.counter(name)?.get()?,
             Some(_) => return Err(Error::NoCell { name: cut_name(name) }),

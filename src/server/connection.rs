@@ -1,8 +1,8 @@
-//! One connection: the hellos, and then request by request.
+//! One connection: the hellos, and then the requests, one by one.
 //!
-//! A peer may be silent between messages for as long as it likes; within one it has the policy's
-//! patience. A peer that takes longer to send or to take a message is cut off, and so is one whose
-//! frames can't be told apart.
+//! A peer may be silent between messages for any time. Within a message, the policy's timeout
+//! applies: a peer that takes longer to send or to receive one is disconnected. So is a peer whose
+//! frames can't be delimited.
 
 use crate::Error;
 use crate::LimitKind;
@@ -17,7 +17,7 @@ use untorn_wal::wire;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, ServerHello};
 use untorn_wal::wire::{MESSAGE_BYTES_MAX, Request};
 
-/// Serves until either side ends it.
+/// Serves a connection until either side ends it.
 pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
     let policy = shared.policy();
     let mut hello = [0; CLIENT_HELLO_BYTES];
@@ -42,9 +42,9 @@ pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
         Ok(lease) => lease,
         Err(error) => return refuse(stream, Refusal::Unavailable, &error.to_string()),
     };
-    // The owner hears what keeps the others out.
+    // The owner gets a notice of a fault that locks all other users out.
     let notice = policy.fault.as_ref().filter(|_| policy.is_owner(uid));
-    let notice = notice.map_or(String::new(), |fault| format!("only the owner is let in: {fault}"));
+    let notice = notice.map_or(String::new(), |fault| format!("only the owner is admitted: {fault}"));
     let welcome = ServerHello::encode(version, None, &notice);
     if stream.write(&welcome, Some(clock::now() + policy.patience)).is_err() {
         return;
@@ -53,19 +53,19 @@ pub(super) fn run(shared: &ServerState, stream: &SocketStream, uid: u32) {
     drop(policy);
     tracing::info!(uid, "message client connected");
     let mut session = Session::new(shared, lease.store.clone(), user);
-    // Of short messages; a long one's comes with its share of the room.
+    // For short messages; a long one gets a permit and its buffer.
     let mut buffer = Vec::new();
     while serve_one(shared, stream, &mut session, &mut buffer).is_some() {}
 }
 
-/// One request; `None` if there will be no more.
+/// Serves one request; returns `None` if the connection ends.
 fn serve_one(
     shared: &ServerState,
     stream: &SocketStream,
     session: &mut Session<'_>,
     buffer: &mut Vec<u8>,
 ) -> Option<()> {
-    // While it is silent, snapshots that it has left lying are let go.
+    // While the peer is silent, snapshots that it has not used are dropped.
     while !stream.wait_readable(session.next_expiry()).ok()? {
         session.expire();
     }
@@ -88,21 +88,21 @@ fn serve_one(
     };
     let uid = session.user.uid;
     let Some(rights) = policy.rights(uid) else {
-        return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer let in") });
+        return last_words(Error::NotAllowed { what: format!("uid {uid} is no longer admitted") });
     };
     let head = length.min(SMALL_BYTES);
     stream.read_body(head, buffer, Some(deadline)).ok()?;
     let mut permit = shared.buffers.permit(session.user);
     let mut message: &[u8] = buffer;
     if head < length {
-        // What the peer has no right to ask for takes no room.
+        // A request for which the peer lacks the right gets no memory.
         if let Err(error) = answer::check_head(buffer, &rights) {
             stream.discard(length - head, Some(deadline)).ok()?;
             return stream.write(&codec::encode_reply(&error), Some(clock::now() + policy.patience)).ok();
         }
         permit.reuse_buffer(length);
-        // Connections for all of it is only addresses; what is not written to takes no memory. So
-        // it need not move as it grows.
+        // The reservation only takes addresses: bytes that are not written to use no memory. So the
+        // buffer need not move as it grows.
         permit.buffer.reserve_exact(length);
         permit.buffer.extend_from_slice(buffer);
         while permit.buffer.len() < length {
@@ -128,13 +128,13 @@ fn serve_one(
         Err(error) => Answer::of_error(&Error::Protocol { what: error.to_string() }),
     };
     drop(turn);
-    // What the commit has written lies in the log: while it waits for its flush, others can have
-    // its room.
+    // The data of the commit is in the log. While it waits for its flush, other requests can use
+    // its memory.
     drop(permit);
     if let Some(awaited) = answer.awaited.take() {
         match awaited.wait(shared, stream) {
             Ok(true) => {}
-            // It is visible, and its deadline holds. Nobody is there to be told.
+            // The commit is visible, and its deadline holds, but the peer has disconnected.
             Ok(false) => return None,
             Err(error) => answer = Answer::of_error(&error),
         }

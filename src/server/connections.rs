@@ -1,4 +1,4 @@
-//! Admission of connections: how many there may be, in all and for each user.
+//! Admission of connections: the most there may be, in all and for each user.
 //!
 //! Each connection holds a [`ConnectionPermit`]. The logger exits only if the table is closed while
 //! it is empty.
@@ -29,7 +29,7 @@ struct OpenConnection {
     stream: Arc<SocketStream>,
 }
 
-/// Why a connection is not admitted.
+/// The reason why a connection is not admitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NotAdmitted {
     Closed,
@@ -48,7 +48,7 @@ pub(super) struct ConnectionPermit {
 
 impl Connections {
     /// Admits a connection. A user other than the owner may have half of all connections. All other
-    /// users together leave an eighth to the owner. So no user shuts out the others.
+    /// users together leave an eighth to the owner. So no user can lock the others out.
     pub(super) fn enter(
         self: &Arc<Connections>,
         uid: u32,

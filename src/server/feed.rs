@@ -1,12 +1,12 @@
-//! The change feed of a connection. What a client may not read it does not hear of.
+//! The change feed of a connection. It contains no change that the client may not read.
 //!
-//! Rights come first: a value that the client may not read is never copied. One that it may read is
-//! copied only when there is room for it, and all that a feed holds from one request to the next is
-//! counted as messages are.
+//! Rights are checked first: a value that the client may not read is never copied. A value that it
+//! may read is copied only if there is memory for it. Everything that a feed holds from one request
+//! to the next is counted as messages are.
 //!
-//! A feed holds nothing of the store back: who falls behind gets `Lagged`. A transaction's last
-//! change is marked as such among those that the client may read; so the newest one is held back
-//! until it is known whether another follows, which is never waited for.
+//! A feed delays no writer: a client that falls behind gets `Lagged`. The last change of a
+//! transaction is marked as such, among those that the client may read. So the newest change is
+//! held back until it is known whether another follows; the reply does not wait for that.
 
 use crate::api::changes::Advance;
 use crate::api::feed::Admission;
@@ -23,22 +23,22 @@ use std::time::Duration;
 use untorn_wal::wire;
 use untorn_wal::wire::{ChangeItem, Happened, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, Reply};
 
-/// How long a reply may be gathered for, once there is something to say or much that the client may
-/// not hear of.
+/// How long a reply may be collected once it has changes, or once many changes were skipped that
+/// the client may not read.
 const GATHER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long it is gathered before others have their turn.
+/// How long changes are collected before other connections get their turn.
 const TURN_TIME_MAX: Duration = Duration::from_millis(20);
-/// What a change takes beside its bytes.
+/// The memory of a change in addition to its bytes.
 const FEED_ITEM_BYTES: usize = size_of::<FeedItem>();
 
-/// Why no more changes are taken for now.
+/// The reason why no more changes are taken for now.
 enum Enough {
-    /// There are no more, or no more go into the piece.
+    /// There are no more, or no more fit into the piece.
     Nothing,
     /// The turn is over.
     ForATurn,
-    /// There is no room for the next one, in the piece or in the server.
+    /// There is no memory for the next one, in the piece or in the server.
     NoRoom,
 }
 
@@ -48,32 +48,33 @@ pub(super) struct OpenFeed<'s> {
     feed: crate::Feed,
     keyspace: Option<String>,
     prefix: Vec<u8>,
-    /// Where `changes` is to begin anew, since what it told was given up.
+    /// The position at which `changes` must begin again, since changes that it delivered were
+    /// dropped.
     again: Option<FeedPosition>,
-    /// Of the transaction that `changes` is in, the changes that it has told of.
+    /// The number of changes that `changes` has delivered of its present transaction.
     told: u64,
-    /// So many changes were sent before, or left out.
+    /// The number of changes to skip because they were sent or left out before.
     skip: u64,
-    /// The newest change that the client may hear of, while its transaction goes on.
+    /// The newest change that the client may read, while its transaction continues.
     held: Option<FeedItem>,
-    /// What is to be sent next.
+    /// The changes to be sent next.
     ready: VecDeque<FeedItem>,
     ready_bytes: usize,
-    /// The room that these take, and between two requests what `changes` holds.
+    /// The memory that these use, and between two requests also what `changes` holds.
     permit: BufferPermit<'s>,
-    /// Everything up to here was sent, or is not the client's to hear of.
+    /// Everything up to this transaction was sent, or may not be read by the client.
     through: TxnId,
 }
 
-/// A change, and where it was found.
+/// A change and its position.
 struct FeedItem {
     change: Change,
-    /// What it would take in a reply. The value of one for which no reply has room is gone.
+    /// Its bytes in a reply. If no reply can hold it, its value was dropped.
     bytes: usize,
     at: FeedPosition,
 }
 
-/// A place in the feed: so many changes after everything of this transaction.
+/// A position in the feed: this many changes after everything of this transaction.
 #[derive(Clone, Copy)]
 struct FeedPosition {
     txn: TxnId,
@@ -92,7 +93,7 @@ impl<'s> Session<'s> {
         if let Some(name) = keyspace {
             refuse_unless(rights.may_read(name), "following", "keyspace", name)?;
         }
-        // A feed lasts as long as its connection: it keeps nothing longer than what it could find.
+        // A feed lasts as long as its connection, so it stores no prefix longer than any key.
         refuse_longer(LimitKind::KeyLength, prefix.len(), key_len_max(PAGE_SIZE_MAX))?;
         let name_bytes = keyspace.map_or(0, str::len);
         refuse_longer(LimitKind::KeyspaceNameLength, name_bytes, wire::NAME_BYTES_MAX)?;
@@ -137,7 +138,7 @@ impl<'s> Session<'s> {
         feed.leave_out(rights);
         if feed.ready.is_empty() {
             let gathered = feed.gather(shared, &self.store, self.user, rights, wait);
-            // An error comes again, and what came before it is not lost.
+            // The next call returns the error again, and the changes before it are not lost.
             if feed.ready.is_empty() {
                 gathered?;
             }
@@ -154,8 +155,8 @@ impl<'s> Session<'s> {
             feed.ready_bytes -= bytes;
             feed.through = *through;
         }
-        // It is not known when the rest will be asked for. What there is no room for is taken again
-        // then.
+        // The time of the next request is unknown. What does not fit into memory until then is
+        // dropped and read again.
         let rest = feed.changes.let_go() + feed.value_bytes();
         if !feed.permit.try_keep(0) || !feed.permit.try_keep(rest) {
             feed.give_up();
@@ -165,7 +166,7 @@ impl<'s> Session<'s> {
 }
 
 impl OpenFeed<'_> {
-    /// Takes the next changes, waiting for the first no longer than `wait`.
+    /// Takes the next changes, waiting for the first at most `wait`.
     fn gather(
         &mut self,
         shared: &ServerState,
@@ -195,7 +196,8 @@ impl OpenFeed<'_> {
             let is_over = clock::since(start) > if self.ready.is_empty() { wait } else { wait.min(GATHER_TIMEOUT) };
             let is_full = self.ready_bytes >= PIECE_BYTES_MAX || self.ready.len() >= PIECE_RECORDS_MAX;
             match taken {
-                // What is there is sent; what comes after it has the room then.
+                // The changes that were taken are sent; those that follow can then use their
+                // memory.
                 Enough::NoRoom if self.ready.is_empty() => return Err(too_many_bytes()),
                 Enough::NoRoom => return Ok(()),
                 _ if is_full || shared.is_closing() => return Ok(()),
@@ -203,7 +205,7 @@ impl OpenFeed<'_> {
                 Enough::Nothing if is_over => return Ok(()),
                 Enough::ForATurn if is_over && clock::since(start) > GATHER_TIMEOUT => return Ok(()),
                 Enough::ForATurn => {
-                    // What there is no room for between two turns is held in one.
+                    // If there is no memory for these between two turns, the feed keeps its turn.
                     let rest = self.changes.let_go() + self.value_bytes();
                     if self.permit.try_keep(rest) {
                         turn = None;
@@ -222,7 +224,7 @@ impl OpenFeed<'_> {
         }
     }
 
-    /// Takes the changes that are there, as many as go into a piece, for the time of a turn.
+    /// Takes the available changes, as many as fit into a piece, for the duration of a turn.
     fn take_some(&mut self, rights: &Rights<'_>) -> Result<Enough> {
         let start = clock::now();
         while self.ready_bytes < PIECE_BYTES_MAX && self.ready.len() < PIECE_RECORDS_MAX {
@@ -244,7 +246,7 @@ impl OpenFeed<'_> {
                 let is_last_of_piece = (ready_count > 0 || held_bytes.is_some()) && before + bytes > PIECE_BYTES_MAX;
                 match bytes > REPLY_BYTES_MAX {
                     _ if is_last_of_piece => Admission::Later,
-                    // No reply has room for it, which the client is told when its turn comes.
+                    // No reply can hold it; the client gets an error when it is next.
                     true => Admission::WithoutValue,
                     false if permit.try_resize(before + bytes + FEED_ITEM_BYTES * (ready_count + 2)) => {
                         Admission::Whole
@@ -256,8 +258,8 @@ impl OpenFeed<'_> {
                 Advance::Change(change) => change,
                 Advance::Nothing => return Ok(Enough::Nothing),
                 Advance::Later => {
-                    // One that it may read follows in the transaction, so the one that is held back
-                    // is not the last.
+                    // A change that the client may read follows in the transaction, so the one that
+                    // is held back is not the last.
                     if let Some(held) = self.held.take_if(|_| follows) {
                         self.add(held);
                     }
@@ -270,7 +272,7 @@ impl OpenFeed<'_> {
             let is_new = self.skip == 0;
             self.skip = self.skip.saturating_sub(1);
             if is_new && rights.may_read(&change.keyspace) {
-                // Only its successor says whether one that is held back is the last.
+                // Only the next change shows whether the one that is held back is the last.
                 if let Some(before) = self.held.replace(FeedItem { change, bytes, at }) {
                     self.add(before);
                 }
@@ -283,7 +285,7 @@ impl OpenFeed<'_> {
         Ok(Enough::Nothing)
     }
 
-    /// Bytes of what was taken and not sent.
+    /// Returns the bytes of what was taken and not sent.
     fn value_bytes(&self) -> usize {
         let taken = self.ready.iter().chain(&self.held);
         taken.map(|taken| FEED_ITEM_BYTES + if taken.bytes <= REPLY_BYTES_MAX { taken.bytes } else { 0 }).sum()
@@ -294,14 +296,14 @@ impl OpenFeed<'_> {
         self.ready.push_back(taken);
     }
 
-    /// Leaves out what was taken while the client might still read it.
+    /// Removes what was taken and what the client may no longer read.
     fn leave_out(&mut self, rights: &Rights<'_>) {
         self.ready.retain(|taken| rights.may_read(&taken.change.keyspace));
         self.ready_bytes = self.ready.iter().map(|taken| taken.bytes).sum();
         self.held.take_if(|held| !rights.may_read(&held.change.keyspace));
     }
 
-    /// Forgets what was taken and not sent, to take it again.
+    /// Drops what was taken and not sent, to read it again.
     fn give_up(&mut self) {
         self.again = self.ready.front().or(self.held.as_ref()).map(|taken| taken.at);
         self.ready = VecDeque::new();
@@ -309,7 +311,7 @@ impl OpenFeed<'_> {
         self.held = None;
     }
 
-    /// How many changes go into one reply, and their bytes: a large one goes alone.
+    /// Returns the number of changes in the next reply, and their bytes. A large one is sent alone.
     fn piece(&self) -> (usize, usize) {
         let mut bytes = 0;
         for (count, taken) in self.ready.iter().enumerate() {
@@ -321,7 +323,7 @@ impl OpenFeed<'_> {
         (self.ready.len(), bytes)
     }
 
-    /// How far everything has been sent when so many more are.
+    /// Returns the transaction up to which everything is sent once `count` more changes are.
     fn through_after(&self, count: usize) -> TxnId {
         if count == self.ready.len() {
             return self.changes.resume_from();

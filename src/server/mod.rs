@@ -5,7 +5,7 @@
 //! connection and dropped with the last. So there is no second path to the data, and a connection
 //! keeps the logger running as a client does.
 //!
-//! - `access`, `policy`: the access file: who may do what
+//! - `access`, `policy`: the access file: the rights of each user
 //! - `socket_path`: the socket's name in the file system, and changes of the directory that the
 //!   kernel reports
 //! - `connections`: admission of connections
@@ -14,13 +14,13 @@
 //! - `connection`: one connection, from hello to end
 //! - `answer`, `write`, `scans`, `cells`, `feed`: what each request does
 //!
-//! Nothing waits for a peer while it holds a lock, a transaction or (but for scans, for a bounded
-//! time) a snapshot: a request is there whole before it is looked at, and its reply is made whole
-//! before it is sent.
+//! The server does not wait for a peer while it holds a lock or a transaction. The same holds for
+//! snapshots, except those of scans, for a bounded time. A request has arrived as a whole before it
+//! is decoded, and its reply is complete before it is sent.
 //!
-//! **Leaving.** The logger's main thread leaves under the initialisation lock, which opening the
-//! store takes as well. So a logger that is idle leaves only if nobody is connected or connecting
-//! ([`Server::close_if_idle`]), and one that was told to leave ends the connections before it takes
+//! **Exit.** The logger's main thread exits under the initialisation lock, which opening the store
+//! takes as well. So an idle logger exits only if no client is connected or connecting
+//! ([`Server::close_if_idle`]). A logger that was told to exit ends the connections before it takes
 //! that lock ([`Server::close`]), and waits for them a bounded time.
 
 mod access;
@@ -108,8 +108,7 @@ struct ServerState {
     store: Mutex<SharedStore>,
     socket: Mutex<Option<Arc<BoundSocket>>>,
     /// Wakes the listening thread when the first process has opened the store, or the last has
-    /// closed it. Only in a process that is
-    /// the logger alone.
+    /// closed it. Only in a process that is the logger alone.
     use_changed: Option<OwnedFd>,
 }
 
@@ -127,9 +126,9 @@ struct SharedStore {
     users: usize,
 }
 
-/// Makes the socket and listens. A failure is recorded, and the listening thread retries; `None` if
-/// that thread cannot start. `wake_main` wakes the thread that serves, if the listening one panics
-/// or the directory loses a file.
+/// Makes the socket and listens. A failure is recorded, and the listening thread retries. Returns
+/// `None` if that thread cannot start. `wake_main` wakes the thread that serves, if the listening
+/// one panics or the directory loses a file.
 pub(crate) fn start(
     dir: &Dir,
     rest: &Arc<Rest>,
@@ -146,9 +145,9 @@ pub(crate) fn start(
     }
 }
 
-/// Says that there is no socket, and why; or that there is one.
+/// Reports that there is no socket, and the reason; or that there is one.
 fn report_problem(dir: &Dir, host: Host, problem: Option<&str>) {
-    // It may repeat a path of the access file.
+    // The text may repeat a path of the access file.
     let problem = problem.map(untorn_wal::printable);
     let problem = problem.as_deref();
     socket_path::write_error_file(dir, problem);
@@ -201,7 +200,7 @@ impl Server {
         Ok(Server { shared, listening })
     }
 
-    /// Lets nobody connect any more, if nobody is connected. Says whether it did.
+    /// Closes the server for new connections, if there are none. Returns whether it did.
     pub(crate) fn close_if_idle(&self) -> bool {
         let closed = self.shared.connections.close_if_empty();
         if closed {
@@ -213,13 +212,14 @@ impl Server {
     /// Wakes the listening thread: the first process has opened the store, or the last has closed
     /// it.
     pub(crate) fn note_use_changed(&self) {
-        // A full counter wakes it as well.
+        // If the counter is full, the thread is woken as well.
         let _ = self.shared.use_changed.as_ref().map(|changed| rustix::io::write(changed, &1_u64.to_ne_bytes()));
     }
 
-    /// Whether nobody uses the store but those who pass messages, or are about to.
+    /// Returns whether no process uses the store, except for message-passing clients that are
+    /// connected or connecting.
     pub(crate) fn is_sole_client(&self, engine: &Engine) -> bool {
-        // The store of a host that runs the logger as a thread is the server's as well.
+        // If a host runs the logger as a thread, its store handle is the server's as well.
         if self.shared.host == Host::Thread {
             return false;
         }
@@ -230,13 +230,13 @@ impl Server {
         }
     }
 
-    /// Ends all connections and takes the socket away. The initialisation lock is free meanwhile,
-    /// or nobody is connected.
+    /// Ends all connections and removes the socket. The caller does not hold the initialisation
+    /// lock, or there is no connection.
     pub(crate) fn close(&self) {
         let Some(listening) = self.listening.lock().take() else { return };
         let now = clock::now();
         self.shared.connections.close(now + LAST_ANSWERS_TIMEOUT, now + CLOSE_TIMEOUT);
-        // Both waits of the listening thread: for a client, and for a place.
+        // Ends both waits of the listening thread: for a client, and for a permit.
         if let Some(socket) = &*self.shared.socket.lock() {
             socket.end();
         }
@@ -252,13 +252,13 @@ impl Drop for Server {
 }
 
 impl ServerState {
-    /// The policy in force.
+    /// Returns the policy in force.
     fn policy(&self) -> Arc<Policy> {
         let mut watched = self.policy.lock();
         if clock::since(watched.looked) >= POLICY_CHECK_INTERVAL {
             let stamp = FileStamp::now(&self.dir);
             if stamp != watched.stamp || stamp.is_some_and(|stamp| !stamp.is_stable()) {
-                // A directory that can't be looked at changes nothing.
+                // If the directory can't be read, the policy remains.
                 if let Ok(policy) = socket_path::read_policy(&self.dir) {
                     watched.policy = Arc::new(policy);
                     watched.stamp = stamp;
@@ -269,12 +269,12 @@ impl ServerState {
         watched.policy.clone()
     }
 
-    /// Whether the logger is leaving.
+    /// Returns whether the logger is exiting.
     fn is_closing(&self) -> bool {
         self.connections.is_closed()
     }
 
-    /// The turns that a request has to wait for, if it is a long one.
+    /// Returns the turns for which a long request must wait.
     fn turns_for(&self, message: &[u8]) -> Option<&Turns> {
         let is_long = message.len() > SMALL_BYTES || answer::items_of(message) > ITEMS_WITHOUT_TURN_MAX;
         match answer::kind_of(message) {
@@ -323,16 +323,16 @@ impl Drop for StoreLease<'_> {
 /// The thread that listens.
 struct Listener {
     shared: Arc<ServerState>,
-    /// The policy by which the socket was bound.
+    /// The policy for which the socket was bound.
     bound_by: Option<Arc<Policy>>,
     /// The problem that was reported last; `None` at first, so that an old error file is removed.
     last_reported: Option<Option<String>>,
-    /// Reports changes of the directory while no process has the store open. Not beside clients:
-    /// the kernel takes some 15 ms to close it, and releases a killed logger's locks after that,
-    /// which clients wait for.
+    /// Reports changes of the directory while no process has the store open. It is not used beside
+    /// clients: the kernel takes some 15 ms to close it, and releases a killed logger's locks only
+    /// after that, while clients wait for them.
     watch: Option<Watch>,
-    /// Until then it looks as often as beside clients: the newest change was reported not long ago,
-    /// and files' clocks are coarse.
+    /// Until this time the thread polls as often as beside clients: a change was reported recently,
+    /// and the timestamps of files are coarse.
     looks_until: Instant,
 }
 
@@ -342,8 +342,8 @@ impl Listener {
         while !self.shared.is_closing() {
             crash_point!("serve.looked");
             if self.watch_while(rest.is_alone()) {
-                // A change before it is not reported: this thread looks for the socket, and the main
-                // thread for the directory and `lock`.
+                // An earlier change is not reported, so this thread checks the socket, and the main
+                // thread the directory and `lock`.
                 self.check_socket();
                 on_loss();
             }
@@ -355,7 +355,7 @@ impl Listener {
                     .min(self.longest_nap()),
                 false => SOCKET_CHECK_INTERVAL,
             };
-            // By the clock, since clients may connect without a pause.
+            // Decided by the clock, since clients may connect without a pause.
             if clock::since(looked) >= interval {
                 self.check_socket();
                 self.shared.buffers.forget_unused();
@@ -375,7 +375,7 @@ impl Listener {
             };
             let _ = self.shared.use_changed.as_ref().map(|changed| rustix::io::read(changed, &mut [0; 8]));
             if let Some(change) = self.watch.as_ref().and_then(Watch::next_change) {
-                // Not at once: a directory that is being removed must not get a new socket.
+                // After a delay: a directory that is being removed must not get a new socket.
                 looked = clock::now();
                 self.looks_until = looked + CHANGE_CHECK_TIME;
                 if change == Change::Loss {
@@ -388,8 +388,8 @@ impl Listener {
             match next {
                 Ok(Some(stream)) => receive(&self.shared, stream),
                 Ok(None) => {}
-                // No more descriptors, say, in which case those who wait go on waiting; or somebody
-                // has closed ours.
+                // For example, no descriptor is free, and waiting clients continue to wait; or
+                // other code has closed the socket.
                 Err(_) => {
                     clock::sleep(Duration::from_millis(100));
                     self.check_socket();
@@ -412,8 +412,8 @@ impl Listener {
         begins && self.watch.is_some()
     }
 
-    /// How long the thread may sleep if no process has the store open. A change that the kernel
-    /// does not report is looked for.
+    /// Returns how long the thread may sleep if no process has the store open. It polls for a
+    /// change that the kernel does not report.
     fn longest_nap(&self) -> Duration {
         let socket = self.shared.socket.lock();
         match socket.as_ref().is_some_and(|socket| !socket.is_elsewhere()) && self.watch.is_some() {
@@ -422,7 +422,7 @@ impl Listener {
         }
     }
 
-    /// Makes the socket if there is none, or not where and how the policy wants it.
+    /// Makes the socket if there is none, or if its path or mode differs from the policy.
     fn check_socket(&mut self) {
         let policy = self.shared.policy();
         let is_as_wanted = self
@@ -435,7 +435,7 @@ impl Listener {
         let taken = BoundSocket::bind(&self.shared.dir, &policy);
         let problem = taken.as_ref().err().map(Error::to_string);
         if let Ok(socket) = taken {
-            // Under the same name it is the new one's by now.
+            // If both have the same name, it belongs to the new socket by now.
             let old = self.shared.socket.lock().replace(Arc::new(socket));
             if let Some(old) = old {
                 old.remove();
@@ -449,24 +449,24 @@ impl Listener {
     }
 }
 
-/// Lets a client in, on a thread of its own, or sends it away.
+/// Serves a client on a thread of its own, or refuses it.
 fn receive(shared: &Arc<ServerState>, stream: SocketStream) {
     let stream = Arc::new(stream);
     let Ok(uid) = stream.peer_uid() else { return };
     let policy = shared.policy();
     if policy.rights(uid).is_none() {
         let text = match &policy.fault {
-            None => format!("uid {uid} is not let in by the store's access file"),
-            Some(fault) => format!("uid {uid} is not let in: {fault}"),
+            None => format!("uid {uid} is not admitted by the store's access file"),
+            Some(fault) => format!("uid {uid} is not admitted: {fault}"),
         };
         return refuse(&stream, Refusal::NotAllowed, &text);
     }
     if stream.is_among_the_last() {
-        return refuse(&stream, Refusal::Busy, "the logger may not have more files open");
+        return refuse(&stream, Refusal::Busy, "the logger has reached its limit of open files");
     }
     let seat = match shared.connections.enter(uid, stream.clone(), &policy) {
         Ok(seat) => seat,
-        Err(NotAdmitted::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is leaving"),
+        Err(NotAdmitted::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is exiting"),
         Err(NotAdmitted::Full { of_uid, limit }) => {
             let whose = if of_uid { format!(" of uid {uid}") } else { String::new() };
             return refuse(&stream, Refusal::Busy, &format!("there are {limit} connections{whose} already"));
@@ -478,11 +478,11 @@ fn receive(shared: &Arc<ServerState>, stream: SocketStream) {
         drop(seat);
     });
     if let Err(error) = spawned {
-        refuse(&stream, Refusal::Busy, &format!("there can be no more threads: {error}"));
+        refuse(&stream, Refusal::Busy, &format!("no thread could be started: {error}"));
     }
 }
 
-/// Sends a client away. What the socket does not take at once it does not get.
+/// Refuses a client. The part of the text that the socket does not accept at once is lost.
 fn refuse(stream: &SocketStream, refusal: Refusal, text: &str) {
     tracing::info!(reason = text, "message client refused");
     let _ = stream.write(&ServerHello::encode(0, Some(refusal), text), Some(clock::now()));

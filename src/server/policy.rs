@@ -1,8 +1,8 @@
-//! Who may do what by message, as the access file says it (see `access`).
+//! The rights of message-passing clients, as in the access file (see `access`).
 //!
 //! The store's owner, whose process the logger is, may always do everything. Several rules for a
-//! uid add up. Without the file nobody else is let in, and with a malformed one neither. The
-//! store's own names, `untorn.…`, are nobody's to write.
+//! uid add up. Without the file, or with a malformed one, only the owner is admitted. The store's
+//! own names, `untorn.…`, are not writable by any client.
 
 use crate::files::owner;
 use crate::server::access;
@@ -11,26 +11,25 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Names that belong to the store itself.
+/// The prefix of names that belong to the store itself.
 const OWN_NAMES: &str = "untorn.";
 
 const CONNECTIONS_DEFAULT: usize = 256;
 const MESSAGE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
-/// Whose server it is.
+/// The owner of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Principal {
-    /// The logger's effective uid. It owns the store's directory: the logger has not started
-    /// otherwise.
+    /// The logger's effective uid. It owns the store's directory: otherwise the logger does not
+    /// start.
     pub(super) uid: u32,
-    /// The uid by which the kernel names every user that this user namespace has no number for. It
-    /// names no user in particular, so no rule but one for every uid is about it, and it is not the
-    /// owner.
+    /// The uid that the kernel uses for every user without a number in this user namespace. It
+    /// identifies no user, so only rules for every uid apply to it, and it is not the owner.
     pub(super) unmapped: Option<u32>,
 }
 
 impl Principal {
-    /// That of this process.
+    /// Returns the principal of this process.
     pub(super) fn of_this_process() -> Principal {
         Principal { uid: geteuid().as_raw(), unmapped: owner::unmapped_uid() }
     }
@@ -40,34 +39,34 @@ impl Principal {
     }
 }
 
-/// What the file says.
+/// The contents of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
     principal: Principal,
     pub(super) rules: Vec<Rule>,
-    /// What is wrong with the file: then only the owner is let in.
+    /// The error in the file, if any: then only the owner is admitted.
     pub(super) fault: Option<PolicyFault>,
-    /// Where the socket is, if not in the store's directory.
+    /// The path of the socket, if it is outside the store's directory.
     pub(super) socket: Option<PathBuf>,
-    /// How many connections there may be.
+    /// The most connections.
     pub(super) connections: usize,
-    /// How long a peer may take to send or take one message.
+    /// The longest time in which a peer may send or receive one message.
     pub(super) patience: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
-    /// `None`: every uid.
+    /// The uid; `None` for every uid.
     pub(super) uid: Option<u32>,
     pub(super) may_write: bool,
-    /// Empty: all names.
+    /// The prefixes of names; empty for all names.
     pub(super) prefixes: Vec<String>,
 }
 
-/// Why the file is not understood.
+/// The reason why the file can't be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PolicyFault {
-    /// Counted from 1; 0 if it is about the file as a whole.
+    /// The line, counted from 1; 0 if the error concerns the file as a whole.
     pub(super) line: usize,
     pub(super) what: String,
 }
@@ -82,7 +81,7 @@ impl fmt::Display for PolicyFault {
 }
 
 impl Policy {
-    /// The policy of a store without the file: only the owner.
+    /// Returns the policy of a store without the file: only the owner.
     pub(super) fn of_owner(principal: Principal) -> Policy {
         Policy {
             principal,
@@ -94,12 +93,12 @@ impl Policy {
         }
     }
 
-    /// The policy of a store whose file can't be understood.
+    /// Returns the policy of a store whose file can't be parsed.
     pub(super) fn faulty(principal: Principal, fault: PolicyFault) -> Policy {
         Policy { fault: Some(fault), ..Policy::of_owner(principal) }
     }
 
-    /// What a file says.
+    /// Parses the contents of a file.
     pub(super) fn parse(text: &[u8], principal: Principal) -> Policy {
         match access::parse(text, principal) {
             Ok(policy) => policy,
@@ -107,7 +106,7 @@ impl Policy {
         }
     }
 
-    /// Whether nobody but the owner can connect: then the socket's mode says so, too.
+    /// Returns whether only the owner can connect; the socket's mode is then set accordingly.
     pub(super) fn is_owners_alone(&self) -> bool {
         self.rules.iter().all(|rule| rule.uid == Some(self.principal.uid))
     }
@@ -116,14 +115,14 @@ impl Policy {
         self.principal.is_owner(uid)
     }
 
-    /// What a uid may do; `None` if it may not connect.
+    /// Returns the rights of a uid; `None` if it may not connect.
     pub(super) fn rights(&self, uid: u32) -> Option<Rights<'_>> {
         let rights = Rights { policy: self, uid };
         (rights.is_owner() || rights.rules().next().is_some()).then_some(rights)
     }
 }
 
-/// What one uid may do.
+/// The rights of one uid.
 #[derive(Clone, Copy)]
 pub(super) struct Rights<'p> {
     policy: &'p Policy,
@@ -140,34 +139,34 @@ impl Rights<'_> {
         self.policy.principal.is_owner(self.uid)
     }
 
-    /// The longest time that it may give a commit to become durable: it has a connection and a
-    /// thread for as long.
+    /// Returns the longest time that it may give a commit to become durable: the commit occupies a
+    /// connection and a thread for as long.
     pub(super) fn commit_time_max(&self) -> Duration {
         self.policy.patience
     }
 
-    /// Whether it may read a keyspace, cell or counter.
+    /// Returns whether it may read a keyspace, cell or counter.
     pub(super) fn may_read(&self, name: &str) -> bool {
         self.is_owner() || self.rules().any(|rule| rule.covers(name))
     }
 
-    /// Whether it may write it.
+    /// Returns whether it may write a keyspace, cell or counter.
     pub(super) fn may_write(&self, name: &str) -> bool {
         !name.starts_with(OWN_NAMES)
             && (self.is_owner() || self.rules().any(|rule| rule.may_write && rule.covers(name)))
     }
 
-    /// Whether it may read everything, and so know the store's figures.
+    /// Returns whether it may read everything, and so also the store's figures.
     pub(super) fn may_read_all(&self) -> bool {
         self.is_owner() || self.rules().any(|rule| rule.prefixes.is_empty())
     }
 
-    /// Whether it may write everything, and so have work done for the store as a whole.
+    /// Returns whether it may write everything, and so also request work for the store as a whole.
     pub(super) fn may_write_all(&self) -> bool {
         self.is_owner() || self.rules().any(|rule| rule.may_write && rule.prefixes.is_empty())
     }
 
-    /// Whether it may write anything.
+    /// Returns whether it may write anything.
     pub(super) fn may_write_some(&self) -> bool {
         self.is_owner() || self.rules().any(|rule| rule.may_write)
     }
@@ -175,8 +174,8 @@ impl Rights<'_> {
 
 impl Rule {
     fn covers(&self, name: &str) -> bool {
-        // The store's own names tell of all others: a rule about names that begin with `u` does not
-        // mean them.
+        // The store's own names reveal all others, so a rule about names that begin with `u` does
+        // not include them.
         let is_own = name.starts_with(OWN_NAMES);
         let covers = |prefix: &String| name.starts_with(&**prefix) && (!is_own || prefix.starts_with(OWN_NAMES));
         self.prefixes.is_empty() || self.prefixes.iter().any(covers)

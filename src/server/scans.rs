@@ -1,8 +1,9 @@
-//! The scans that a connection has open: each a snapshot, and the rest of a range.
+//! The open scans of a connection: each has a snapshot and the rest of a range.
 //!
-//! A snapshot is what makes all pieces of a scan one view. It is kept between two pieces, but not
-//! for a peer that does not come back: [`SCAN_IDLE_TIMEOUT`] after the last piece, or
-//! [`SCAN_LIFETIME_MAX`] after the first, it goes, and the next piece is `Stale`.
+//! The snapshot makes all pieces of a scan one view. It is kept between two pieces, but for a
+//! bounded time, in case the peer does not continue. It is dropped [`SCAN_IDLE_TIMEOUT`] after the
+//! last piece, or [`SCAN_LIFETIME_MAX`] after the first; the request for the next piece then fails
+//! with `Stale`.
 
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::system::clock;
@@ -14,9 +15,9 @@ use untorn_wal::wire::{Edge, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, Record, R
 
 /// How long a snapshot is kept for the next piece.
 const SCAN_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a scan may take.
+/// The longest duration of a scan.
 const SCAN_LIFETIME_MAX: Duration = Duration::from_secs(600);
-/// How many scans a connection may have open.
+/// The most scans that a connection may have open.
 const SCANS_MAX: usize = 8;
 
 #[derive(Default)]
@@ -37,7 +38,7 @@ struct OpenScan {
 }
 
 impl Scans {
-    /// A new scan; its number.
+    /// Opens a scan and returns its number.
     pub(super) fn open(
         &mut self,
         snapshot: Snapshot,
@@ -60,7 +61,7 @@ impl Scans {
             ends: now + SCAN_LIFETIME_MAX,
             expires: now + SCAN_IDLE_TIMEOUT,
         };
-        // Not 0, which says that there are no more pieces, and none that is open.
+        // Not 0, which means that there are no more pieces, nor the number of an open scan.
         loop {
             self.last = self.last.wrapping_add(1);
             if self.last != 0 && !self.open.contains_key(&self.last) {
@@ -71,7 +72,7 @@ impl Scans {
         Ok(self.last)
     }
 
-    /// The name of the keyspace of a scan.
+    /// Returns the name of the keyspace of a scan.
     pub(super) fn keyspace(&self, scan: u32) -> Result<&str> {
         self.open.get(&scan).map(|scan| scan.keyspace.name()).ok_or(Error::Stale)
     }
@@ -80,7 +81,7 @@ impl Scans {
         self.open.remove(&scan);
     }
 
-    /// The next piece, given to `send` with the number of its bytes and of its records.
+    /// Passes the next piece to `send`, with the number of its bytes and of its records.
     pub(super) fn piece<T>(
         &mut self,
         number: u32,
@@ -141,13 +142,13 @@ impl Scans {
     }
 }
 
-/// The longest key that any store can hold. What of an edge is longer is not kept.
+/// The longest key that any store can hold. Longer edges are cut to it.
 const KEY_BYTES_MAX: usize = key_len_max(PAGE_SIZE_MAX);
 
 fn lower_bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
     match edge {
         Edge::Open => Bound::Unbounded,
-        // Keys that can be there lie beyond such an edge if they lie beyond its beginning.
+        // Every key beyond the first bytes of such an edge is beyond the edge.
         Edge::With(key) | Edge::Without(key) if key.len() > KEY_BYTES_MAX => {
             Bound::Excluded(key[..KEY_BYTES_MAX].to_vec())
         }
@@ -159,7 +160,7 @@ fn lower_bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
 fn upper_bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
     match edge {
         Edge::Open => Bound::Unbounded,
-        // As above; its beginning itself lies before it.
+        // As above; the first bytes themselves are a key before the edge.
         Edge::With(key) | Edge::Without(key) if key.len() > KEY_BYTES_MAX => {
             Bound::Included(key[..KEY_BYTES_MAX].to_vec())
         }
@@ -168,7 +169,7 @@ fn upper_bound(edge: Edge<'_>) -> Bound<Vec<u8>> {
     }
 }
 
-/// Whether nothing can lie in the range, also if its edges are in the wrong order.
+/// Returns whether the range can hold no key, also if its edges are in the wrong order.
 fn is_empty(range: (Bound<&[u8]>, Bound<&[u8]>)) -> bool {
     match range {
         (Bound::Included(lower), Bound::Included(upper)) => lower > upper,

@@ -2,7 +2,7 @@
 //! the error file, which it writes.
 //!
 //! The socket is bound under a temporary name and renamed, so that a client that finds it can
-//! connect. In the store's directory the holder of the logger's byte is the only server. Elsewhere,
+//! connect. In the store's directory, the owner of the logger's byte is the only server. Elsewhere,
 //! a path at which another server answers is left to that server.
 
 pub(super) mod watch;
@@ -32,7 +32,7 @@ use untorn_wal::files;
 
 /// The socket's name in the store's directory.
 pub(super) const SOCKET_NAME: &str = "logger.sock";
-/// Where it is noted that there is no socket, and why.
+/// The file that records that there is no socket, and the reason.
 pub(super) const ERROR_FILE: &str = "logger.note";
 const UNBOUND_SUFFIX: &str = ".new";
 
@@ -46,7 +46,7 @@ pub(super) struct BoundSocket {
 }
 
 impl BoundSocket {
-    /// Makes the socket where the policy wants it.
+    /// Makes the socket at the path of the policy.
     pub(super) fn bind(store: &Dir, policy: &Policy) -> Result<BoundSocket> {
         let (dir, name) = match &policy.socket {
             None => (open_dir(store)?, SOCKET_NAME.to_string()),
@@ -56,13 +56,13 @@ impl BoundSocket {
         remove_socket(&dir, &making)?;
         let listener = socket::bind(dir.as_fd(), &making).map_err(Error::io(format!("bind of {making}")))?;
         let made = (|| {
-            // Through a descriptor: others may be able to change names in this directory.
+            // By a descriptor: other users may be able to change names in this directory.
             let made = fs::openat(&dir, &making, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
             let stat = fs::fstat(&made)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
                 return Err(Errno::NOTSOCK);
             }
-            // Somebody else's that was put in its place is not opened to others.
+            // If another user's socket has replaced it, its mode is not changed.
             if stat.st_uid != geteuid().as_raw() || stat.st_nlink != 1 {
                 return Err(Errno::PERM);
             }
@@ -84,8 +84,8 @@ impl BoundSocket {
         }
     }
 
-    /// The next client, if one comes within that time.
-    /// `None` too when one of `others` is readable.
+    /// Returns the next client, if one connects within that time. Also returns `None` when one of
+    /// `others` is readable.
     pub(super) fn next_client(
         &self,
         time: Duration,
@@ -100,25 +100,25 @@ impl BoundSocket {
         socket::accept(&self.listener)
     }
 
-    /// Whether its name is not in the store's directory.
+    /// Returns whether its name is outside the store's directory.
     pub(super) fn is_elsewhere(&self) -> bool {
         self.is_elsewhere
     }
 
-    /// Wakes whoever waits for a client. None can connect afterwards.
+    /// Ends the wait for a client. No client can connect afterwards.
     pub(super) fn end(&self) {
         let _ = self.listener.get().map(|fd| net::shutdown(fd, Shutdown::Both));
     }
 
-    /// Whether nobody finds the socket, because its name is gone, or a host has closed what it did
-    /// not know.
+    /// Returns whether no client can find the socket, because its name was removed, or a host has
+    /// closed a descriptor that it did not open.
     pub(super) fn is_lost(&self) -> bool {
         let Some(dir) = self.dir.get() else { return true };
         self.listener.get().is_err()
             || fs::statat(dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT)
     }
 
-    /// Takes the name away, if it is still this socket's.
+    /// Removes the name, if it still belongs to this socket.
     pub(super) fn remove(&self) {
         let Some(dir) = self.dir.get() else { return };
         let found = fs::statat(dir, &self.name, AtFlags::SYMLINK_NOFOLLOW);
@@ -135,7 +135,7 @@ fn open_dir(store: &Dir) -> Result<OwnedFd> {
     })
 }
 
-/// The directory and name of a socket that is not in the store's directory.
+/// Returns the directory and name of a socket outside the store's directory.
 fn outside_store(path: &Path) -> Result<(OwnedFd, String)> {
     let names = path.parent().zip(path.file_name().and_then(|name| name.to_str()));
     let (parent, name) = names.ok_or_else(|| Error::Invalid { what: format!("{} names no file", path.display()) })?;
@@ -156,7 +156,7 @@ fn outside_store(path: &Path) -> Result<(OwnedFd, String)> {
     Ok((dir, name.to_string()))
 }
 
-/// Removes what a server that died has left; anything but a socket stays.
+/// Removes the socket of a server that died; any other file remains.
 fn remove_socket(dir: &OwnedFd, name: &str) -> Result<()> {
     match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {
@@ -166,19 +166,19 @@ fn remove_socket(dir: &OwnedFd, name: &str) -> Result<()> {
     }
 }
 
-/// Notes in the store's directory why there is no socket, or that there is one.
+/// Records in the store's directory why there is no socket, or that there is one.
 pub(super) fn write_error_file(store: &Dir, problem: Option<&str>) {
     let Some(problem) = problem else {
         let _ = store.remove_file(ERROR_FILE);
         return;
     };
-    // Where nothing can be written, nothing can be noted.
+    // If the directory is not writable, nothing is recorded.
     if let Ok(mut file) = store.make_file(ERROR_FILE) {
         let _ = writeln!(file, "There is no socket for message-passing clients: {problem}");
     }
 }
 
-/// Tells one state of the access file from another.
+/// Distinguishes versions of the access file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileStamp {
     id: FileId,
@@ -187,7 +187,7 @@ pub(super) struct FileStamp {
 }
 
 impl FileStamp {
-    /// That of the file as it is now; `None` if there is none, or none that can be looked at.
+    /// Returns the stamp of the present file; `None` if there is none, or none that can be read.
     pub(super) fn now(store: &Dir) -> Option<FileStamp> {
         store
             .with_fd(|fd| Ok(fs::statat(fd, access::NAME, AtFlags::SYMLINK_NOFOLLOW).ok()))
@@ -201,15 +201,15 @@ impl FileStamp {
         FileStamp { id, size: stat.st_size, changed: (stat.st_ctime, stat.st_ctime_nsec as i64) }
     }
 
-    /// Whether a later change is sure to show: clocks of files are coarse.
+    /// Returns whether the stamp would show any later change: the timestamps of files are coarse.
     pub(super) fn is_stable(&self) -> bool {
         let now = i64::try_from(clock::since_1970().as_secs()).unwrap_or(i64::MAX);
         now.saturating_sub(self.changed.0).unsigned_abs() >= 2
     }
 }
 
-/// The policy as the access file says it. The owner is this process's user, whatever becomes of the
-/// directory.
+/// Returns the policy of the access file. The owner is the user of this process, even if the
+/// directory changes.
 pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
     let owner = Principal::of_this_process();
     let whole = |what: String| Policy::faulty(owner, PolicyFault { line: 0, what });

@@ -1,11 +1,10 @@
-//! Whose turn it is to have a long request served.
+//! The turns of long requests.
 //!
-//! A request may ask for tens of thousands of records. So many peers could have such work done that
-//! the flush thread, for which direct clients wait, gets no processor, and that what the work needs
-//! for a moment comes to hundreds of megabytes. Therefore only a few are at work at once. When one
-//! is done, the user follows who has not had a turn for longest; each second turn is the owner's,
-//! if it waits. A turn ends before anything is waited for, but for the writer lock, which has turns
-//! of its own.
+//! A request may ask for tens of thousands of records. Many such requests at once could take all
+//! processors from the flush thread, for which direct clients wait, and use hundreds of megabytes
+//! for a moment. Therefore only a few are served at once. When one is done, the next turn goes to
+//! the user that has not had one for longest. Every second turn goes to the owner, if it waits. A
+//! turn ends before any wait, except the wait for the writer lock, which has its own turns.
 
 use crate::server::buffers::User;
 use crate::system::clock;
@@ -14,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Between two looks whether the logger is to leave.
+/// Time between checks whether the logger is to exit.
 const CLOSING_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Turns {
@@ -27,7 +26,7 @@ struct TurnState {
     at_work: usize,
     waiting: Vec<QueuedRequest>,
     next: u64,
-    /// When each user had its last turn, counted in turns.
+    /// The last turn of each user, counted in turns.
     last: HashMap<u32, u64>,
     was_owners: bool,
 }
@@ -38,7 +37,7 @@ struct QueuedRequest {
     event: Arc<Condvar>,
 }
 
-/// A turn; dropped, it is the next one's.
+/// A turn; dropping it passes it on.
 pub(super) struct Turn<'t>(&'t Turns);
 
 impl Turns {
@@ -46,7 +45,7 @@ impl Turns {
         Turns { at_once, state: Mutex::default() }
     }
 
-    /// Waits for a turn, until `deadline` or until `is_closing`; `None` then.
+    /// Waits for a turn until `deadline`, or until `is_closing`. Returns `None` in both cases.
     pub(super) fn take(&self, user: User, deadline: Instant, is_closing: impl Fn() -> bool) -> Option<Turn<'_>> {
         let mut state = self.state.lock();
         let number = state.next;
@@ -67,7 +66,7 @@ impl Turns {
         }
     }
 
-    /// Gives the turns that are free to those that wait.
+    /// Gives free turns to the users that wait.
     fn hand_on(&self, state: &mut TurnState) {
         while state.at_work < self.at_once && !state.waiting.is_empty() {
             let TurnState { waiting, last, was_owners, .. } = &*state;
@@ -99,7 +98,7 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
-    //! A user with many requests does not keep the others from theirs.
+    //! A user with many requests does not delay the requests of others for long.
 
     use super::*;
 
@@ -126,7 +125,7 @@ mod tests {
             drop(first);
         });
         assert_eq!(*order.lock(), [0, 2, 0, 3, 1, 2, 1, 1, 1]);
-        // One that gives up leaves nothing behind.
+        // A wait that times out leaves nothing behind.
         let _turn = turns.take(user(1), far, never).unwrap();
         assert!(turns.take(user(2), Instant::now(), never).is_none());
         assert!(turns.take(user(2), far, || true).is_none());

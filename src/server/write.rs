@@ -1,9 +1,9 @@
-//! Writes by message: one transaction each, begun when the whole request is there, and answered
-//! when it is as durable as was asked for.
+//! Writes by message. Each is one transaction. It begins when the whole request has arrived, and is
+//! answered when it is as durable as requested.
 //!
-//! Nothing is waited for without looking now and then whether the logger is to leave. The writer
-//! lock is let go at the swing, so that commits of many connections share one fsync; then the
-//! request's bytes are, for who waits for a flush needs none of them.
+//! During each wait, the server checks periodically whether the logger is to exit. The writer lock
+//! is released at the publication, so commits of many connections share one fsync. Then the memory
+//! of the request is released, because the wait for a flush does not need it.
 
 use crate::api::batch;
 use crate::api::batch::Unmet;
@@ -19,11 +19,11 @@ use std::time::Duration;
 use untorn_wal::wire;
 use untorn_wal::wire::{Edge, Operation, Reply};
 
-/// Between two looks whether the logger is to leave.
+/// Time between checks whether the logger is to exit.
 pub(super) const LOCK_WAIT_SLICE: Duration = Duration::from_millis(100);
-/// How long an answer waits for the flush, beyond the time that the write itself allows.
+/// How long a reply waits for the flush, in addition to the time that the write itself allows.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a leaving logger waits for a flush that it asks for.
+/// How long an exiting logger waits for a flush that it requests.
 const CLOSING_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<'s> Session<'s> {
@@ -53,7 +53,7 @@ impl<'s> Session<'s> {
         refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
         let durability = durability_of(durability, rights)?;
         let mut txn = self.begin(durability)?;
-        // Under the writer lock, what is visible is what the transaction began from.
+        // Under the writer lock, the visible state is the one from which the transaction began.
         let keyspace = self.store.find_keyspace(name)?.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
         let was_there = txn.delete(&keyspace, key)?;
         finish(txn, durability, |txn| Reply::Deleted { txn, was_there })
@@ -104,7 +104,7 @@ impl<'s> Session<'s> {
         finish(txn, durability, |txn| Reply::Committed { txn })
     }
 
-    /// Waits for the writer lock as one wait, though in pieces, so that it has what patience earns.
+    /// Waits for the writer lock in slices, but as a single wait, so that it ages.
     fn begin(&self, durability: Durability) -> Result<WriteTxn<'_>> {
         let asked_ns = now_ns();
         let mut until = Duration::ZERO;
@@ -123,10 +123,10 @@ impl<'s> Session<'s> {
     }
 }
 
-/// How durable a commit is to be.
+/// Returns the durability of a commit.
 ///
 /// # Errors
-/// [`Error::Limit`] if it has more time than a message client can give.
+/// [`Error::Limit`] if it has more time than a message-passing client may give.
 fn durability_of(asked: wire::Durability, rights: &Rights<'_>) -> Result<Durability> {
     match asked {
         wire::Durability::Visible => Ok(Durability::Visible),
@@ -145,7 +145,7 @@ fn durability_of(asked: wire::Durability, rights: &Rights<'_>) -> Result<Durabil
     }
 }
 
-/// Commits, and makes the reply for when it is as durable as was asked for.
+/// Commits, and makes the reply, to be sent when the commit is as durable as requested.
 fn finish<'s>(
     txn: WriteTxn<'_>,
     durability: Durability,
@@ -162,21 +162,22 @@ fn finish<'s>(
     Answer::after(patience.map(|patience| Awaited { ticket, patience }), &reply)
 }
 
-/// A commit that is visible, and to be durable before its reply is sent.
+/// A commit that is visible, and must be durable before its reply is sent.
 pub(super) struct Awaited {
     ticket: Ticket,
     patience: Duration,
 }
 
 impl Awaited {
-    /// Waits until it is durable. False: the peer has gone, and nobody waits any more.
+    /// Waits until it is durable. Returns false if the peer has disconnected, so that no reply is
+    /// needed.
     pub(super) fn wait(&self, shared: &ServerState, stream: &SocketStream) -> Result<bool> {
         let start = clock::now();
         while !self.ticket.wait_timeout(LOCK_WAIT_SLICE)? {
             if stream.has_hung_up() {
                 return Ok(false);
             }
-            // The flush is to come anyway, and the peer is to hear of it.
+            // The flush will happen anyway, and the peer should get its result.
             if shared.is_closing() {
                 if self.ticket.wait_hurrying(Some(CLOSING_FLUSH_TIMEOUT))? {
                     break;

@@ -1,16 +1,17 @@
-//! The time, and sleeping.
+//! Clocks, and sleeping.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Nanoseconds of the monotonic clock: the same in all processes of one boot that are in one time
-/// namespace.
+/// Returns the nanoseconds of the monotonic clock. It is the same in all processes of one boot and
+/// one time namespace.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
     nanoseconds(ClockId::Monotonic)
 }
 
-/// As [`now_ns`], from the clock that costs a few nanoseconds and lags by a few milliseconds.
+/// Returns the time of [`now_ns`] from a clock that costs a few nanoseconds and lags by a few
+/// milliseconds.
 #[inline]
 pub(crate) fn coarse_now_ns() -> u64 {
     nanoseconds(ClockId::MonotonicCoarse)
@@ -22,19 +23,19 @@ fn nanoseconds(clock: ClockId) -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// The monotonic clock, for times within this process.
+/// Returns the time of the monotonic clock, for use within this process.
 #[inline]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// The time since `start`.
+/// Returns the time since `start`.
 #[inline]
 pub(crate) fn since(start: Instant) -> Duration {
     now().saturating_duration_since(start)
 }
 
-/// The time since the beginning of 1970, by the clock on the wall.
+/// Returns the time since the beginning of 1970, by the system's clock.
 pub(crate) fn since_1970() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
-//! What the engine asks of the system besides files, each in one place: a simulation of the whole
+//! The engine's interface to the system besides files, in one place each. A simulation of the whole
 //! engine replaces these modules, the log's [`Disk`](untorn_wal::Disk), the futexes
-//! (`shared/protocols/futex.rs`) and the test for a process's life (`shared/liveness.rs`).
+//! (`shared/protocols/futex.rs`) and the liveness test (`shared/liveness.rs`).
 //!
-//! - `clock`: the time, and sleeping
+//! - `clock`: clocks, and sleeping
 //! - `threads`: starting threads
 //! - `sync`: mutexes and condition variables of one process
 //! - `write_back`: writing what mappings have changed to the device

@@ -3,10 +3,10 @@
 use std::io;
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
-/// Starts a thread of this name, which the system shows up to its 15th byte.
+/// Starts a thread of this name, of which the system shows the first 15 bytes.
 ///
 /// # Errors
-/// If the process may have no more threads.
+/// The system's error if the process may have no more threads.
 pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -14,10 +14,10 @@ pub(crate) fn spawn<T: Send + 'static>(
     Builder::new().name(name.into()).spawn(work)
 }
 
-/// As [`spawn`], within a scope that waits for it.
+/// Starts a thread as [`spawn`] does, within a scope that waits for it.
 ///
 /// # Errors
-/// As [`spawn`].
+/// Those of [`spawn`].
 pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,

@@ -1,9 +1,9 @@
-//! Writing what mappings have changed to the device. A test can order each call to fail by its name.
+//! Writing changed pages of mappings to the device. A test can make each call fail by its name.
 
 use std::fs::File;
 use std::io;
 
-/// Writes a file's data to the device, also what was stored through its mappings.
+/// Writes a file's data to the device, including stores through its mappings.
 pub(crate) fn sync(file: &File, _name: &str) -> io::Result<()> {
     #[cfg(untorn_instrumented)]
     if crate::crash::fails(_name) {

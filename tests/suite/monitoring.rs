@@ -87,7 +87,7 @@ fn looking_changes_nothing() {
     // Nobody is there, before and after.
     let before = files(&place.path);
     assert!(matches!(observe(&place.path).unwrap(), Observation::Unused));
-    assert!(run(&place.path, &["top", "--once", "--interval", "100"]).contains("nobody has the store open"));
+    assert!(run(&place.path, &["top", "--once", "--interval", "100"]).contains("No process has the store open"));
     let scraped = parse(&run(&place.path, &["stat", "--prometheus"]));
     assert_eq!(scraped.values().collect::<Vec<_>>(), [&0.0], "{scraped:?}");
     assert!(matches!(observe(&place.path).unwrap(), Observation::Unused));

@@ -1,5 +1,5 @@
 //! Messages: the kernel copies each byte in and out. A record that is longer than the kernel's
-//! buffer takes several calls on each side, between which the two work at the same time.
+//! buffer takes several calls on each side, and between them both sides work at the same time.
 
 use super::{Calls, Channel, End, Received, WORDS_MAX};
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// The longest packet of a seqpacket socket here: the kernel takes none that exceeds its buffer,
+/// The longest packet of a seqpacket socket here. The kernel accepts none that exceeds its buffer,
 /// 208 KiB by default.
 const PACKET_BYTES_MAX: usize = 64 << 10;
 const PIPES: [&str; 2] = ["pipe-to-second", "pipe-to-first"];
@@ -23,17 +23,17 @@ enum Means {
     Seqpacket,
 }
 
-/// One end of a pipe in each direction, or of a socket.
+/// One end of a pair of pipes, or of a socket.
 pub(super) struct Messages {
     means: Means,
     outgoing: OwnedFd,
-    /// A socket has one descriptor for both directions, twice.
+    /// For a socket, both fields are descriptors of the same socket.
     incoming: OwnedFd,
     buffer: Vec<u64>,
     calls: Calls,
 }
 
-/// Names for both directions, which both ends open.
+/// Makes the names of both directions, which both ends open.
 pub(super) fn make_pipes(dir: &Path) -> io::Result<()> {
     for name in PIPES {
         fs::mkfifoat(CWD, dir.join(name), Mode::RUSR | Mode::WUSR)?;
@@ -44,7 +44,7 @@ pub(super) fn make_pipes(dir: &Path) -> io::Result<()> {
 impl Messages {
     pub(super) fn pipe(dir: &Path, end: End) -> io::Result<Messages> {
         let open = |name: &str, flags| fs::open(dir.join(name), flags | OFlags::CLOEXEC, Mode::empty());
-        // Each opening waits for the other side's, so both take them in the same order.
+        // Each open waits for the other side's, so both sides open them in the same order.
         let (outgoing, incoming) = match end {
             End::First => {
                 let outgoing = open(PIPES[0], OFlags::WRONLY)?;
@@ -69,7 +69,7 @@ impl Messages {
     }
 
     fn new(means: Means, outgoing: OwnedFd, incoming: OwnedFd) -> Messages {
-        // Written once, so that no page of it is new when it is measured.
+        // Written once, so that no page of it is new during the measurement.
         Messages { means, outgoing, incoming, buffer: vec![1; WORDS_MAX], calls: Calls::default() }
     }
 }
@@ -115,7 +115,7 @@ impl Channel for Messages {
     }
 }
 
-/// A connection between the two: the first listens, the second tries until it does.
+/// Returns a connection between the two: the first end listens, the second retries until it does.
 pub(super) fn connected(dir: &Path, end: End, means: SocketType) -> io::Result<OwnedFd> {
     let socket = net::socket_with(AddressFamily::UNIX, means, SocketFlags::CLOEXEC, None)?;
     let address = SocketAddrUnix::new(dir.join("socket"))?;

@@ -1,10 +1,10 @@
-//! The ways of handing a record to another process, behind one trait.
+//! The channels that transfer a record to another process, behind one trait.
 //!
-//! A record is a number of words of 64 bits that lies in the sender's own memory. It is handed over
-//! when the receiver has read each of its words once. Both know how long it is; none has more than
-//! one record under way.
+//! A record is a number of words of 64 bits in the sender's own memory. It is transferred when the
+//! receiver has read each of its words once. Both sides know its length, and each has at most one
+//! record under way.
 //!
-//! A channel goes both ways, by the same means. Its two ends find each other by names in a
+//! A channel has both directions, of the same kind. Its two ends find each other by names in a
 //! directory.
 
 mod messages;
@@ -19,17 +19,17 @@ use std::path::Path;
 /// The longest record, in words: 16 MiB.
 pub(crate) const WORDS_MAX: usize = 16 << 17;
 
-/// One end.
+/// One end of a channel.
 pub(crate) trait Channel {
-    /// Hands a record over.
+    /// Sends a record.
     fn send(&mut self, record: &[u64]) -> io::Result<()>;
-    /// Takes a record of so many words.
+    /// Receives a record of this many words.
     fn receive(&mut self, words: usize) -> io::Result<Received>;
-    /// System calls made at this end so far. Those that the library makes are not seen from here.
+    /// Returns the system calls made at this end so far. Those of the library are not counted.
     fn calls(&self) -> Calls;
 }
 
-/// A record that was received: its first words, and all of them in digest.
+/// A received record: its first words, and a digest of all of them.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Received {
     pub(crate) head: [u64; 3],
@@ -45,21 +45,21 @@ impl Received {
     }
 }
 
-/// System calls.
+/// Counts of system calls.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Calls {
     pub(crate) sending: u64,
     pub(crate) receiving: u64,
 }
 
-/// Which end it is: that of the process that starts the other, or the other.
+/// The end: that of the process that starts the other, or the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
     First,
     Second,
 }
 
-/// A way of handing over.
+/// The kind of a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Kind {
     Pipe,
@@ -75,16 +75,16 @@ pub(crate) enum Kind {
     StoreSpin,
 }
 
-/// What the model takes a way of handing over for.
+/// The family of a channel in the model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Family {
-    /// Each byte is copied twice by the kernel.
+    /// The kernel copies each byte twice.
     Message,
-    /// Each byte crosses from cache to cache.
+    /// Each byte is transferred from cache to cache.
     Shared,
-    /// A buffer beside a message that says it is filled.
+    /// A buffer, and a message that it is filled.
     Buffer,
-    /// The store, with all that it does besides.
+    /// The store, with all its other work.
     Store,
 }
 
@@ -123,7 +123,7 @@ impl Kind {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// In words.
+    /// Describes the kind.
     pub(crate) fn meaning(self) -> &'static str {
         match self {
             Kind::Pipe => "a pipe of 64 KiB",
@@ -149,11 +149,11 @@ impl Kind {
         }
     }
 
-    /// How often each byte is copied, from the sender's memory until it can be read; by
+    /// Returns how often each byte is copied, from the sender's memory until it can be read; by
     /// construction.
     ///
-    /// The store's: into the log's buffer, into the ring, into the page; the logger's write to the
-    /// log is not waited for. A follower copies it out of the ring.
+    /// For the store: into the log's buffer, into the ring, into the page. The logger's write to
+    /// the log is asynchronous. A follower copies it out of the ring.
     pub(crate) fn copies(self) -> u32 {
         match self {
             Kind::Arena | Kind::ArenaSpin | Kind::SealedMapped => 1,
@@ -163,12 +163,12 @@ impl Kind {
         }
     }
 
-    /// Whether the calls that [`Channel::calls`] counts are all there are.
+    /// Returns whether [`Channel::calls`] counts all system calls.
     pub(crate) fn counts_all_calls(self) -> bool {
         self.family() != Family::Store
     }
 
-    /// One end of it. The first makes what the second finds; each waits for the other.
+    /// Opens one end. The first makes what the second opens; each waits for the other.
     pub(crate) fn open(self, dir: &Path, end: End) -> io::Result<Box<dyn Channel>> {
         Ok(match self {
             Kind::Pipe => Box::new(messages::Messages::pipe(dir, end)?),
@@ -185,7 +185,7 @@ impl Kind {
         })
     }
 
-    /// What the first end has to make before the second starts.
+    /// Makes what must exist before the second process starts.
     pub(crate) fn prepare(self, dir: &Path) -> io::Result<()> {
         match self {
             Kind::Pipe => messages::make_pipes(dir),
@@ -193,7 +193,7 @@ impl Kind {
             Kind::Ring => shared::make(dir, shared::Ring::WORDS),
             Kind::Arena | Kind::ArenaSpin => shared::make(dir, shared::Arena::WORDS),
             Kind::StoreFeed | Kind::StoreSpin => store::make(dir),
-            // Their sockets are made by whoever connects them.
+            // The side that connects makes their sockets.
             Kind::Stream | Kind::Seqpacket | Kind::SealedRead | Kind::SealedMapped => Ok(()),
         }
     }

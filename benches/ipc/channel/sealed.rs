@@ -1,12 +1,12 @@
-//! Buffers beside a message.
+//! Buffers that are transferred with a message.
 //!
-//! One for each record: a memfd that is filled, sealed so that nobody can change or cut it any
-//! more, and handed over by its descriptor. The receiver holds it against what it may be before it
-//! touches it, as it must with a peer that it does not trust; then it reads it into a buffer, or
-//! maps it.
+//! With one buffer for each record, a memfd is filled, sealed so that no process can change or
+//! truncate it, and sent by its descriptor. The receiver checks its seals and size before it
+//! accesses it, as it must with an untrusted peer. Then it reads the memfd into a buffer, or maps
+//! it.
 //!
-//! Or one for all records, which the sender can always write to: the receiver copies it out before
-//! it looks at anything, so that nothing changes under its eyes.
+//! With one buffer for all records, the sender can always write to it. So the receiver copies it
+//! out before it examines it, and the sender can't change the copy.
 
 use super::super::memory::Memory;
 use super::messages::connected;
@@ -76,7 +76,7 @@ impl Channel for Sealed {
         if !seals.contains(SEALS) || size != words * 8 {
             return Err(io::Error::other("a descriptor of something else"));
         }
-        // Received, held against its seals and its size, closed.
+        // Received, checked for its seals and its size, closed.
         self.calls.receiving += 4;
         if self.is_mapped {
             let mapped = Memory::map(&file, words, false)?;

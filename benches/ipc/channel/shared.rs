@@ -1,5 +1,5 @@
-//! Shared memory by itself, without a store: a ring through which records are copied, and an arena
-//! in which each is written once and found by a pointer.
+//! Shared memory without a store: a ring through which records are copied, and an arena in which
+//! each record is written once and found by a pointer.
 
 use super::super::digest::Digest;
 use super::super::event_count::{self, Wait};
@@ -10,17 +10,17 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-/// Makes the file that both map.
+/// Makes the file that both processes map.
 pub(super) fn make(dir: &Path, words: usize) -> io::Result<()> {
     let file = File::create_new(dir.join("memory"))?;
     file.set_len(words as u64 * 8)?;
-    // Both ends use each page once, so that none is new when it is measured.
+    // Both ends use each page once, so that none is new during the measurement.
     let memory = map(dir, words)?;
     memory.words().iter().step_by(512).for_each(|word| word.store(0, Ordering::Relaxed));
     Ok(())
 }
 
-/// Maps it, and touches all of it.
+/// Maps the file, and touches all of it.
 pub(super) fn map(dir: &Path, words: usize) -> io::Result<Memory> {
     let file = OpenOptions::new().read(true).write(true).open(dir.join("memory"))?;
     let memory = Memory::map(&file, words, true)?;
@@ -28,7 +28,7 @@ pub(super) fn map(dir: &Path, words: usize) -> io::Result<Memory> {
     Ok(memory)
 }
 
-/// One direction of a ring, as places in the memory. Positions count words and only grow.
+/// One direction of a ring, as indices into the memory. Positions count words and only grow.
 #[derive(Clone, Copy)]
 struct Lane {
     tail: usize,
@@ -55,7 +55,7 @@ impl Lane {
     }
 }
 
-/// Two rings, one each way.
+/// Two rings, one for each direction.
 pub(super) struct Ring {
     memory: Memory,
     outgoing: Lane,
@@ -66,7 +66,8 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) const WORDS: usize = 2 * Lane::WORDS;
-    /// What is copied before it is told: the other side then works on it meanwhile.
+    /// The words that are copied before they are published: the other side can then read them
+    /// meanwhile.
     const PIECE_WORDS: usize = Lane::DATA_WORDS / 4;
 
     pub(super) fn open(dir: &Path, end: End) -> io::Result<Ring> {
@@ -120,8 +121,8 @@ impl Channel for Ring {
     }
 }
 
-/// One direction of the arena: a word that says how many records there were, and room for the
-/// newest two.
+/// One direction of the arena: a word with the number of records so far, and space for the newest
+/// two.
 #[derive(Clone, Copy)]
 struct Side {
     published: usize,
@@ -136,13 +137,13 @@ impl Side {
         Side { published: start, event: start + 16, data: start + 16 + event_count::WORDS }
     }
 
-    /// Records take turns: the one before may still be read.
+    /// Records alternate between the two: the previous one may still be read.
     fn place(self, number: u64) -> usize {
         self.data + (number % 2) as usize * WORDS_MAX
     }
 }
 
-/// A copy-on-write arena in its barest form.
+/// A minimal copy-on-write arena.
 pub(super) struct Arena {
     memory: Memory,
     how: Wait,

@@ -1,8 +1,8 @@
-//! The real thing: a value put into the store in one process and read in the other.
+//! The store itself: a value put in one process and read in the other.
 //!
-//! What a user would do includes what a store does: the writer lock, the copy of the pages on the
-//! way to the key, the log record and its checksum; for a follower the logger's flush thread, which
-//! is woken by the commit and wakes the follower.
+//! The measurement includes all work of the store: the writer lock, the copies of the pages on the
+//! path to the key, the log record and its checksum. For a follower it includes the logger's flush
+//! thread, which the commit wakes, and which wakes the follower.
 
 use super::{Calls, Channel, End, Received};
 use bytemuck::cast_slice;
@@ -24,7 +24,7 @@ fn open(dir: &Path) -> io::Result<Store> {
     options.open(place(dir)).map_err(io::Error::other)
 }
 
-/// Makes the store, with the keys that the two hand over by.
+/// Makes the store, with the keys that the two processes use.
 pub(super) fn make(dir: &Path) -> io::Result<()> {
     let store = open(dir)?;
     for name in KEYSPACES {
@@ -33,7 +33,7 @@ pub(super) fn make(dir: &Path) -> io::Result<()> {
     store.sync().map_err(io::Error::other)
 }
 
-/// Outgoing and incoming.
+/// Returns the outgoing and the incoming key.
 fn names(end: End) -> [&'static str; 2] {
     if end == End::First { KEYSPACES } else { [KEYSPACES[1], KEYSPACES[0]] }
 }
@@ -42,7 +42,7 @@ fn received(value: &[u8], words: usize) -> io::Result<Received> {
     if value.len() != words * 8 {
         return Err(io::Error::other(format!("a value of {} bytes in place of {}", value.len(), words * 8)));
     }
-    // A value lies in its page wherever there was room.
+    // A value may be at any offset in its page.
     match bytemuck::try_cast_slice(value) {
         Ok(record) => Ok(Received::of(record)),
         Err(_) => {
@@ -59,7 +59,7 @@ fn received(value: &[u8], words: usize) -> io::Result<Received> {
     }
 }
 
-/// By a feed of visible changes.
+/// A reader of a feed of visible changes.
 pub(super) struct Followed {
     outgoing: Keyspace,
     feed: Changes,
@@ -92,7 +92,7 @@ impl Channel for Followed {
     }
 }
 
-/// By looking at the key until its version changes.
+/// A reader that polls the key until its version changes.
 pub(super) struct Watched {
     outgoing: Keyspace,
     incoming: Keyspace,

@@ -15,29 +15,28 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a reader looks at a version that does not move and has no value before it calls that
-/// damage.
+/// Retries on an unchanged version without a valid value before `Corrupt`.
 const LOAD_ATTEMPTS_MAX: u32 = 10_000;
-/// How often a writer tries for a latch before it looks whether its owner lives: some microseconds.
+/// Attempts to get a latch before the liveness test of its owner: some microseconds.
 const LATCH_SPINS: u32 = 400;
 
 /// A cell of a store: made by [`Store::cell`] (bytes) or [`Store::cell_of`] (a plain type), cheap
 /// to clone.
 ///
 /// Its value is updated in place: no transaction, no system call, no lock but the cell's own. A
-/// reader never waits for a writer, alive, stopped or dead, and never sees a torn value; it writes
-/// nothing that others read. Use it for what changes too often for transactions: readings, gauges,
-/// states.
+/// reader never waits for a writer, whether that is alive, stopped or dead, and never sees a torn
+/// value. It writes nothing that other threads or processes read. Use a cell for values that change
+/// too often for transactions: readings, gauges, states.
 ///
-/// A store is *visible* at once, and survives the death of any process, also of all. It becomes
+/// A store is *visible* at once, and survives the death of any process, even of all. It becomes
 /// *durable* by sampling: the logger commits the newest value to the keyspace
 /// [`crate::CELLS_KEYSPACE`] at the frequency of the flush policy, or each 10 ms
 /// ([`crate::Options::sample_interval`]). After a power loss the cell has the value of its last
 /// durable sample, or a newer one.
 ///
-/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`], and the cell
-/// is as the parent has it, also if the fork fell in the middle of a store; a cell that the child
-/// opens for itself is the same cell.
+/// Threads may share it. In a child of `fork()` each call returns [`Error::Forked`], and the
+/// parent's cell is unharmed, also if the fork happened during a store. A cell that the child opens
+/// for itself is the same cell.
 #[derive(Debug)]
 pub struct Cell<T: ?Sized = [u8]> {
     opened: Arc<Opened>,
@@ -61,17 +60,17 @@ impl<T: ?Sized> Cell<T> {
         Cell { opened: Arc::new(Opened { store, place, name: name.into() }), of: PhantomData }
     }
 
-    /// Its name.
+    /// Returns the cell's name.
     pub fn name(&self) -> &str {
         &self.opened.name
     }
 
-    /// Length of its value in bytes.
+    /// Returns the length of the cell's value in bytes.
     pub fn size(&self) -> usize {
         self.opened.place.kind().len()
     }
 
-    /// The version of its newest value.
+    /// Returns the version of the newest value.
     ///
     /// # Errors
     /// [`Error::NoCell`] if it was dropped; [`Error::Forked`].
@@ -88,9 +87,10 @@ impl Cell<[u8]> {
     /// Stores a value of exactly the cell's size, and returns its version. Visible to all processes
     /// on return.
     ///
-    /// Waits only for another writer of this cell: less than a microsecond if that runs, as long as
-    /// it lasts if it is stopped in the middle, hardly longer than finding that out if it is dead.
-    /// The first store after a crash also waits for one flush of the log.
+    /// Waits only for another writer of this cell. If that writer runs, the wait is less than a
+    /// microsecond. If it is stopped during its store, the wait lasts until it continues; if it is
+    /// dead, for one liveness test. The first store after a crash also waits for one flush of the
+    /// log.
     ///
     /// # Errors
     /// [`Error::OtherCell`] for another size; [`Error::Limit`] if no version is left;
@@ -101,12 +101,13 @@ impl Cell<[u8]> {
         self.opened.store(value)
     }
 
-    /// Stores a value and returns when it is durable: a sample that covers it is committed and
+    /// Stores a value and returns when it is durable: a sample that covers it is then committed and
     /// synced.
     ///
     /// # Errors
-    /// As [`Cell::store`], when nothing is stored; [`Error::TransactionOpen`] if this thread has a
-    /// transaction open; [`Error::NotDurable`] if the value is stored and visible, but in doubt.
+    /// Those of [`Cell::store`], after which nothing is stored; [`Error::TransactionOpen`] if this
+    /// thread has a transaction open; [`Error::NotDurable`] if the value is stored and visible, but
+    /// in doubt.
     pub fn store_durable(&self, value: &[u8]) -> Result<Version> {
         self.opened.store_durable(value)
     }
@@ -122,11 +123,11 @@ impl Cell<[u8]> {
         self.opened.load(value)
     }
 
-    /// Copies the value of exactly this version to `value`: of the newest, or of one of the two or
-    /// three before it.
+    /// Copies the value of exactly this version to `value`. Four versions are kept: the newest, and
+    /// the three before it. During a store the oldest of them is overwritten.
     ///
     /// # Errors
-    /// [`Error::Stale`] if it has been overwritten, or if there is no such version; otherwise as
+    /// [`Error::Stale`] if the version has been overwritten or does not exist; otherwise those of
     /// [`Cell::load`].
     #[inline]
     pub fn load_version(&self, version: Version, value: &mut [u8]) -> Result<()> {
@@ -138,7 +139,7 @@ impl<T: Pod> Cell<T> {
     /// Stores a value, and returns its version. See [`Cell::<[u8]>::store`](Cell::store).
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Cell::<[u8]>::store`](Cell::store).
     #[inline]
     pub fn store(&self, value: &T) -> Result<Version> {
         self.opened.store(bytemuck::bytes_of(value))
@@ -147,15 +148,15 @@ impl<T: Pod> Cell<T> {
     /// Stores a value and returns when it is durable.
     ///
     /// # Errors
-    /// As for a cell of bytes.
+    /// Those of [`Cell::<[u8]>::store_durable`](Cell::store_durable).
     pub fn store_durable(&self, value: &T) -> Result<Version> {
         self.opened.store_durable(bytemuck::bytes_of(value))
     }
 
-    /// The newest value and its version. Never waits.
+    /// Returns the newest value and its version. Never waits.
     ///
     /// # Errors
-    /// As for a cell of bytes.
+    /// Those of [`Cell::<[u8]>::load`](Cell::load).
     #[inline]
     pub fn load(&self) -> Result<(T, Version)> {
         let mut value = T::zeroed();
@@ -163,10 +164,10 @@ impl<T: Pod> Cell<T> {
         Ok((value, version))
     }
 
-    /// The value of exactly this version.
+    /// Returns the value of exactly this version.
     ///
     /// # Errors
-    /// As for a cell of bytes.
+    /// Those of [`Cell::<[u8]>::load_version`](Cell::load_version).
     #[inline]
     pub fn load_version(&self, version: Version) -> Result<T> {
         let mut value = T::zeroed();
@@ -176,7 +177,8 @@ impl<T: Pod> Cell<T> {
 }
 
 impl Opened {
-    /// An error in a child of `fork()`, where the cell is not mapped, and if it was dropped.
+    /// Returns the entry; an error in a child of `fork()`, where the cell is not mapped, and if the
+    /// cell was dropped.
     #[inline]
     fn entry(&self) -> Result<&CellEntry> {
         self.store.client().check_usable()?;
@@ -212,14 +214,13 @@ impl Opened {
             Some(version) => version,
             None => self.load_again(entry, || view.try_load(value))?,
         };
-        // Last: what was read may be another cell's, if this one was dropped and its place used
-        // again.
+        // Last: if the cell was dropped and its entry reused, the value may be another cell's.
         self.still()?;
         Ok(version)
     }
 
-    /// Writers went round the copies while one was read, and so they may again; but then the
-    /// version moves.
+    /// Retries a load. All copies were overwritten during the read. This may repeat, but then the
+    /// version changes.
     #[cold]
     fn load_again(&self, entry: &CellEntry, mut load: impl FnMut() -> Option<Version>) -> Result<Version> {
         let mut seen = (0, 0);
@@ -258,11 +259,11 @@ impl Opened {
         if entry.try_latch(me).is_err() {
             self.wait_for_latch(entry)?;
         }
-        // Only now: while the latch is held, nobody else gets the entry.
+        // After the latch is acquired: while it is held, the entry is not reassigned.
         let stored = self.still().and_then(|_| {
             let (next, floor) = (view.next(), entry.floor());
             let version = if next >= floor { next } else { self.first_version(next, floor)? };
-            Ok(view.store_as(value, version, &mut pass).expect("it goes on to the end"))
+            Ok(view.store_as(value, version, &mut pass).expect("no step ends the store early"))
         });
         entry.release_latch(me);
         let version = stored?;
@@ -270,9 +271,9 @@ impl Opened {
         Ok(version)
     }
 
-    /// The version of the first value after a recovery that may have lost some. The log states
-    /// first that the incarnation is used, so that no later life of the store gives this version
-    /// again.
+    /// Returns the version of the first value after a recovery that may have lost some. First the
+    /// log records that the incarnation is in use, so that no later run of the store assigns this
+    /// version again.
     #[cold]
     fn first_version(&self, next: Version, floor: Version) -> Result<Version> {
         self.store.client().engine.state_incarnation()?;
@@ -295,7 +296,7 @@ impl Opened {
         }
         let start = clock::now();
         let alive = |owner: u64| engine.is_alive(owner);
-        // A writer is here for well below a microsecond: one who is here for longer may be dead.
+        // The latch is held for under 1 µs; a longer holder may be dead.
         if let Some(owner) = entry.latch_owner()
             && !planted_bug!("lock-without-takeover")
             && !alive(owner.id())
@@ -315,7 +316,7 @@ impl Opened {
     }
 
     fn store_durable(&self, value: &[u8]) -> Result<Version> {
-        // First: in a child of `fork()` even the lock behind the next question may be held for
+        // First: in a child of `fork()`, even the lock taken by the next check may be held for
         // ever.
         self.store.client().check_usable()?;
         self.store.client().admission.refuse_open_transaction()?;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 /// A counter of a store; made by [`Store::counter`], cheap to clone.
 ///
-/// It holds a `u64` that wraps around at 2⁶⁴, so that [`Counter::sub`] makes it a gauge. No
-/// addition that returned is lost by any process's death, nor by the death of all. It becomes
-/// durable by sampling, as cells do: after a power loss it has the value of its last durable sample
-/// or a newer one; [`Store::sync`] waits for a sample.
+/// It holds a `u64` that wraps around at 2⁶⁴, so with [`Counter::sub`] it is a gauge. An addition
+/// that has returned survives the death of any process, even of all. It becomes durable by
+/// sampling, as cells do: after a power loss the counter has the value of its last durable sample
+/// or a newer one. [`Store::sync`] waits for a sample.
 ///
-/// Threads may share it. In a child of `fork()` each call answers [`Error::Forked`]; what the child
-/// is to count, it counts by a counter that it opens for itself.
+/// Threads may share it. In a child of `fork()` each call returns [`Error::Forked`]; the child
+/// counts with a counter that it opens for itself.
 #[derive(Clone)]
 pub struct Counter {
     store: Store,
@@ -28,7 +28,7 @@ impl Counter {
         Counter { store, place, name: name.into() }
     }
 
-    /// Its name.
+    /// Returns the counter's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -45,7 +45,7 @@ impl Counter {
         entry.ok_or_else(|| Error::NoCell { name: self.name().into() })
     }
 
-    /// Adds, wrapping around at 2⁶⁴. One atomic instruction; never waits.
+    /// Adds `number`, wrapping around at 2⁶⁴. One atomic instruction; never waits.
     ///
     /// # Errors
     /// [`Error::NoCell`] if it was dropped; [`Error::ReadOnly`]; [`Error::Forked`].
@@ -60,16 +60,16 @@ impl Counter {
         Ok(())
     }
 
-    /// Subtracts, wrapping around below 0.
+    /// Subtracts `number`, wrapping around below 0.
     ///
     /// # Errors
-    /// As [`Counter::add`].
+    /// Those of [`Counter::add`].
     #[inline]
     pub fn sub(&self, number: u64) -> Result<()> {
         self.add(number.wrapping_neg())
     }
 
-    /// Its value now. Never waits, and writes nothing.
+    /// Returns the value now. Never waits, and writes nothing.
     ///
     /// # Errors
     /// [`Error::NoCell`] if it was dropped; [`Error::Forked`].
@@ -77,7 +77,7 @@ impl Counter {
     pub fn get(&self) -> Result<u64> {
         let entry = self.entry()?;
         let value = entry.newest();
-        // The counter may have been dropped meanwhile, and its place used again.
+        // The counter may have been dropped meanwhile, and its entry reused.
         self.still()?;
         Ok(value)
     }

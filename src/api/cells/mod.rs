@@ -1,27 +1,27 @@
 //! Cells and counters by name: creating, finding, listing and dropping them.
 //!
-//! A cell is a record of the keyspace [`record::KEYSPACE`], its last sample, and an entry of the
-//! table in `control`, where its newest value is. The record names the entry. Its *generation*, the
-//! transaction that created it, stands in both, and in each handle, so that a handle never takes
-//! another cell for its own.
+//! A cell has a record in the keyspace [`record::KEYSPACE`], its last sample, and an entry of the
+//! table in `control`, which holds its newest value. The record names the entry. The transaction
+//! that created the cell is its *generation*. Record, entry and each handle contain it, so a handle
+//! never uses another cell's entry.
 //!
 //! | creating: its owner dies | then |
 //! |---|---|
-//! | entry allocated, noted as pending, filled, generation set | no record has that generation: the entry is freed |
+//! | entry allocated, recorded as pending, filled, generation set | no record has that generation: the entry is freed |
 //! | published | the record is there: the entry stays |
 //!
 //! | dropping: its owner dies | then |
 //! |---|---|
-//! | noted as pending | the record is there: the entry stays |
+//! | recorded as pending | the record is there: the entry stays |
 //! | published, generation not cleared | no record: the entry is freed |
 //!
-//! In each case by the next owner of the writer lock for cells: see [`resolve_pending`].
+//! In each case the next owner of the writer lock for cells does this: see [`resolve_pending`].
 //!
 //! **Versions** of a new cell begin above those of every cell that was dropped before, whatever its
-//! name. How far those went is in three places. The drop commits the newest version with it, to the
-//! slot image (`cells_floor`). Freeing the entry notes it in `control` (`versions_gone`), with what
-//! was stored until then. A clean stop commits that too. After a loss, [`Version::floor`] adds what
-//! may have been given since.
+//! name. The highest of those is in three places. The drop commits the newest version with it, to
+//! the slot image (`cells_floor`). Freeing the entry records it in `control` (`versions_gone`),
+//! including what was stored until then. A clean stop commits that too. After a loss,
+//! [`Version::floor`] adds what may have been assigned since.
 
 pub(crate) mod cell;
 pub(crate) mod counter;
@@ -40,10 +40,10 @@ use crate::{Error, KeyspaceId, LimitKind, Result, Version, limits};
 use record::{CellRecord, KEYSPACE};
 use std::ops::Bound;
 
-/// How often a cell that seems to be in the middle of being dropped and created is looked for.
+/// Lookups of a cell that seems to be dropped and created meanwhile, before an error.
 const LOOKUP_ATTEMPTS_MAX: u32 = 100;
 
-/// Which cell it is, and where.
+/// The identity of a cell and the index of its entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CellPlace {
     pub(crate) cell: CellRef,
@@ -55,7 +55,7 @@ impl CellPlace {
         self.cell.kind
     }
 
-    /// The entry; `None` if it is no longer this cell's.
+    /// Returns the entry, or `None` if it no longer belongs to this cell.
     #[inline]
     pub(crate) fn entry<'c>(&self, control: &'c Control) -> Option<&'c CellEntry> {
         let entry = control.entry_of(&self.cell);
@@ -67,13 +67,13 @@ impl CellPlace {
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct CellInfo {
-    /// Its name.
+    /// The name.
     pub name: String,
     /// The length of a cell's value in bytes; `None` for a counter.
     pub len: Option<usize>,
 }
 
-/// The cell or counter of this name, if there is one.
+/// Returns the cell or counter of this name, if there is one.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
     let control = &store.client().engine.control;
     for _ in 0..LOOKUP_ATTEMPTS_MAX {
@@ -81,18 +81,18 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
         let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(None) };
         let Some(value) = snapshot.get(&keyspace, name.as_bytes())? else { return Ok(None) };
         let record = CellRecord::decode(name.as_bytes(), value)?;
-        // Set before the record was visible. If it has changed since, the cell was dropped: the
-        // next snapshot says so.
+        // The generation was set before the record was visible. If it has changed since, the cell
+        // was dropped: the next snapshot shows that.
         if control.cell_entry(record.index as usize)?.generation() == record.generation {
             let cell = control.cell_ref(record.index as usize, record.kind)?;
             return Ok(Some(CellPlace { cell, generation: record.generation }));
         }
         std::thread::yield_now();
     }
-    Err(Error::corrupt(dir::CONTROL, 0, format!("cell {name:?} is not where its record says")))
+    Err(Error::corrupt(dir::CONTROL, 0, format!("cell {name:?} is not at the index in its record")))
 }
 
-/// The cell or counter of this name, created if there is none.
+/// Returns the cell or counter of this name; creates it if there is none.
 pub(crate) fn open(store: &Store, name: &str, kind: CellKind) -> Result<CellPlace> {
     loop {
         match find(store, name)? {
@@ -140,11 +140,11 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     let oldest = engine.control.oldest_client_txn();
     let index = engine.with_room(|| engine.control.allocate_cell(kind, &file, oldest, latch))?;
     crash_point!("cell.allocated");
-    // From here on until the commit, whatever goes wrong leaves it to `resolve_pending`.
+    // From here on until the commit, `resolve_pending` handles any failure.
     head.set_pending(index);
     let generation = write.txn_id().as_u64();
-    // Above those of all cells that were dropped: a version that a consumer has kept never names a
-    // value of another cell.
+    // Above those of all cells that were dropped: a version that a consumer has kept never refers
+    // to a value of another cell.
     let version = write.cells_floor().max(head.versions_gone()).next().ok_or_else(no_version)?;
     let zeros = vec![0; kind.len()];
     let sampled = if kind == CellKind::Counter { 0 } else { version.as_u64() };
@@ -161,7 +161,7 @@ fn create(store: &Store, name: &str, kind: CellKind) -> Result<()> {
     Ok(())
 }
 
-/// Drops the cell or counter of this name. Says whether it was there.
+/// Drops the cell or counter of this name. Returns whether it existed.
 pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
     let engine = &store.client().engine;
     let head = engine.control.cells();
@@ -173,8 +173,8 @@ pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
     let record = CellRecord::decode(name.as_bytes(), bytes)?;
     let (index, kind, sampled) = (record.index as usize, record.kind, record.version);
     if kind != CellKind::Counter {
-        // For a life of the store that knows of `versions_gone` no more. What is stored until the
-        // entry is free counts among what a crash takes back: see `Version::floor`.
+        // For a later run of the store that does not have `versions_gone`. What is stored until the
+        // entry is free counts as lost by a crash: see `Version::floor`.
         let newest = engine.control.cell_entry(index)?.newest();
         write.raise_cells_floor(sampled.max(Version::from_u64(newest)))?;
     }
@@ -182,14 +182,14 @@ pub(crate) fn drop_cell(store: &Store, name: &str) -> Result<bool> {
     head.set_pending(index);
     txn.commit_then(|| {
         crash_point!("cell.dropped");
-        // An entry that can't be found is damage, and nobody's.
+        // An entry that can't be found is damage, and belongs to no cell.
         let _ = engine.control.free_cell(index);
         head.clear_pending();
     })?;
     Ok(true)
 }
 
-/// All cells and counters, by name.
+/// Returns all cells and counters, by name.
 pub(crate) fn list(store: &Store) -> Result<Vec<CellInfo>> {
     let snapshot = store.snapshot()?;
     let Some(keyspace) = snapshot.find_keyspace(KEYSPACE)? else { return Ok(Vec::new()) };
@@ -204,7 +204,8 @@ pub(crate) fn list(store: &Store) -> Result<Vec<CellInfo>> {
     entries.map(info).collect()
 }
 
-/// Each record of the keyspace, as a transaction sees it: its name and what it says.
+/// Calls `visit` with the name and the contents of each record of the keyspace, as a transaction
+/// sees it.
 pub(crate) fn each_record(
     write: &Write<'_>,
     keyspace: KeyspaceId,
@@ -219,12 +220,12 @@ pub(crate) fn each_record(
     Ok(())
 }
 
-/// Finds out whether the cell whose creation or drop was begun by somebody who died, or failed, is
-/// there, and frees its entry if it is not. The caller holds the writer lock.
+/// Completes a creation or drop of a cell whose caller died or failed. Frees the entry if the cell
+/// does not exist. The caller holds the writer lock.
 pub(crate) fn resolve_pending(engine: &Engine, write: &Write<'_>) -> Result<()> {
     let control = &engine.control;
     let Some(pending) = control.cells().pending() else { return Ok(()) };
-    // A place that no entry has is damage; nothing is to be freed then.
+    // An index without an entry is damage; nothing is freed then.
     if let Ok(entry) = control.cell_entry(pending) {
         let generation = entry.generation();
         let mut is_there = false;
@@ -243,8 +244,8 @@ pub(crate) fn resolve_pending(engine: &Engine, write: &Write<'_>) -> Result<()> 
     Ok(())
 }
 
-/// Takes the latch of a freed cell, from a dead writer if need be; not from a living one, who may
-/// be about to write to the cell that it was.
+/// Takes the latch of a freed cell, from a dead writer if necessary. It does not take it from a
+/// living writer, which may be about to write to the cell that had the entry.
 fn take_free_latch(engine: &Engine, entry: &CellEntry) -> bool {
     match entry.try_latch(engine.me.0) {
         Ok(()) => true,
@@ -262,7 +263,7 @@ fn damaged(what: &str) -> Error {
 }
 
 impl CellKind {
-    /// The length of a cell's value in bytes; `None` for a counter.
+    /// Returns the length of a cell's value in bytes; `None` for a counter.
     fn value_len(self) -> Option<u64> {
         match self {
             CellKind::Cell { len } => Some(len as u64),

@@ -9,8 +9,8 @@ use crate::api::store::Store;
 use crate::shared::cells::CellKind;
 
 impl Store {
-    /// The cell of this name, of `size` bytes (1 to 4,096); created, with all bytes 0, if there is
-    /// none, as a transaction at the store's default durability.
+    /// Returns the cell of this name, of `size` bytes (1 to 4,096). If there is none, creates it
+    /// with all bytes 0, as a transaction at the store's default durability.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -31,17 +31,17 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::OtherCell`](crate::Error::OtherCell) if it has another size or is a counter;
+    /// [`Error::OtherCell`](crate::Error::OtherCell) if it has another size or is a counter.
     /// [`Error::Limit`](crate::Error::Limit) for the size, the name (255 bytes) and the number of
-    /// cells and counters (65,536); [`Error::NoCell`](crate::Error::NoCell) if the store was opened
-    /// read-only and there is none; those of a commit.
+    /// cells and counters (65,536). [`Error::NoCell`](crate::Error::NoCell) if the store was opened
+    /// read-only and there is none. Those of a commit.
     pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
         let place = cells::open(self, name, CellKind::Cell { len: size })?;
         Ok(Cell::new(self.clone(), place, name))
     }
 
-    /// As [`Store::cell`], for values of a plain type: one without padding, for which any bytes are
-    /// a value. Several processes must mean the same by those bytes.
+    /// Returns a cell as [`Store::cell`] does, for values of a plain type: one without padding, for
+    /// which any bytes are a value. All processes must interpret those bytes in the same way.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
@@ -66,13 +66,13 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::cell`].
+    /// Those of [`Store::cell`].
     pub fn cell_of<T: bytemuck::Pod>(&self, name: &str) -> Result<Cell<T>> {
         let place = cells::open(self, name, CellKind::Cell { len: size_of::<T>() })?;
         Ok(Cell::new(self.clone(), place, name))
     }
 
-    /// The cell of this name, whatever its size; `None` if there is none, or a counter.
+    /// Returns the cell of this name, whatever its size; `None` if there is none, or a counter.
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt); [`Error::Forked`](crate::Error::Forked).
@@ -81,17 +81,17 @@ impl Store {
         Ok(place.map(|place| Cell::new(self.clone(), place, name)))
     }
 
-    /// The counter of this name; created, at 0, if there is none, as a transaction at the store's
-    /// default durability.
+    /// Returns the counter of this name. If there is none, creates it at 0, as a transaction at the
+    /// store's default durability.
     ///
     /// # Errors
-    /// As [`Store::cell`].
+    /// Those of [`Store::cell`].
     pub fn counter(&self, name: &str) -> Result<Counter> {
         let place = cells::open(self, name, CellKind::Counter)?;
         Ok(Counter::new(self.clone(), place, name))
     }
 
-    /// All cells and counters, by name.
+    /// Returns all cells and counters, by name.
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt); [`Error::Forked`](crate::Error::Forked).
@@ -100,15 +100,15 @@ impl Store {
     }
 
     /// Drops the cell or counter of this name, as a transaction at the store's default durability.
-    /// Says whether it was there. Its handles answer [`Error::NoCell`](crate::Error::NoCell) from
-    /// then on, also when another one of the same name is created.
+    /// Returns whether it existed. From then on its handles return
+    /// [`Error::NoCell`](crate::Error::NoCell), also if another one of the same name is created.
     ///
-    /// A counter's place is used again only when all processes have closed the store that had it
-    /// open when the counter was dropped: one that makes and drops counters for ever comes to the
-    /// limit of their number.
+    /// The entry of a dropped counter is reused only when all processes that had the store open at
+    /// the drop have closed it. A process that keeps creating and dropping counters therefore
+    /// reaches the limit of their number.
     ///
     /// # Errors
-    /// As [`Store::begin`] and [`WriteTxn::commit`](crate::WriteTxn::commit).
+    /// Those of [`Store::begin`] and [`WriteTxn::commit`](crate::WriteTxn::commit).
     pub fn drop_cell(&self, name: &str) -> Result<bool> {
         cells::drop_cell(self, name)
     }

@@ -1,4 +1,4 @@
-//! What the keyspace [`KEYSPACE`] holds of a cell or counter: its last sample, under its name.
+//! The record of a cell or counter in the keyspace [`KEYSPACE`]: its last sample, under its name.
 //!
 //! ```text
 //!  0  kind u8: 1 cell, 2 counter      8  generation u64: the transaction that created it
@@ -10,13 +10,13 @@
 use crate::shared::cells::CellKind;
 use crate::{Error, Result, Version, limits};
 
-/// The keyspace that the logger samples cells and counters into. Anybody may read it and follow it;
-/// only the store writes it.
+/// The keyspace into which the logger samples cells and counters. Any process may read and follow
+/// it; only the store writes it.
 pub const KEYSPACE: &str = "untorn.cells";
 
 const VALUE_AT: usize = 24;
 
-/// A sample, as it stands in the keyspace.
+/// A sample as a record of the keyspace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CellRecord<'v> {
     pub(crate) kind: CellKind,
@@ -64,26 +64,26 @@ impl<'v> CellRecord<'v> {
 }
 
 /// A durable or visible sample of a cell or counter, as the keyspace [`KEYSPACE`] and the change
-/// feed show it.
+/// feed deliver it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Sample<'v> {
-    /// Of a cell.
+    /// A sample of a cell.
     Cell {
         /// The version that was sampled.
         version: Version,
         /// Its value.
         value: &'v [u8],
     },
-    /// Of a counter: its value.
+    /// A sample of a counter: its value.
     Counter(u64),
 }
 
 impl<'v> Sample<'v> {
-    /// Reads a record of the keyspace [`KEYSPACE`]; `name` is its key.
+    /// Decodes a record of the keyspace [`KEYSPACE`]; `name` is its key.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is none.
+    /// [`Error::Corrupt`] if it is no such record.
     pub fn decode(name: &[u8], record: &'v [u8]) -> Result<Sample<'v>> {
         let record = CellRecord::decode(name, record)?;
         Ok(match record.kind {

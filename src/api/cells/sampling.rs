@@ -1,5 +1,4 @@
-//! What clients ask of the sampler: to look at what they have stored, and to say when it is
-//! committed.
+//! The client's side of the sampler: requests to sample what was stored, and waits for the commit.
 
 use crate::error::reason::Space;
 use crate::participant::engine::{Engine, LOGGER_RECHECK_INTERVAL};
@@ -9,7 +8,7 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
-/// Says that a cell has a new value. The caller's store of it was fenced.
+/// Marks that a cell has a new value. The caller has issued a fence after the store.
 #[inline]
 pub(crate) fn mark_dirty(engine: &Engine) {
     let head = engine.control.cells();
@@ -20,8 +19,9 @@ pub(crate) fn mark_dirty(engine: &Engine) {
     }
 }
 
-/// Somebody has said that something is dirty since the sampler last began. The logger may have died
-/// or left since, and who does nothing but store would never hear of it.
+/// Checks from time to time that a logger lives. The flag was set since the sampler last began, so
+/// the sampler is not notified again. The logger may have died or exited since, and a process that
+/// only stores would not notice.
 #[inline]
 fn glance_now_and_then(engine: &Engine) {
     thread_local! {
@@ -35,19 +35,19 @@ fn glance_now_and_then(engine: &Engine) {
     }
 }
 
-/// Once in each round of sampling. Like a visible commit, it looks now and then whether a logger
-/// lives.
+/// Wakes the sampler, once in each round of sampling. As after a visible commit, checks from time
+/// to time whether a logger lives.
 #[cold]
 fn wake(engine: &Engine) {
     engine.control.cells().sampler.notify();
     engine.glance_at_logger();
 }
 
-/// Waits until all that cells and counters held at the call is committed: visible as records, and
-/// durable as soon as the log is so up to here.
+/// Waits until all values that cells and counters held at the call are committed. They are then
+/// visible as records, and durable when the log is durable up to here.
 ///
-/// The sampler commits a transaction, so one that is open for longer than `lock_timeout` is an
-/// error.
+/// The sampler commits a transaction, so a transaction that is open for longer than `lock_timeout`
+/// is an error.
 ///
 /// # Errors
 /// Those of the sampler's commit; [`Error::LockTimeout`]; [`Error::LoggerStalled`].

@@ -1,6 +1,6 @@
-//! The names of keyspaces by their numbers, which never name anything else.
+//! The names of keyspaces by their numbers. A number is never used for another keyspace.
 //!
-//! The newest catalog knows those that are there; one that was dropped since is named by the
+//! The newest catalog has the existing keyspaces. The name of one that was dropped since is in the
 //! operation that dropped it, further on in the log.
 
 use crate::api::feed::reader::{ReadLimit, Reader};
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use untorn_wal::Lsn;
 
-/// The names that a follower has come to know.
+/// The names that a follower has looked up.
 #[derive(Default)]
 pub(crate) struct KeyspaceNames {
     known: HashMap<KeyspaceId, Arc<str>>,
@@ -26,18 +26,18 @@ impl KeyspaceNames {
         }
     }
 
-    /// Forgets a keyspace of which nothing more comes. A follower may outlive any number of them.
+    /// Forgets a keyspace that has no further changes. A follower may outlive any number of them.
     pub(crate) fn forget(&mut self, id: KeyspaceId) {
         self.known.remove(&id);
     }
 
-    /// A name that is known already.
+    /// Returns a name that was looked up before.
     pub(crate) fn get(&self, id: KeyspaceId) -> Option<&Arc<str>> {
         self.known.get(&id)
     }
 
-    /// The name of a keyspace that something committed at `from` or later, but not beyond the
-    /// newest transaction, names.
+    /// Returns the name of a keyspace. A record at `from` or later, but not beyond the newest
+    /// transaction, refers to it.
     pub(crate) fn find(&mut self, client: &Arc<DirectClient>, id: KeyspaceId, from: Lsn) -> Result<&Arc<str>> {
         if !self.known.contains_key(&id) {
             self.look_up(client, id, from)?;
@@ -56,7 +56,8 @@ impl KeyspaceNames {
         let bound = ReadLimit { txn: image.txn, lsn: image.log_tail };
         while let Some(record) = reader.peek(&client.engine, bound)? {
             for op in Ops::new(reader.payload(&record)) {
-                // Those of a transaction that rolled back are as true: the keyspace was there.
+                // A drop by a transaction that rolled back also gives the name: the keyspace
+                // existed.
                 if let Ok(Op::DropKeyspace { keyspace, name }) = op {
                     self.learn(keyspace, name);
                 }

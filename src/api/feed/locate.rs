@@ -31,7 +31,7 @@ pub(crate) fn position_after(client: &Arc<DirectClient>, from: TxnId) -> Result<
     if from == image.txn {
         return Ok(image.log_tail);
     }
-    // The slot of the beginning is all zeros in a region that began later.
+    // In a region that began later, the slot of transaction zero is all zeros.
     if from != TxnId::ZERO
         && let Some(image) = engine.control.image(from)?
     {
@@ -52,12 +52,13 @@ pub(crate) fn position_after(client: &Arc<DirectClient>, from: TxnId) -> Result<
 /// Returns the oldest transaction after which the log can be followed, and the position there.
 pub(super) fn oldest(engine: &Engine) -> Result<(TxnId, Lsn)> {
     let (disk, shape) = open_segments(engine)?;
-    // Segments that are recycled while we look leave older ones behind which lead nowhere.
+    // Segments that are recycled during the search leave older ones behind, from which the log has
+    // a gap.
     for _ in 0..3 {
         match oldest_resume_point(&disk, &shape) {
             Ok(Some(resume_point)) => return Ok((TxnId::from_u64(resume_point.txn), resume_point.position)),
             Ok(None) | Err(LogError::Gap { .. }) => {}
-            // Nobody is sent away from what is there because it can't be read just now.
+            // A read error is not `Lagged`: what the follower needs may still be there.
             Err(error) => return Err(log_error(error)),
         }
     }

@@ -1,16 +1,17 @@
-//! Records of the log by position: from the ring while it has them, else from the segments.
+//! Records of the log by position: from the ring while it has them, otherwise from the segments.
 //!
-//! **The ring.** A byte is overwritten by the one that stands a ring's length further on, by a
-//! writer that copies beyond what is published. Such a writer has seen that the byte is durable,
-//! and it has seen, or itself published, the tail behind which it writes; and it copies no more at
-//! once than a frame. So after a copy, one of two looks says that it is good: its first byte is not
-//! durable yet, or is less than a ring's length, less that much, behind the published tail. The
-//! fences in `Ring::copy_in` and `Ring::copy_out` make these looks see what the writer had seen.
+//! **The ring.** A byte is overwritten by the one that lies a ring's length further on, by a writer
+//! that copies beyond what is published. Such a writer has seen that the byte is durable. It has
+//! also seen, or itself published, the tail after which it writes, and it copies at most a frame at
+//! once. So a copy is valid if one of two checks after it succeeds. Either its first byte is not
+//! durable yet, or that byte is less than a ring's length minus one frame behind the published
+//! tail. The fences in `Ring::copy_in` and `Ring::copy_out` make these checks see what the writer
+//! had seen.
 //!
-//! **The segments** hold what is durable; `untorn_wal::LogFollower` looks again in its own way.
+//! **The segments** hold what is durable; `untorn_wal::LogFollower` has its own check after a read.
 //!
-//! Each record then carries its position and a checksum. One from the ring that is none is read
-//! again from the segments, if it is durable; else it is damage.
+//! Each record then carries its position and a checksum. If bytes from the ring are not a valid
+//! record, they are read again from the segments if durable; otherwise they are damage.
 
 use crate::api::feed::locate;
 use crate::files::dir;
@@ -25,13 +26,13 @@ use untorn_wal::{LogError, LogFollower, LogShape, Lsn, RealDisk, StoreId};
 
 /// Bytes copied from the ring at once.
 const COPY_BYTES: u64 = 64 << 10;
-/// How often a place that the log should hold is looked for while segments are being recycled.
+/// Searches for a position that the log should hold while segments are being recycled.
 const SEGMENT_SEARCHES_MAX: u32 = 20;
 
 /// How far a follower may read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ReadLimit {
-    /// Records of later transactions are not its business yet.
+    /// Records of later transactions are not to be read yet.
     pub(crate) txn: TxnId,
     /// A record ends here.
     pub(crate) lsn: Lsn,
@@ -48,16 +49,17 @@ pub(crate) struct LogRecord {
 
 /// Reads records in order. Holds no file open between calls.
 pub(crate) struct Reader {
-    /// Where `buffer[used]` stands.
+    /// The log position of `buffer[used]`.
     at: Lsn,
     buffer: Vec<u8>,
     used: usize,
     follow: Option<LogFollower>,
-    /// Below it, the ring has once shown what is no record.
+    /// Below this position, bytes are not read from the ring, since it has once held an invalid
+    /// record.
     distrusted: Lsn,
 }
 
-/// The log's files, for reading.
+/// Opens the log's files for reading.
 pub(super) fn open_segments(engine: &Engine) -> Result<(RealDisk, LogShape)> {
     let disk = engine
         .dir
@@ -67,12 +69,12 @@ pub(super) fn open_segments(engine: &Engine) -> Result<(RealDisk, LogShape)> {
 }
 
 impl Reader {
-    /// A reader that begins at `at`, where a record begins.
+    /// Returns a reader that begins at `at`, where a record begins.
     pub(crate) fn new(at: Lsn) -> Reader {
         Reader { at, buffer: Vec::new(), used: 0, follow: None, distrusted: Lsn::ZERO }
     }
 
-    /// Where the next record begins.
+    /// Returns the position at which the next record begins.
     pub(crate) fn at(&self) -> Lsn {
         self.at
     }
@@ -81,13 +83,13 @@ impl Reader {
         &self.buffer[record.payload.clone()]
     }
 
-    /// Goes on behind the record that [`Reader::peek`] has just returned.
+    /// Moves past the record that [`Reader::peek`] has just returned.
     pub(crate) fn skip(&mut self, record: &LogRecord) {
         self.used += record.len;
         self.at = self.at.advanced_by(record.len as u64);
     }
 
-    /// The next record; `None` if the bound comes first.
+    /// Returns the next record, or `None` if the bound comes first.
     ///
     /// # Errors
     /// [`Error::Lagged`] if it is gone, [`Error::Corrupt`].
@@ -108,7 +110,7 @@ impl Reader {
                 Decoded::Incomplete => "a record is longer than what was written".to_string(),
                 Decoded::Bad(reason) => reason.to_string(),
             };
-            // The segments know better than a ring that somebody else has written to.
+            // The ring may have been overwritten by mistake; the segments are more reliable.
             let durable = engine.control.durable().map_or(Lsn::ZERO, |(_, durable)| durable);
             let is_from_segments = self.at < self.distrusted;
             self.forget();
@@ -120,7 +122,7 @@ impl Reader {
         }
     }
 
-    /// Up to where bytes are at hand.
+    /// Returns the end of the bytes in the buffer.
     fn end(&self) -> Lsn {
         self.at.advanced_by(self.buffered() as u64)
     }
@@ -135,8 +137,8 @@ impl Reader {
         self.follow = None;
     }
 
-    /// No record is longer than the ring, but for an abort record of recovery, which takes the
-    /// place of one.
+    /// Returns the most bytes that a record can have. No record is longer than the ring, except an
+    /// abort record of recovery, which replaces one.
     fn record_bytes_max(&self, engine: &Engine) -> usize {
         engine.geometry.ring_size as usize + 2 * record::encoded_len(0)
     }
@@ -156,7 +158,8 @@ impl Reader {
                 continue;
             };
             if durable <= from {
-                // The ring holds it: the tail or the durable position has moved between two looks.
+                // The ring holds it: the tail or the durable position has moved between the two
+                // checks.
                 engine.await_mended(&mut waited)?;
                 continue;
             }
@@ -171,7 +174,7 @@ impl Reader {
                 Err(LogError::Gap { .. }) => {
                     let (oldest, position) = locate::oldest(engine)?;
                     looks += 1;
-                    // Nobody is sent to a place from which one comes here again.
+                    // `Lagged` must name a position from which this one is not reached again.
                     if position > from {
                         if planted_bug!("feed-skips-what-is-gone") {
                             self.forget();
@@ -192,8 +195,8 @@ impl Reader {
 
     /// Appends bytes from the ring, if it has them.
     fn copy_from_ring(&mut self, engine: &Engine, from: Lsn, until: Lsn) -> Result<bool> {
-        // Once in the segments, it stays there until the ring is well ahead: changing over costs a
-        // look at all files.
+        // Once it reads from the segments, it continues there until the ring is well ahead: each
+        // change back costs a scan of all files.
         let is_in_segments = self.follow.as_ref().is_some_and(|follow| follow.position() == from);
         let ring_len = engine.control.ring_len()?;
         let copied_max = copied_at_once_max(engine.geometry.page_size, ring_len);
@@ -216,8 +219,8 @@ impl Reader {
     }
 }
 
-/// Whether the ring, which has at least the length `ring_len`, still holds what was published at
-/// `from`: that is not within `margin` bytes of being overwritten.
+/// Returns whether the ring, which has at least the length `ring_len`, still holds what was
+/// published at `from`. It must also not be within `margin` bytes of being overwritten.
 fn ring_holds(engine: &Engine, from: Lsn, ring_len: u64, margin: u64) -> Result<bool> {
     let control = &engine.control;
     if from < control.ring_base()? {

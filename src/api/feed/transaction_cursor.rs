@@ -11,7 +11,7 @@ use crate::txn::ops::{Op, Ops};
 use crate::{Error, Result, TxnId};
 use untorn_wal::Lsn;
 
-/// How a change that is next is delivered.
+/// How the next change is delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admission {
     /// It is delivered whole.
@@ -43,17 +43,17 @@ pub(crate) struct TransactionCursor {
     /// The record that is being delivered.
     payload: Vec<u8>,
     at: usize,
-    /// Where its further records come from, if it was streamed, and where the last one ends.
+    /// The reader of its further records, if it was streamed, and the end of the last one.
     rest: Option<(Reader, Lsn)>,
-    /// Operations that are done.
+    /// The number of operations that were processed.
     index: u64,
-    /// A large value whose bytes are coming.
+    /// A large value of which some bytes are still to be read.
     filling: Option<PartialValue>,
 }
 
 struct PartialValue {
     change: Change,
-    /// Not if it is delivered without its value.
+    /// The value; `None` if it is delivered without its value.
     value: Option<Vec<u8>>,
     come: usize,
     len: usize,
@@ -68,7 +68,7 @@ enum OpEffect {
 }
 
 impl TransactionCursor {
-    /// Delivers a transaction of one record.
+    /// Returns a cursor over a transaction of one record.
     pub(crate) fn of_record(
         txn: TxnId,
         txn_filter: TransactionFilter,
@@ -78,7 +78,7 @@ impl TransactionCursor {
         TransactionCursor { txn, txn_filter, filter, payload, at: 0, rest: None, index: 0, filling: None }
     }
 
-    /// Delivers a transaction whose records stand from `start` to `end`.
+    /// Returns a cursor over a transaction whose records lie from `start` to `end`.
     pub(crate) fn of_stream(
         txn: TxnId,
         txn_filter: TransactionFilter,
@@ -90,13 +90,13 @@ impl TransactionCursor {
         TransactionCursor { txn, txn_filter, filter, payload: Vec::new(), at: 0, rest, index: 0, filling: None }
     }
 
-    /// All of it is delivered: the transaction.
+    /// Ends the delivery of the transaction, and returns its id.
     pub(crate) fn end(self, names: &mut KeyspaceNames) -> TxnId {
         self.txn_filter.dropped.into_iter().for_each(|id| names.forget(id));
         self.txn
     }
 
-    /// Lets go of memory that can be read again, and returns how many bytes are held still.
+    /// Frees memory whose contents can be read again, and returns the number of bytes still in use.
     pub(crate) fn let_go(&mut self) -> usize {
         if let Some((reader, _)) = &mut self.rest {
             *reader = Reader::new(reader.at());
@@ -107,10 +107,11 @@ impl TransactionCursor {
         self.payload.capacity() + filling + self.txn_filter.memory_bytes()
     }
 
-    /// The next change.
+    /// Returns the next change.
     ///
     /// # Errors
-    /// [`Error::Lagged`] if the rest of it is gone, [`Error::Corrupt`]. It may be tried again.
+    /// [`Error::Lagged`] if the rest of it is no longer retained, [`Error::Corrupt`]. The call may
+    /// be retried.
     pub(crate) fn next(&mut self, engine: &Engine, names: &KeyspaceNames, admit: Admit<'_>) -> Result<CursorStep> {
         loop {
             while self.at < self.payload.len() {

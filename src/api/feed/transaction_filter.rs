@@ -18,10 +18,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use untorn_wal::Lsn;
 
-/// Keys of one transaction that are distinguished.
+/// The most keys of one transaction that are distinguished.
 const KEYS_MAX: usize = 1 << 18;
 
-/// The changes that a follower asked for.
+/// The selection of changes that a follower requested.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct ChangeFilter {
     pub(crate) keyspace: Option<String>,
@@ -38,7 +38,7 @@ impl ChangeFilter {
         is_wanted && self.keyspace.as_ref().is_none_or(|wanted| wanted == name)
     }
 
-    /// The part of a range whose keys begin with the prefix.
+    /// Returns the part of a range whose keys begin with the prefix.
     pub(super) fn part_of(&self, start: &[u8], end: Option<&[u8]>) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
         let start = start.max(&self.prefix);
         let end = match (end, prefix_end(&self.prefix)) {
@@ -52,20 +52,20 @@ impl ChangeFilter {
 
 /// The filter of one transaction. Its operations are numbered from 0, whether they match or not.
 pub(crate) struct TransactionFilter {
-    /// Operations so far.
+    /// The number of operations so far.
     count: u64,
-    /// The last one that matches.
+    /// The last operation that matches.
     last: Option<u64>,
     /// The last operation on each key; `None` if there are too many keys.
     last_on: Option<HashMap<(u64, u64), u64>>,
-    /// What `last_on` had for a key, before each change of it since the first savepoint.
+    /// The entry of `last_on` for a key, before each change of it since the first savepoint.
     replaced: Vec<((u64, u64), Option<u64>)>,
     hashers: [RandomState; 2],
     /// Keyspaces that the transaction creates; a rollback to a savepoint may remove them.
     created: HashMap<KeyspaceId, String>,
     /// The same in the order of their creation.
     created_ids: Vec<KeyspaceId>,
-    /// Keyspaces that it drops. They have no changes after it.
+    /// Keyspaces that it drops. They have no later changes.
     pub(super) dropped: Vec<KeyspaceId>,
     savepoints: Vec<AtSavepoint>,
     /// Operations that a rollback to a savepoint has undone, ascending.
@@ -81,7 +81,7 @@ struct AtSavepoint {
     dropped: usize,
 }
 
-/// What of a keyspace an operation changes.
+/// The part of a keyspace that an operation changes.
 #[derive(Clone, Copy)]
 enum Affected<'a> {
     Key(&'a [u8]),
@@ -122,14 +122,14 @@ impl TransactionFilter {
         }
     }
 
-    /// Bytes of memory that it holds, but for names.
+    /// Returns the bytes of memory that it holds, without names.
     pub(super) fn memory_bytes(&self) -> usize {
         // Each entry has a control byte.
         let last_on = self.last_on.as_ref().map_or(0, |last| last.capacity() * (size_of::<((u64, u64), u64)>() + 1));
         last_on + self.undone.capacity() * size_of::<Range<u64>>()
     }
 
-    /// Whether no operation of the transaction matches.
+    /// Returns whether no operation of the transaction matches.
     pub(crate) fn is_empty(&self) -> bool {
         self.last.is_none()
     }
@@ -202,8 +202,8 @@ impl TransactionFilter {
         Ok(())
     }
 
-    /// Undoes all operations since a savepoint. What they created was never there: nothing else
-    /// names it.
+    /// Undoes all operations since a savepoint. Keyspaces that they created never existed, and no
+    /// other operation refers to them.
     fn roll_back(&mut self, depth: u32, names: &mut KeyspaceNames) -> Result<(), String> {
         self.savepoints.truncate((depth as usize).saturating_add(1));
         let savepoint = self.savepoints.get(depth as usize);
@@ -216,7 +216,7 @@ impl TransactionFilter {
             names.forget(id);
         }
         self.dropped.truncate(savepoint.dropped);
-        // Empty if the map was given up since.
+        // Empty if the map was dropped since.
         let replaced = self.replaced.split_off(savepoint.replaced.min(self.replaced.len()));
         if let Some(last_on) = &mut self.last_on {
             for (hash, before) in replaced.into_iter().rev() {
@@ -238,13 +238,13 @@ impl TransactionFilter {
         self.replaced = Vec::new();
     }
 
-    /// Whether an operation matches, all of whose names are known by now if it was not undone.
+    /// Returns whether an operation matches. All its names are known by now, unless it was undone.
     fn wants(names: &KeyspaceNames, filter: &ChangeFilter, op: &Op<'_>) -> bool {
         affected(op).is_some_and(|(id, affected)| names.get(id).is_some_and(|name| filter.matches(name, affected)))
     }
 
-    /// Whether operation number `index` is delivered: it matches and was not undone, and no later
-    /// one changes the same key.
+    /// Returns whether operation number `index` is delivered: it matches, was not undone, and no
+    /// later one changes the same key.
     pub(super) fn delivers(&self, names: &KeyspaceNames, filter: &ChangeFilter, index: u64, op: &Op<'_>) -> bool {
         let next = self.undone.partition_point(|undone| undone.end <= index);
         if self.undone.get(next).is_some_and(|undone| undone.contains(&index))
@@ -260,7 +260,7 @@ impl TransactionFilter {
         }
     }
 
-    /// Whether it is the last one that is delivered.
+    /// Returns whether it is the last one that is delivered.
     pub(super) fn is_last(&self, index: u64) -> bool {
         self.last == Some(index)
     }

@@ -1,4 +1,4 @@
-//! What can be typed: the commands, their arguments and the switches that all of them share.
+//! The command line: the commands, their arguments, and the switches that all of them share.
 
 use crate::tour;
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -12,14 +12,15 @@ use std::path::PathBuf;
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) format: Format,
-    /// As root, open a store that belongs to another user, who gets everything that is put into it
+    /// As root, open a store that belongs to another user, who can read everything that is put into
+    /// it
     #[arg(long, global = true)]
     pub(crate) foreign_owner: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// How keys and values are written, in arguments, input and output alike.
+/// The format of keys and values, in arguments, input and output alike.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Format {
     /// Keys and values are hexadecimal digits instead of UTF-8
@@ -39,7 +40,7 @@ pub(crate) struct Location {
     pub(crate) keyspace: String,
 }
 
-/// What to follow.
+/// The changes to follow.
 #[derive(Args)]
 pub(crate) struct WatchOptions {
     /// The store's directory, or the socket of its logger
@@ -53,15 +54,15 @@ pub(crate) struct WatchOptions {
     /// instead of now
     #[arg(long, value_name = "TXN")]
     pub(crate) from: Option<String>,
-    /// Tell of what an fsync has covered; the default
+    /// Print only durable changes, which an fsync has covered; the default
     #[arg(long, conflicts_with = "visible")]
     pub(crate) durable: bool,
-    /// Tell of commits as soon as others see them, though a power loss may take them back
+    /// Print changes as soon as they are visible, though a power loss may take them back
     #[arg(long)]
     pub(crate) visible: bool,
 }
 
-/// What to delete.
+/// The keys to delete.
 #[derive(Args)]
 #[command(group(ArgGroup::new("what").required(true).multiple(true)))]
 pub(crate) struct DelOptions {
@@ -79,15 +80,15 @@ pub(crate) struct DelOptions {
     pub(crate) prefix: Option<String>,
 }
 
-/// What to look at, and how often.
+/// The store to show, and the interval.
 #[derive(Args)]
 pub(crate) struct TopOptions {
     /// The store's directory
     pub(crate) store: PathBuf,
-    /// Milliseconds between looks, at least 100
+    /// Milliseconds between updates, at least 100
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     pub(crate) interval: u64,
-    /// Print one page, of one interval, and exit; COLUMNS and LINES say how large
+    /// Print one page, of one interval, and exit; its size is in COLUMNS and LINES
     #[arg(long)]
     pub(crate) once: bool,
 }
@@ -113,7 +114,7 @@ pub(crate) enum Command {
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
-    /// Delete a key, or a range of keys, of which it prints how many were deleted; durable on return
+    /// Delete a key, or a range of keys, and then print how many were deleted; durable on return
     Del {
         #[command(flatten)]
         at: Location,
@@ -131,9 +132,9 @@ pub(crate) enum Command {
     /// Read `key<TAB>value` lines from standard input. Creates the store and the keyspace if
     /// missing
     ///
-    /// Backslash escapes: \t \n \r \\ and \xHH. All lines are durable when the command ends. At the
-    /// first bad line it stops, says its number, has loaded exactly the lines before it, and exits
-    /// with 2. With --json a line is an object as dump writes it; its "keyspace" is not looked at,
+    /// Backslash escapes: \t \n \r \\ and \xHH. All lines are durable when the command ends. It
+    /// stops at the first bad line, prints its number, has loaded exactly the lines before it, and
+    /// exits with 2. With --json a line is an object as dump writes it; its "keyspace" is ignored,
     /// so a dump can be loaded into another one.
     Load {
         #[command(flatten)]
@@ -142,8 +143,8 @@ pub(crate) enum Command {
     /// Write all records as `key<TAB>value` lines in key order, of one snapshot
     ///
     /// Tab, newline and backslash are escaped as \t, \n and \\; bytes that are not UTF-8 as \xHH.
-    /// On a terminal, so are all characters that a terminal obeys; a pipe or a file gets them as
-    /// they are.
+    /// On a terminal, all control characters are escaped as well; a pipe or a file gets them
+    /// unchanged.
     Dump {
         #[command(flatten)]
         at: Location,
@@ -151,37 +152,37 @@ pub(crate) enum Command {
     /// Follow the changes as they are committed, one a line, until interrupted
     ///
     /// A line is `txn<TAB>keyspace<TAB>put<TAB>key<TAB>value`, `…delete<TAB>key` or `…drop` (of the
-    /// whole keyspace), escaped as dump does; with --json an object
-    /// {"txn","keyspace","kind","key","value","last"}, whose value is null for what is gone and
-    /// whose last marks the end of a transaction. Output is flushed after each transaction.
+    /// whole keyspace), escaped as dump does. With --json it is an object
+    /// {"txn","keyspace","kind","key","value","last"}; the value is null for a removal, and last
+    /// marks the end of a transaction. Output is flushed after each transaction.
     Watch(WatchOptions),
     /// Print the store's counters: transactions, pages, log, readers, logger
     Stat {
         /// The store's directory, or the socket of its logger
         store: PathBuf,
-        /// Print what Prometheus scrapes (text format 0.0.4), without becoming a client or starting
-        /// a logger; needs the directory
+        /// Print the figures for Prometheus (text format 0.0.4), without becoming a client or
+        /// starting a logger; needs the directory
         #[arg(long, conflicts_with = "json")]
         prometheus: bool,
     },
-    /// Show live what the store does, until q; or once, as text, if the output is no terminal
+    /// Show the store's activity live, until q; or once, as text, if the output is no terminal
     ///
-    /// Looks from outside: it is no client, starts no logger, and goes on when the logger restarts
-    /// or everybody leaves.
+    /// Observes the store from outside: it is no client, starts no logger, and continues when the
+    /// logger restarts or all processes leave.
     Top(TopOptions),
-    /// Print how long commits can take at the most, by class, beside how long they took
+    /// Print the longest time that commits can take, by class, and the measured one
     ///
-    /// Bounds follow by response-time analysis from the longest lock holds and flushes so far, and
-    /// from how often commits come in the seconds looked at. Urgent are durable commits and those
-    /// within less than 100 ms; all others are bulk.
+    /// The bounds are computed by response-time analysis from the longest lock holds and flushes so
+    /// far, and from the rate of commits during the observation. Urgent are durable commits and
+    /// those within less than 100 ms; all others are bulk.
     Deadlines {
         /// The store's directory
         store: PathBuf,
-        /// How long to look at how often commits come
+        /// Seconds during which the rate of commits is observed
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
-        /// How many of each class may commit at the same instant; else as many as processes have
-        /// the store open
+        /// How many of each class may commit at the same instant; by default, as many as processes
+        /// have the store open
         #[arg(long)]
         callers: Option<u64>,
     },
@@ -195,20 +196,20 @@ pub(crate) enum Command {
         /// The store's directory, or the socket of its logger
         store: PathBuf,
     },
-    /// Have the logger write a checkpoint and leave
+    /// Request that the logger write a checkpoint and exit
     Stop {
         /// The store's directory
         store: PathBuf,
-        /// How long to wait for it, in seconds
+        /// How long to wait for its exit, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         timeout_seconds: u64,
     },
-    /// See the store survive: index a directory tree by several processes while they are killed
+    /// Demonstrate that a store survives: index a directory tree by processes that are killed
     ///
     /// Four writer processes index every file (path → size, mtime, CRC of the content) into a fresh
-    /// store, two reader processes check every record and every snapshot's totals meanwhile. One
+    /// store. Two reader processes check every record and every snapshot's totals meanwhile. One
     /// writer is killed and one stopped in the middle of a transaction, the logger is killed, then
-    /// everything is. Exits 1 if anything acknowledged was missing or anything was torn.
+    /// all processes are. Exits 1 if anything acknowledged was missing or anything was torn.
     Tour(tour::Options),
     /// One process of the tour
     #[command(hide = true)]

@@ -1,5 +1,5 @@
-//! `checkpoint`: has a checkpoint written that covers everything visible now, and prints the
-//! transaction it covers.
+//! `checkpoint`: takes a checkpoint that covers everything visible now, and prints the transaction
+//! that it covers.
 
 use crate::arguments::Format;
 use crate::outcome::Outcome;

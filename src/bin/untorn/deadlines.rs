@@ -1,9 +1,9 @@
-//! `deadlines`: how long a commit of each class can take, computed from what the store's histograms
-//! have seen, beside what was measured.
+//! `deadlines`: the longest time that a commit of each class can take, computed from the store's
+//! histograms, beside the measured one.
 //!
-//! It looks from outside, twice, and takes the rates from what happened in between; the longest
-//! lock holds and flushes are those since the shared region was made. `docs/durability.md` explains
-//! the analysis.
+//! It observes the store twice from outside, and computes the rates from the difference. The
+//! longest lock holds and flushes are those since the shared region was made. `docs/durability.md`
+//! explains the analysis.
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use untorn::{Latency, LatencyByClass, Observation, Stats, limits};
 use untorn_wal::response::{Classes, ResponseBound, Task};
 
-/// The bounds hold if this does.
+/// The assumption of the bounds.
 const ASSUMED: &str = "no lock hold and no flush is longer than the longest so far, and no thread that may run waits longer for a processor \
     than the wake-up estimate, nor than 200 us; commits come no more often than on average in the seconds looked at, from as many \
     callers at once as stated (one for each process that has the store open, and one for the logger: --callers for threads and message connections); \
     each process commits in one class only, and with no lock time-out shorter than 100 ms; bulk transactions don't stream; a durable bound is that of \
     Durable commits, or of deadlines that are due";
 
-/// How many callers the logger is: its checkpoints and samples are bulk commits.
+/// The number of callers that the logger counts as: its checkpoints and samples are bulk commits.
 const LOGGER_CALLERS: u64 = 1;
 
 #[derive(Serialize)]
@@ -46,24 +46,24 @@ struct Report {
 struct Class {
     commits: u64,
     commits_per_second: f64,
-    /// How many may commit at the same instant.
+    /// The number of callers that may commit at the same instant.
     callers: u64,
     lock_hold_p999_us: f64,
     lock_hold_longest_us: f64,
     lock_wait_longest_us: f64,
-    /// Of all lock time, what this class takes.
+    /// The share of all lock time that this class uses.
     utilisation: f64,
-    /// The longest time for which others of lower priority keep the lock from it; and until it is
-    /// visible, and durable.
+    /// The longest time for which callers of lower priority hold the lock; the two bounds that
+    /// follow are until the commit is visible, and until it is durable.
     blocked_at_most_us: Option<f64>,
     visible_within_us: Option<f64>,
     durable_within_us: Option<f64>,
     no_bound_because: Option<&'static str>,
     no_durable_bound_because: Option<&'static str>,
-    /// What the bound until visible is to be compared with: the longest wait and the longest hold,
-    /// not necessarily of one commit.
+    /// The measured value for the bound until visible: the longest wait plus the longest hold, not
+    /// necessarily of one commit.
     visible_took_at_most_us: f64,
-    /// From the publication until its caller knew that it was durable: what comes after the bound
+    /// From the publication until the caller had the acknowledgement: the part after the bound
     /// until visible.
     acknowledged: u64,
     acknowledged_p50_us: f64,
@@ -101,7 +101,7 @@ fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -
     let classes = Classes {
         urgent: task(callers, urgent_rate, &now.lock_hold.urgent),
         bulk: task(callers + LOGGER_CALLERS, bulk_rate, &now.lock_hold.bulk),
-        // The logger is half as patient.
+        // The logger's patience is half as long.
         bulk_patience_ns: patience_ns / 2,
         share_wait_ns: patience_ns,
         flush_ns: now.flush.max().as_nanos() as u64,

@@ -1,5 +1,5 @@
-//! `del`: deletes a key, durably, and says so if it was not there; or a range of keys, and prints
-//! how many there were.
+//! `del`: deletes a key, durably, and reports if it was absent; or deletes a range of keys, and
+//! prints how many there were.
 
 use crate::arguments::{DelOptions, Format, Location};
 use crate::outcome::{Failure, Outcome};
@@ -55,7 +55,7 @@ fn delete_range(at: &Location, bounds: untorn::KeyBounds<'_>, format: Format) ->
     printed.and_then(|()| out.flush()).map_err(Failure::output)
 }
 
-/// The least key that is greater than all keys that begin with `prefix`, if there is one.
+/// Returns the least key that is greater than all keys that begin with `prefix`, if there is one.
 fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut end = prefix[..=last].to_vec();

@@ -7,11 +7,11 @@ use crate::text;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 
-/// A record as a JSON line has it.
+/// A record in a JSON line.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JsonRecord {
-    /// `load` goes by its own argument, so that a dump can be loaded into another keyspace.
+    /// `load` uses its own argument instead, so that a dump can be loaded into another keyspace.
     #[serde(default)]
     keyspace: String,
     key: String,
@@ -37,7 +37,7 @@ pub(crate) fn write(out: &mut impl Write, keyspace: &str, key: &[u8], value: &[u
     out.write_all(&line).map_err(Failure::output)
 }
 
-/// The key and value of a line without its newline, or what is wrong with it.
+/// Returns the key and value of a line without its newline, or the error in it.
 pub(crate) fn parse(line: &[u8], format: Format) -> Result<(Vec<u8>, Vec<u8>), String> {
     if format.json {
         let record: JsonRecord = serde_json::from_slice(line).map_err(|error| error.to_string())?;

@@ -1,9 +1,9 @@
 //! `load`: reads records, one a line, from standard input into a keyspace.
 //!
-//! Streaming: at most one batch is in memory, and a batch is one transaction, read whole before the
-//! writer lock is taken, so that a slow input never holds up other writers. The batches become
-//! visible as they come and durable together, by one sync at the end. A bad line ends the load: the
-//! lines before it are loaded, its number is said, nothing after it is read.
+//! It streams: at most one batch is in memory. A batch is one transaction, and is read as a whole
+//! before the writer lock is taken, so a slow input never delays other writers. The batches become
+//! visible one by one, and durable together, by one sync at the end. A bad line ends the load: the
+//! lines before it are loaded, its number is printed, and nothing after it is read.
 
 use crate::arguments::{Format, Location};
 use crate::line;
@@ -21,7 +21,8 @@ pub(crate) fn run(at: &Location, format: Format) -> Outcome {
     let store = target::to_fill(&at.store, &at.keyspace)?;
     let mut loader = Loader { store: &*store, keyspace: &at.keyspace, batch: Vec::new(), batch_bytes: 0, loaded: 0 };
     let read = read_all(&mut io::stdin().lock(), &mut loader, format);
-    // Also after a bad line: what came before it is kept, and durable before the message is out.
+    // Also after a bad line: the lines before it are kept, and are durable before the message is
+    // printed.
     let committed = loader.commit_batch();
     let synced = store.sync().map_err(Failure::Store);
     if let Err(failure) = committed.and(read).and(synced) {
@@ -98,13 +99,13 @@ impl Loader<'_> {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let Err(error) = self.commit_records(&batch) else { return Ok(()) };
-        // One record was refused and took its batch with it. Those before it are as good as any.
+        // One record was refused, and with it its batch. The records before it are committed.
         let Some(index) = refused(&batch, &error) else { return Err(error.into()) };
         self.commit_records(&batch[..index])?;
         Err(Failure::System(at_line(batch[index].line, &error.to_string())))
     }
 
-    /// One transaction, visible on return.
+    /// Commits one transaction, visible on return.
     fn commit_records(&mut self, records: &[InputRecord]) -> untorn::Result<()> {
         if records.is_empty() {
             return Ok(());
@@ -113,14 +114,14 @@ impl Loader<'_> {
         for record in records {
             batch.put(self.keyspace, &record.key, &record.value);
         }
-        // Without conditions there is no mismatch.
+        // A batch without conditions has no mismatch.
         let _ = self.store.commit(&batch, Durability::Visible)?;
         self.loaded += records.len() as u64;
         Ok(())
     }
 }
 
-/// The first record that a batch was refused for.
+/// Returns the first record for which a batch was refused.
 fn refused(records: &[InputRecord], error: &Error) -> Option<usize> {
     let Error::Limit { what, found, .. } = error else { return None };
     match what {

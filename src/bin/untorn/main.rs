@@ -1,5 +1,5 @@
-//! The command line `untorn`: reads the arguments, runs one command, turns its outcome into an exit
-//! code.
+//! The command line `untorn`: reads the arguments, runs one command, and converts its outcome to an
+//! exit code.
 //!
 //! Each command has a file of its own. Exit codes: 0 done, 1 not found or check failed, 2 usage, 3
 //! store error.
@@ -35,10 +35,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read the output has seen enough; that is no fault of ours or theirs.
+        // The reader of the output has closed it, which is no error.
         Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Its lines may repeat names and paths, in which a terminal would find commands.
+            // Its lines may contain names and paths, with control characters for a terminal.
             let text = failure.to_string();
             eprintln!("untorn: {}", text.lines().map(untorn_wal::printable).collect::<Vec<_>>().join("\n"));
             ExitCode::from(failure.exit_code())

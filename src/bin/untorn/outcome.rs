@@ -1,24 +1,24 @@
-//! How a command can end, and the exit code and message of each ending.
+//! The outcomes of a command, each with its exit code and message.
 
 use std::{fmt, io};
 
-/// What every command returns.
+/// The result of every command.
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
-/// Why a command did not do what it was asked to.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The key or keyspace is not there. Exit code 1.
+    /// The key or keyspace does not exist. Exit code 1.
     NotFound(String),
     /// A check found damage or a violation. Exit code 1.
     CheckFailed(String),
-    /// The arguments or the input make no sense. Exit code 2.
+    /// The arguments or the input are not valid. Exit code 2.
     Usage(String),
-    /// The store answered with an error. Exit code 3.
+    /// The store returned an error. Exit code 3.
     Store(untorn::Error),
-    /// The system refused something outside of the store. Exit code 3.
+    /// The system refused a call that does not concern the store. Exit code 3.
     System(String),
-    /// The reader of our output has closed it. A quiet end, exit code 0.
+    /// The reader of the output has closed it. Ends without a message, exit code 0.
     OutputClosed,
 }
 
@@ -32,7 +32,7 @@ impl Failure {
         }
     }
 
-    /// For `map_err` on a write to standard output.
+    /// Converts an error of a write to standard output.
     pub(crate) fn output(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::OutputClosed,
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    /// For `map_err` on any other call of the system: says what was attempted.
+    /// Converts an error of any other system call, with a description of the call.
     pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
         let what = what.into();
         move |error| Failure::System(format!("{what}: {error}"))

@@ -1,17 +1,17 @@
-//! Standard output. On a terminal, what a terminal would obey is written as escapes: keys, values
-//! and names come from whoever may write to the store. A pipe or a file gets every byte as it is,
-//! since scripts rely on that.
+//! Standard output. On a terminal, control characters are written as escapes: keys, values and
+//! names come from any process that may write to the store. A pipe or a file gets every byte
+//! unchanged, since scripts rely on that.
 
 use crate::arguments::Format;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
-/// Standard output, buffered: what was written is there after a flush.
+/// Standard output, buffered: output is complete after a flush.
 pub(crate) struct Output {
     out: BufWriter<StdoutLock<'static>>,
     escapes: Option<Escape>,
 }
 
-/// How a character is written that a terminal would obey.
+/// The escape of a control character.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Escape {
     /// `\xHH` for each of its bytes, which `load` reads back.
@@ -68,7 +68,7 @@ fn escape_bytes(bytes: &[u8], shown: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    //! Nothing that a terminal obeys gets through, and all else does.
+    //! Control characters are escaped, and all other characters are not.
 
     use super::*;
 

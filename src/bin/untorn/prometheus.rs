@@ -1,12 +1,12 @@
 //! `stat --prometheus`: the store's figures in Prometheus' text exposition format, version 0.0.4,
 //! for scraping.
 //!
-//! They come from a look from outside, so that a scraper that asks every few seconds starts no
-//! logger and keeps none. A store that nobody uses has the one figure `untorn_up 0`.
+//! The figures come from an observation from outside, so a scraper that polls every few seconds
+//! starts no logger and keeps none. An unused store has the single figure `untorn_up 0`.
 //!
-//! By the conventions of Prometheus: base units (seconds, bytes), `_total` for what only grows, one
-//! HELP and TYPE for each family. Counters begin anew with the store's shared region;
-//! `untorn_region_start_time_seconds` tells when that was.
+//! It follows the conventions of Prometheus: base units (seconds, bytes), `_total` for counters,
+//! one HELP and TYPE for each family. Counters begin at zero with each shared region;
+//! `untorn_region_start_time_seconds` is the time of its creation.
 
 use crate::outcome::{Failure, Outcome};
 use crate::target::options;
@@ -30,10 +30,10 @@ pub(crate) fn run(path: &Path) -> Outcome {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
 }
 
-/// The text that is being made.
+/// The text under construction.
 struct Page {
     text: String,
-    /// `store="…"`, in each sample.
+    /// The label `store="…"` of each sample.
     store: String,
 }
 
@@ -170,7 +170,7 @@ impl Page {
     }
 }
 
-/// `name="value"`, escaped as the format wants it.
+/// Formats `name="value"`, escaped as the format requires.
 fn label(name: &str, value: impl Display) -> String {
     let value = value.to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("{name}=\"{value}\"")

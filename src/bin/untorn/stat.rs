@@ -31,8 +31,8 @@ pub(crate) fn print(report: &impl Serialize, format: Format) -> Outcome {
     out.flush().map_err(Failure::output)
 }
 
-/// The fields that hold transaction ids; they are written as `watch` and `checkpoint` write them,
-/// incarnation first.
+/// The fields that contain transaction ids. They are written as `watch` and `checkpoint` write
+/// them, incarnation first.
 const TXN_FIELDS: [&str; 4] = ["checkpointed", "committed", "durable", "txn"];
 
 fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
@@ -42,7 +42,7 @@ fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
             lines.push((name.to_owned(), text.unwrap_or_else(|| number.to_string())));
         }
         Value::Object(fields) => {
-            // The buckets of a histogram are for programs; its summary stands beside them.
+            // The buckets of a histogram are for programs; its summary is printed as well.
             for (field, value) in fields.iter().filter(|(field, _)| *field != "buckets") {
                 let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
                 flatten(&name, value, lines);

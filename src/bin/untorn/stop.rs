@@ -1,5 +1,5 @@
-//! `stop`: has the logger write a checkpoint and leave. That none ran is no failure: none runs
-//! afterwards.
+//! `stop`: requests that the logger write a checkpoint and exit. If none runs, that is no error:
+//! none runs afterwards.
 
 use crate::arguments::Format;
 use crate::outcome::Outcome;

@@ -1,6 +1,5 @@
-//! What a command works on: a store by its directory, or by its socket, as a message-passing
-//! client. A command that can use either is written once, against the traits that they have in
-//! common.
+//! The store that a command uses: by its directory, or by its socket, as a message-passing client.
+//! A command that can use either is written once, against the traits that both implement.
 
 use crate::outcome::{Failure, Outcome};
 use std::io::ErrorKind;
@@ -16,14 +15,14 @@ pub(crate) fn set_foreign_owner(allow: bool) {
     FOREIGN_OWNER.store(allow, Ordering::Relaxed);
 }
 
-/// Options by which every command opens a store.
+/// Returns the options by which every command opens a store.
 pub(crate) fn options() -> Options {
     let mut options = Store::options();
     options.foreign_owner(FOREIGN_OWNER.load(Ordering::Relaxed));
     options
 }
 
-/// A store that is there, to read from.
+/// Opens an existing store read-only.
 pub(crate) fn to_read(path: &Path) -> Outcome<Box<dyn StoreRead>> {
     Ok(match connect(path)? {
         Some(client) => Box::new(client),
@@ -31,7 +30,7 @@ pub(crate) fn to_read(path: &Path) -> Outcome<Box<dyn StoreRead>> {
     })
 }
 
-/// A store that is there, to change.
+/// Opens an existing store for writing.
 pub(crate) fn to_change(path: &Path) -> Outcome<Box<dyn StoreWrite>> {
     Ok(match connect(path)? {
         Some(client) => Box::new(client),
@@ -39,8 +38,8 @@ pub(crate) fn to_change(path: &Path) -> Outcome<Box<dyn StoreWrite>> {
     })
 }
 
-/// A store and a keyspace to put records into, made if there are none. By message, the first record
-/// makes the keyspace.
+/// Opens a store and a keyspace for writing; creates both if missing. Over the socket, the first
+/// put creates the keyspace.
 pub(crate) fn to_fill(path: &Path, keyspace: &str) -> Outcome<Box<dyn StoreWrite>> {
     Ok(match connect(path)? {
         Some(client) => Box::new(client),
@@ -52,11 +51,12 @@ pub(crate) fn to_fill(path: &Path, keyspace: &str) -> Outcome<Box<dyn StoreWrite
     })
 }
 
-/// A message-passing client, if the path is that of a socket.
+/// Returns a message-passing client, if the path is that of a socket.
 fn connect(path: &Path) -> Outcome<Option<Client>> {
     match std::fs::metadata(path) {
         Ok(found) if found.file_type().is_socket() => {}
-        // So that no directory is made, or missed, in place of a socket whose logger has gone.
+        // A missing `.sock` path means that the logger is not running; do not treat it as a store
+        // directory.
         Err(error) if error.kind() == ErrorKind::NotFound && path.extension() == Some("sock".as_ref()) => {
             let what = format!("there is no socket at {}; it is there while the store's logger runs", path.display());
             return Err(Failure::System(what));
@@ -73,7 +73,7 @@ fn connect(path: &Path) -> Outcome<Option<Client>> {
     Ok(Some(client))
 }
 
-/// Refuses a socket where only the directory will do.
+/// Returns an error for a socket if the command needs the directory.
 pub(crate) fn refuse_socket(path: &Path, command: &str) -> Outcome {
     if !is_socket(path) {
         return Ok(());

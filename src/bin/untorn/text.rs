@@ -1,19 +1,19 @@
 //! Bytes as text: UTF-8 or hexadecimal, as single arguments, fields of a JSON object and escaped
 //! fields of a line.
 //!
-//! Whatever is written here reads back as the same bytes. A field of a line escapes what would end
-//! it (tab, newline) and the backslash itself; bytes that are not UTF-8 become `\xHH`, so that the
-//! output always is.
+//! Everything that is written here can be read back as the same bytes. A field of a line escapes
+//! its terminators (tab, newline) and the backslash itself. Bytes that are not UTF-8 become `\xHH`,
+//! so the output is always UTF-8.
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
 
-/// The bytes of an argument or of a JSON string.
+/// Parses the bytes of an argument or of a JSON string.
 pub(crate) fn parse(text: &str, format: Format) -> Outcome<Vec<u8>> {
     if format.hex { parse_hex(text.as_bytes()).map_err(Failure::Usage) } else { Ok(text.as_bytes().to_vec()) }
 }
 
-/// Bytes as an argument or a JSON string would give them.
+/// Formats bytes as an argument or a JSON string.
 pub(crate) fn render(bytes: &[u8], format: Format) -> Outcome<String> {
     if format.hex {
         return Ok(render_hex(bytes));
@@ -28,12 +28,12 @@ pub(crate) fn render(bytes: &[u8], format: Format) -> Outcome<String> {
     }
 }
 
-/// The bytes of one field of a `key<TAB>value` line.
+/// Parses the bytes of one field of a `key<TAB>value` line.
 pub(crate) fn parse_field(field: &[u8], format: Format) -> Result<Vec<u8>, String> {
     if format.hex { parse_hex(field) } else { unescape(field) }
 }
 
-/// Bytes as one field of a `key<TAB>value` line, appended to `out`.
+/// Appends bytes to `out` as one field of a `key<TAB>value` line.
 pub(crate) fn render_field(bytes: &[u8], format: Format, out: &mut Vec<u8>) {
     if format.hex {
         out.extend_from_slice(render_hex(bytes).as_bytes());
@@ -65,7 +65,7 @@ fn render_hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Enough of the bytes to recognise them in a message.
+/// Returns enough of the bytes to recognise them in a message.
 fn render_hex_start(bytes: &[u8]) -> String {
     const SHOWN_BYTES_MAX: usize = 16;
     match bytes.get(..SHOWN_BYTES_MAX) {
@@ -123,7 +123,7 @@ fn unescape(field: &[u8]) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
-    //! Every string of bytes must survive being written and read, in each format.
+    //! Every string of bytes must be unchanged after it was written and read, in each format.
 
     use super::*;
 

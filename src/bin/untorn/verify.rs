@@ -1,5 +1,5 @@
-//! `verify`: checks every page, record and checksum; damage is a failed check, whether it is met at
-//! open or later.
+//! `verify`: checks every page, record and checksum. Damage is a failed check, whether it is found
+//! at open or later.
 
 use crate::arguments::Format;
 use crate::outcome::{Failure, Outcome};
@@ -15,8 +15,7 @@ pub(crate) fn run(path: &Path, format: Format) -> Outcome {
             stat::print(&report, format)?;
             report.problems.len()
         }
-        // Damage that kept the store from being checked as a whole: the same shape, with what is
-        // known.
+        // Damage that prevented the check of the whole store: the same report, with the known part.
         Err(Error::Corrupt { file, offset, what }) => {
             let problem = serde_json::json!({ "file": file, "offset": offset, "what": what });
             stat::print(&serde_json::json!({ "problems": [problem] }), format)?;

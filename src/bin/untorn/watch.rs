@@ -1,9 +1,7 @@
-//! `watch`: follows the changes of a store on the terminal, until it is interrupted or nobody reads
-//! its output any more.
+//! `watch`: prints the changes of a store, until it is interrupted or its output is closed.
 //!
-//! It may be killed at any time, like every client; handling the signals only makes an interrupted
-//! `watch` end as one that has done what it was asked to. The system calls for that are the
-//! `unsafe` of this file.
+//! It may be killed at any time, like every client. It handles the signals only so that an
+//! interrupted `watch` ends with success. The system calls for that are the `unsafe` of this file.
 #![allow(unsafe_code)]
 
 use crate::arguments::{Format, WatchOptions};
@@ -16,12 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use untorn::{Change, ChangeKind, Feed, TxnId};
 
-/// How often it looks whether it is to end.
+/// Time between checks whether it must end.
 const WATCH_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// A change as a JSON line has it.
+/// A change in a JSON line.
 #[derive(Serialize)]
 struct JsonChange<'a> {
     txn: u64,
@@ -55,12 +53,12 @@ pub(crate) fn run(options: &WatchOptions, format: Format) -> Outcome {
             out.flush().map_err(Failure::output)?;
         }
     }
-    // What stands in the buffer is a part of a transaction; whoever resumes gets it again, as a
-    // whole.
+    // The buffer holds a part of a transaction; a consumer that resumes gets that transaction again
+    // as a whole.
     out.flush().map_err(Failure::output)
 }
 
-/// A transaction id as `stat` prints it, or as errors do.
+/// Parses a transaction id as `stat` or an error prints it.
 fn parse_txn(text: &str) -> Outcome<TxnId> {
     let parsed = match text.split_once('.') {
         None => text.parse().ok().map(TxnId::from_u64),
@@ -122,7 +120,7 @@ extern "C" fn interrupted(_signal: libc::c_int) {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// Ends at the next look after SIGINT or SIGTERM.
+/// Ends the command at the next check after SIGINT or SIGTERM.
 fn end_on_signals() -> Outcome {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // SAFETY: the handler only stores into an atomic, which is safe at any point of any thread.
@@ -139,8 +137,7 @@ fn end_on_signals() -> Outcome {
     Ok(())
 }
 
-/// Whether nobody reads the output any more; a `watch` that has nothing to say would not notice
-/// otherwise.
+/// Returns whether the output was closed; a `watch` without changes would not notice otherwise.
 fn is_output_closed() -> bool {
     let mut entry = libc::pollfd { fd: libc::STDOUT_FILENO, events: 0, revents: 0 };
     // SAFETY: one entry, which lives for the call.

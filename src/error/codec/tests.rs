@@ -1,4 +1,4 @@
-//! Each error must come out at the other side as what it was, and no bytes may do harm.
+//! Goal: each error is unchanged after encoding and decoding, and no bytes do harm.
 //!
 //! Method: a sample of each variant with random texts and numbers, checked against the numbers of
 //! the table, so that a variant without a sample fails the test. Its bytes are decoded, whole and
@@ -179,7 +179,7 @@ impl Samples {
     }
 }
 
-/// The number of a variant as it is encoded.
+/// Returns the number of a variant in the encoding.
 fn number(value: &impl Coded) -> u32 {
     let mut out = Output::default();
     value.put(&mut out);
@@ -209,7 +209,7 @@ fn every_variant_has_a_sample() {
     check_complete(&samples.permissions);
 }
 
-/// Decodes bytes that may be anything. An error that comes out can be shown and encoded again.
+/// Decodes arbitrary bytes. The resulting error can be displayed and encoded again.
 fn decode_any(bytes: &[u8]) {
     let Ok(error) = decode(bytes) else { return };
     let text = error.to_string();
@@ -262,7 +262,7 @@ proptest! {
     }
 }
 
-/// A limit of another version is one, whatever it is called.
+/// A limit of another version is decoded as a limit, whatever its name.
 #[test]
 fn an_unknown_limit_is_a_limit() {
     let mut out = Output::default();

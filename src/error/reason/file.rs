@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// What a file system cannot do, in
+/// The property that a file system lacks, in
 /// [`Error::UnsupportedFileSystem`](crate::Error::UnsupportedFileSystem).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -29,13 +29,13 @@ impl fmt::Display for FileSystemReason {
             ),
             FileSystemReason::LockNotSeen { file } => write!(
                 f,
-                "a lock of {file} is not seen through another open of it, so no process could tell who is alive"
+                "a lock of {file} is not seen through another open of it, so no process could test which others are alive"
             ),
         }
     }
 }
 
-/// How a file does not fit the others, in [`Error::Mismatch`](crate::Error::Mismatch).
+/// The mismatch between files, in [`Error::Mismatch`](crate::Error::Mismatch).
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum MismatchKind {
@@ -43,18 +43,18 @@ pub enum MismatchKind {
     Missing,
     /// The store's header is missing, while its log is there. Restore `checkpoint`, or a backup.
     MissingHeader,
-    /// The name leads to something that is no regular file, or no directory.
+    /// The name is not one of a regular file, or not one of a directory.
     WrongKind {
-        /// What it is.
+        /// The type found.
         found: String,
-        /// What it must be.
+        /// The type required.
         expected: String,
     },
     /// The file was replaced while the store was open. Close the store in all processes and open it
     /// again.
     Replaced,
-    /// `lock` was removed or replaced, and processes that had the store open before still have. No
-    /// other process may join them. Close the store in all of them and open it again.
+    /// `lock` was removed or replaced, and processes that had the store open before still have it
+    /// open. No other process may join them. Close the store in all of them and open it again.
     LockReplaced,
     /// The log was replaced, a backup was copied over it for instance, while processes have the
     /// store open. Close the store in all of them and open it again.
@@ -63,8 +63,8 @@ pub enum MismatchKind {
     Locked,
     /// The file belongs to another store, or the store to another page size.
     OtherStore,
-    /// Processes have the store open that run under another boot of the kernel (in another virtual
-    /// machine), or the shared region is damaged.
+    /// The processes that have the store open run under another boot of the kernel (in another
+    /// virtual machine), or the shared region is damaged.
     OtherBoot,
     /// `control` has the layout of another version of the library, which has the store open or had
     /// it open.
@@ -106,15 +106,15 @@ impl fmt::Display for MismatchKind {
             ),
             MismatchKind::OtherLayout { found, known } => write!(
                 f,
-                "it has layout {found}, of which this version of the library, whose layout is {known}, knows nothing: another version has \
-                 the store open, or had it, and it is just being recovered"
+                "it has layout {found}, this version of the library has layout {known}: another version has \
+                 the store open, or had it open, and it is being recovered"
             ),
             MismatchKind::Segment { what } => f.write_str(what),
         }
     }
 }
 
-/// What a process may not do to a file.
+/// The access to a file that a process lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum FileAccess {
@@ -145,14 +145,14 @@ impl fmt::Display for FileAccess {
     }
 }
 
-/// Which right a direct client lacks, in [`Error::Permission`](crate::Error::Permission). A
+/// The right that a direct client lacks, in [`Error::Permission`](crate::Error::Permission). A
 /// message-passing client ([`Client`](crate::Client)) needs none of them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PermissionReason {
     /// The system refused an access to a file or directory.
     File {
-        /// What was attempted.
+        /// The attempted access.
         access: FileAccess,
         /// The name or path.
         file: String,
@@ -168,8 +168,8 @@ pub enum PermissionReason {
         /// The uid of this process.
         own: u32,
     },
-    /// The directory belongs to another user, and the process that may open the stores of all users
-    /// ([`Options::foreign_owner`](crate::Options::foreign_owner)) is not root.
+    /// The directory belongs to another user. The process uses
+    /// [`Options::foreign_owner`](crate::Options::foreign_owner), but is not root.
     NotRoot {
         /// The directory.
         path: PathBuf,
@@ -182,7 +182,7 @@ pub enum PermissionReason {
     UnmappedOwner {
         /// The directory.
         path: PathBuf,
-        /// The uid that all such users show as.
+        /// The uid that represents all such users.
         shown: u32,
     },
     /// A file in the store's directory belongs to another user than the directory.
@@ -202,7 +202,7 @@ pub enum PermissionReason {
         uid: u32,
         /// Its gid.
         gid: u32,
-        /// What stood in the way.
+        /// The cause.
         why: String,
     },
 }
@@ -214,14 +214,14 @@ impl fmt::Display for PermissionReason {
                 write!(f, "{access} of {file} ({})", io::Error::from_raw_os_error(*errno))?;
                 match &**file {
                     "control" => {
-                        f.write_str(": every direct client, also a read-only one, notes its snapshots in control")
+                        f.write_str(": every direct client, even a read-only one, records its snapshots in control")
                     }
                     _ => Ok(()),
                 }
             }
             PermissionReason::OtherUser { path, owner, own } => write!(
                 f,
-                "a direct client of {}: it belongs to uid {owner}, this process runs as uid {own}, and the owner of a store gets everything \
+                "a direct client of {}: it belongs to uid {owner}, this process runs as uid {own}, and the owner of a store can read everything \
                  that is put into it; run as uid {owner}, or use the store's socket as a message client; root may open it with \
                  Options::foreign_owner(true) (--foreign-owner)",
                 path.display()

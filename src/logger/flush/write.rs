@@ -1,5 +1,5 @@
-//! One flush: what is published goes to the segment, is synced, and is acknowledged. And what a
-//! flush lets the logger grant.
+//! One flush: published bytes are written to the segment, synced, and acknowledged. Also the block
+//! credit that the logger can grant afterwards.
 
 use super::{Flusher, LOGGER_BLOCKS, Published};
 use crate::files::dir;
@@ -14,15 +14,15 @@ use std::time::Duration;
 use untorn_wal::{LogError, LogState, Lsn};
 
 impl Flusher {
-    /// What is published now.
+    /// Returns what is published now, or `None` if the image of `txn` was replaced meanwhile.
     fn published(&self, txn: TxnId) -> Result<Option<Published>> {
         let control = &self.logger.engine.control;
         let (reserved_blocks, tail) = control.fixed().stream.reserved_and_tail();
         let Some(image) = control.image(txn)? else { return Ok(None) };
         let reserved_blocks = reserved_blocks.max(image.blocks_reserved);
         let tail = image.log_tail.max(tail);
-        // Nobody publishes what the ring has no room for; a damaged word must not fill the log with
-        // nothing.
+        // No writer publishes more than the ring has space for. A tail beyond that is damage, and
+        // must not fill the log with zeros.
         if tail.bytes_since(self.log_state.durable) > self.logger.engine.geometry.ring_size {
             let what =
                 format!("the log's tail {tail} is further from {} than the ring reaches", self.log_state.durable);
@@ -31,12 +31,13 @@ impl Flusher {
         Ok(Some(Published { image, tail, reserved_blocks }))
     }
 
-    /// Writes and syncs everything published, then acknowledges it. `even_empty` writes an empty
-    /// block if there is nothing, for what its header states.
+    /// Writes and syncs everything published, then acknowledges it. If nothing is published,
+    /// `even_empty` writes an empty block, for the sake of its header.
     pub(in crate::logger) fn flush(&mut self, even_empty: bool) -> Result<()> {
         let logger = self.logger.clone();
         let deadlines = &logger.engine.control.fixed().deadlines;
-        // Before the look at what is published: see `shared::protocols::deadline`.
+        // The deadlines are taken before the published tail is loaded: see
+        // `shared::protocols::deadline`.
         let taken = deadlines.take();
         let flushed = self.flush_published(even_empty);
         if flushed.is_err() {
@@ -45,14 +46,15 @@ impl Flusher {
         flushed
     }
 
-    /// [`Flusher::flush`], once the deadlines were taken.
+    /// Does the work of [`Flusher::flush`] after the deadlines were taken.
     fn flush_published(&mut self, even_empty: bool) -> Result<()> {
         let logger = self.logger.clone();
         let fixed = logger.engine.control.fixed();
-        // What comes from here on may miss this flush.
+        // A commit that is published after this time may miss this flush.
         let began_ns = now_ns();
         let (next, published) = loop {
-            // Durable readers will read this transaction: it is pinned before it is published.
+            // Durable readers will read this transaction, so it is pinned before it is published as
+            // durable.
             let next = logger.engine.control.pin_next_durable();
             if let Some(published) = self.published(next.txn)? {
                 break (next, published);
@@ -87,14 +89,15 @@ impl Flusher {
         }
         self.last_flush = clock::now();
         self.failing_since = None;
-        // What came meanwhile has waited since this flush began, not since the next look.
+        // Commits published during the flush count as waiting since its start.
         (self.is_waiting, self.waiting_since, self.policy_since) = (true, begun, None);
         self.is_stated = false;
         Ok(())
     }
 
-    /// Learns from a flush how long one takes. One that started a segment, as a logger's first one
-    /// does, takes several times as long as all others, and would have them begin too early.
+    /// Updates the estimate of how long a flush takes. A flush that starts a segment takes several
+    /// times as long as the others and is left out: with it, later flushes would begin too early. A
+    /// logger's first flush is one of these.
     fn note_flush(&mut self, took: Duration) {
         self.lead_time.flushed(Some(took).filter(|_| !self.has_started_segment));
         let counters = &self.logger.engine.control.fixed().counters;
@@ -102,14 +105,14 @@ impl Flusher {
         counters.wake_estimate_ns.set(self.lead_time.wake().as_nanos() as u64);
     }
 
-    /// Makes the stream durable up to `tail`, in new segments where need be.
+    /// Makes the log durable up to `tail`, in new segments if necessary.
     fn write(&mut self, tail: Lsn) -> Result<()> {
         let logger = self.logger.clone();
-        // Its length covers all up to the tail: see `RingWords`.
+        // The reach of this ring covers everything up to the tail: see `RingWords`.
         let ring = logger.engine.control.ring()?;
         let wrote = match self.log.written() {
             Some(_) if self.rolls(tail) => match self.start_segment(ring, tail, tail) {
-                // The spare could not be opened, and nothing has changed.
+                // The spare could not be opened, and the current segment is unchanged.
                 Err(_) if self.log.written().is_some() => self.write_on(ring, tail),
                 started => started,
             },
@@ -121,18 +124,18 @@ impl Flusher {
             return Err(log_error(error));
         }
         crash_point!("flush.failed");
-        // A failed sync is never tried again on that file, nor are its bytes trusted.
+        // A failed sync is never retried on that file, and its unsynced bytes are not trusted.
         tracing::warn!(%error, "a flush failed; its bytes go to a new segment");
         self.start_segment(ring, self.log_state.durable, tail).map_err(log_error)
     }
 
-    /// Whether the log goes on in the last spare segment rather than in the current one.
+    /// Returns whether the log continues in the last spare segment rather than in the current one.
     ///
-    /// That spare is kept for the case that a write fails. But if the device has no room for
-    /// another file, and the current segment is nearly used up, commits would wait for ever. After
-    /// a checkpoint of everything nothing in the current segment is needed once the next one has
-    /// begun: it is the spare then. In between, until the checkpoint thread has recycled it, a
-    /// write that fails ends the log, as a second failure in a row does at any time.
+    /// The last spare is reserved for a failed write. But if the device has no space for another
+    /// file, and the current segment is nearly full, commits would wait for ever. After a
+    /// checkpoint up to the tail, the current segment is not needed once the next one has started;
+    /// it then serves as the spare. Until the checkpoint thread has recycled it, a failed write
+    /// ends the log, as a second failure in a row does at any time.
     fn rolls(&self, tail: Lsn) -> bool {
         let is_all_covered = self.roll_at == Some(tail) && self.log_state.durable == tail;
         if !is_all_covered || self.logger.pool.stats().spares != 1 {
@@ -142,7 +145,7 @@ impl Flusher {
         let (left, whole) = self.log.blocks_left();
         let is_short =
             wanted > self.available_credit() || (self.logger.is_starved.load(Ordering::SeqCst) && left < whole / 2);
-        // At least the header and one block are behind it.
+        // The header and at least one block of the current segment are used.
         is_short && left + 2 < whole
     }
 
@@ -163,7 +166,8 @@ impl Flusher {
         if appended.full { self.start_segment(ring, synced, tail) } else { Ok(()) }
     }
 
-    /// New segments from `durable`, which is synced, until everything up to `tail` is durable.
+    /// Starts new segments from `durable`, which is synced, until everything up to `tail` is
+    /// durable.
     fn start_segment(&mut self, ring: LogRing<'_>, durable: Lsn, tail: Lsn) -> Result<(), LogError> {
         let logger = self.logger.clone();
         let mut durable = durable;
@@ -186,7 +190,7 @@ impl Flusher {
         }
     }
 
-    /// Notes which segment is the newest, whose header is durable: see
+    /// Records the number of the newest segment whose header is durable: see
     /// [`crate::shared::control::Control::is_of_log`].
     fn note_segment(&self) {
         if let Some(number) = self.log.number() {
@@ -194,8 +198,8 @@ impl Flusher {
         }
     }
 
-    /// The first segment after recovery: `bytes` stand in the stream from `log_state.durable` on.
-    /// The first `read` of them are from the log and may have been acknowledged, so one segment
+    /// Writes the first segments after recovery: `bytes` are the log from `log_state.durable` on.
+    /// The first `read` of them come from the log and may have been acknowledged, so one segment
     /// must take them.
     pub(in crate::logger) fn start_recovered(&mut self, bytes: &[u8], read: usize) -> Result<Lsn> {
         let from = self.log_state.durable;
@@ -214,7 +218,7 @@ impl Flusher {
             self.note_segment();
             tracing::debug!(from = start, to = durable.0, "log segment started");
             if durable.bytes_since(from) as usize >= bytes.len() {
-                // The stream ends with a whole record there.
+                // The log ends with a whole record there.
                 self.log_state.durable = durable;
                 self.log_state.safe_start = durable;
                 self.log_state.durable_txn = self.logger.engine.control.committed().as_u64();
@@ -223,7 +227,7 @@ impl Flusher {
         }
     }
 
-    /// **I4**: acknowledges, after the sync.
+    /// Acknowledges what was synced (**I4**).
     fn publish(&mut self, next: crate::shared::protocols::pins::NextDurable, published: &Published) {
         let control = &self.logger.engine.control;
         let fixed = control.fixed();
@@ -235,7 +239,7 @@ impl Flusher {
         }
         self.log_state.durable = published.tail;
         self.log_state.durable_txn = next.txn.as_u64();
-        // Not the tail: a transaction that still streams may reach over it.
+        // Not the tail: frames of a transaction that still streams may lie below it.
         self.log_state.safe_start = published.image.log_tail;
         self.log_state.incarnation = self.log_state.incarnation.max(next.txn.incarnation());
         self.reserved_blocks = published.reserved_blocks;
@@ -246,8 +250,8 @@ impl Flusher {
         fixed.feed.event.notify();
     }
 
-    /// Blocks that may be charged in all: what was charged up to `durable`, and what is free after
-    /// it.
+    /// Returns the total of blocks that may be charged: those charged up to `durable`, and those
+    /// free after it.
     pub(super) fn available_credit(&self) -> u64 {
         self.reserved_blocks + self.log.free_blocks().saturating_sub(LOGGER_BLOCKS)
     }
@@ -256,7 +260,7 @@ impl Flusher {
         self.logger.engine.control.fixed().durable.set_credit(self.available_credit());
     }
 
-    /// Grants more if there is more, and asks for more files if writers need them.
+    /// Publishes the block credit if it has grown, and wakes the writers that wait for it.
     pub(super) fn grant(&self) {
         let words = &self.logger.engine.control.fixed().durable;
         if self.available_credit() > words.credit() {
@@ -265,12 +269,12 @@ impl Flusher {
         }
     }
 
-    /// Whether an empty block can be spared from what was granted.
+    /// Returns whether an empty block can be written without using a block that was granted.
     pub(super) fn may_state(&self) -> bool {
         self.reserved_blocks + self.log.free_blocks() > self.logger.engine.control.fixed().durable.credit()
     }
 
-    /// The log can be written no more.
+    /// Marks the log as broken: the store is poisoned, and nothing more is written.
     pub(super) fn give_up(&mut self, error: &Error) {
         self.broken = true;
         self.logger.engine.set_poison(Poison::Log, error.errno());
@@ -281,8 +285,8 @@ impl Flusher {
 }
 
 fn copy_out(ring: LogRing<'_>, lsn: Lsn, bytes: &mut [u8]) {
-    // The caller asks for no more than a batch, which fits, and for positions that are multiples of
-    // 8.
+    // This does not fail: the caller asks for at most a batch, which fits in the ring, at positions
+    // that are multiples of 8.
     if ring.copy_out(lsn.0, bytes).is_err() {
         bytes.fill(0);
     }

@@ -50,8 +50,9 @@ pub(super) fn prepare(
     }
 }
 
-/// As [`prepare`]. If the disk is full, `has_given_back` says that some blocks were given back for
-/// it: of the log's files, or of the fresh region, which is to be made `in_memory` from then on.
+/// Does what [`prepare`] does. If the disk is full, `has_given_back` is set if some blocks were
+/// freed for it: those of the log's files, or of the fresh region, which is made `in_memory` from
+/// then on.
 fn try_to_prepare(
     dir: Dir,
     lock_file: LockFileId,
@@ -119,7 +120,7 @@ fn try_to_prepare(
                 check::check_arena(&arena, &header, progress)?;
                 let holds_any = check::check_log(&disk, &segment_catalog, &header, &arena)?;
                 let is_needed = holds_any || trusted.is_some();
-                // A process that may not have the memory for it recovers all the same.
+                // A process that lacks the memory for it recovers anyway.
                 Ok(if is_needed { rehearse::scratch(&header, &arena, &arena_file).unwrap_or(None) } else { None })
             };
             match check().map_err(check::with_remedy)? {
@@ -165,7 +166,7 @@ fn try_to_prepare(
             let flusher = Flusher::attach(logger.clone(), &header, &segment_catalog.log_state)?;
             tracing::info!(
                 durable = flusher.durable_txn(),
-                "took over from a logger that has gone, beside its clients"
+                "took over from a logger that ended while clients had the store open"
             );
             (logger, flusher)
         }
@@ -179,12 +180,12 @@ fn try_to_prepare(
             let pool = SegmentPool::open(disk.clone(), &segment_catalog, header.log_position, header.retention)
                 .map_err(log_error)?;
             match background::ensure_spares(&pool, 2) {
-                // The replay makes room.
+                // The replay makes space.
                 Err(Error::DiskFull { .. }) => {}
                 made => made?,
             }
             let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, *in_memory)?;
-            // The region's word says so only once recovery has backed that length with blocks.
+            // The region's word is set only after recovery has backed that length with blocks.
             control.know_arena(arena_len);
             control.set_arena(arena.clone())?;
             let moves_to_memory = old.is_some() && !region.is_memory;

@@ -1,4 +1,4 @@
-//! The state that the threads of a logger share, and what they ask of each other: turns under the
+//! The state that the threads of a logger share, and their requests to each other: turns under the
 //! writer lock, a record of a checkpoint in the log, the block credit.
 
 use crate::admission;
@@ -75,7 +75,7 @@ impl Logger {
         work()
     }
 
-    /// Has the flush thread record a checkpoint in a block of the log, and returns when that is
+    /// Makes the flush thread record a checkpoint in a block of the log, and returns when that is
     /// durable.
     pub(crate) fn state_checkpoint(&self, txn: TxnId, lsn: Lsn) -> Result<()> {
         let mut stating = self.stating.lock();
@@ -108,7 +108,7 @@ impl Logger {
         self.stated.notify_all();
     }
 
-    /// Has the flush thread publish the block credit anew, and returns when it has.
+    /// Makes the flush thread publish the block credit anew, and returns when it has.
     pub(crate) fn grant_again(&self) {
         let mut stating = self.stating.lock();
         stating.grants = true;
@@ -118,7 +118,7 @@ impl Logger {
         }
     }
 
-    /// Whether the flush thread must publish the block credit anew. It then calls
+    /// Returns whether the flush thread must publish the block credit anew. It then calls
     /// [`Logger::granted_again`].
     pub(crate) fn wants_grant(&self) -> bool {
         self.stating.lock().grants

@@ -1,5 +1,5 @@
-//! How a participant deals with the logger: it wakes it, waits until the log is durable, and checks
-//! that it lives.
+//! A participant's interaction with the logger: it wakes the logger, waits until the log is
+//! durable, and tests that the logger lives.
 
 use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL};
 use crate::error::reason::LoggerFailure;
@@ -15,28 +15,28 @@ use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
 impl Engine {
-    /// Wakes the flush thread if it sleeps. The caller's news was stored fenced.
+    /// Wakes the flush thread if it sleeps. The caller has issued a fence after its store.
     #[inline]
     pub(crate) fn wake_logger(&self) {
         self.control.fixed().logger.flusher.notify();
     }
 
-    /// Wakes the flush thread if it sleeps and wants to hear that the log's tail has come to
-    /// `tail`, which was stored fenced.
+    /// Wakes the flush thread if it sleeps and must wake when the log's tail has reached `tail`.
+    /// The caller has issued a fence after the store of `tail`.
     #[inline]
     pub(crate) fn tell_logger(&self, tail: Lsn) {
         self.control.fixed().logger.wake_flusher_at(tail);
     }
 
-    /// Wakes the flush thread if it sleeps and would wake too late for a commit that is to be
-    /// durable by `deadline_ns`, which was announced; or if the ring is half full with this commit.
+    /// Wakes the flush thread in two cases: it sleeps and would wake too late for a commit with the
+    /// announced deadline `deadline_ns`; or the ring is half full with this commit.
     #[inline]
     pub(crate) fn tell_logger_by(&self, tail: Lsn, deadline_ns: u64) {
         let fixed = self.control.fixed();
         let words = &fixed.logger;
         words.wake_flusher_by(deadline_ns);
-        // While the flush thread sleeps this word stands still, and it sleeps only if it saw less
-        // than half a ring.
+        // While the flush thread sleeps, this word does not change. The thread sleeps only if it
+        // saw less than half a ring.
         let durable = fixed.durable.last_lsn();
         let half = self.control.ring_reach().unwrap_or(self.geometry.ring_size) / 2;
         if tail.bytes_since(durable) >= half {
@@ -44,20 +44,21 @@ impl Engine {
         }
     }
 
-    /// Now and then, makes sure that a logger lives, so that visible commits don't stay unflushed.
+    /// Checks from time to time that a logger lives, so that visible commits don't remain
+    /// unflushed.
     #[inline]
     pub(crate) fn glance_at_logger(&self) {
         let now = now_ns();
         let seen = self.logger_seen_ns.load(Ordering::Relaxed);
         if now.saturating_sub(seen) > LOGGER_GLANCE_INTERVAL_NS {
             self.logger_seen_ns.store(now, Ordering::Relaxed);
-            // A failure shows to whoever waits for durability.
+            // A caller that waits for durability gets the error.
             let _ = self.ensure_logger();
         }
     }
 
-    /// As [`Engine::glance_at_logger`], for what is done a hundred million times a second: the
-    /// coarse clock costs a few nanoseconds, and lags by a few milliseconds.
+    /// Does what [`Engine::glance_at_logger`] does, for operations that are done a hundred million
+    /// times a second: the coarse clock costs a few nanoseconds, and lags by a few milliseconds.
     #[inline]
     pub(crate) fn glance_by_coarse_clock(&self) {
         let now = clock::coarse_now_ns();
@@ -74,17 +75,17 @@ impl Engine {
         }
     }
 
-    /// Waits until the log is durable up to `lsn`; the logger is told to hurry if `hurry`.
+    /// Waits until the log is durable up to `lsn`. With `hurry`, requests a flush at once.
     ///
     /// # Errors
-    /// [`Error::LoggerStalled`] when a living logger moves nothing for the stated time; the
-    /// poison's error.
+    /// [`Error::LoggerStalled`] if a living logger makes no progress for the set time; the error of
+    /// the poison.
     pub(crate) fn wait_durable(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>) -> Result<bool> {
         self.wait_durable_looking(lsn, hurry, timeout, LOGGER_RECHECK_INTERVAL)
     }
 
-    /// As [`Engine::wait_durable`], for a commit that need not be durable before `deadline_ns`: who
-    /// has time looks less often after the logger.
+    /// Waits as [`Engine::wait_durable`] does, for a commit that need not be durable before
+    /// `deadline_ns`. A caller with more time tests the logger less often.
     pub(crate) fn wait_durable_by(&self, lsn: Lsn, deadline_ns: u64, timeout: Option<Duration>) -> Result<bool> {
         let began = clock::now();
         let left = Duration::from_nanos(deadline_ns.saturating_sub(now_ns()));
@@ -94,8 +95,8 @@ impl Engine {
             return Ok(true);
         }
         // The deadline has passed by the clock of this process. The logger may be in another time
-        // namespace, where it is far away, or the word that holds it is damaged. A flush that is
-        // requested goes by neither.
+        // namespace, where the deadline is far away, or the word that holds it may be damaged. A
+        // requested flush depends on neither.
         match timeout.map(|timeout| timeout.saturating_sub(clock::since(began))) {
             Some(Duration::ZERO) => Ok(false),
             rest => self.wait_durable_looking(lsn, true, rest, LOGGER_RECHECK_INTERVAL),
@@ -108,7 +109,7 @@ impl Engine {
         self.wake_logger();
     }
 
-    /// Waits for durability, and looks after the logger once in each `nap`.
+    /// Waits for durability, and tests the logger once in each `nap`.
     fn wait_durable_looking(&self, lsn: Lsn, hurry: bool, timeout: Option<Duration>, nap: Duration) -> Result<bool> {
         let start = clock::now();
         let durable = || self.control.durable().map(|(_, durable)| durable);
@@ -131,17 +132,17 @@ impl Engine {
         Ok(ended?.is_some())
     }
 
-    /// Counts a commit as acknowledged, which somebody has waited for since `began_ns`.
+    /// Records that a commit was acknowledged, for which a caller has waited since `began_ns`.
     pub(crate) fn note_acknowledgement(&self, of: Acknowledged, began_ns: u64) {
         let latency = &self.control.fixed().latencies.acknowledgement[of];
         latency.record(now_ns().saturating_sub(began_ns));
     }
 
-    /// Sleeps a little, until the logger has mended what it publishes. Call it again with the same
-    /// `waited`.
+    /// Sleeps briefly while the logger repairs the words that it publishes. Call it again with the
+    /// same `waited`.
     ///
     /// # Errors
-    /// As [`Watch::check`].
+    /// Those of [`Watch::check`].
     pub(crate) fn await_mended(&self, waited: &mut Option<(Instant, u32, Watch)>) -> Result<()> {
         let (start, looks, watch) = waited.get_or_insert_with(|| (clock::now(), 0, self.watch_logger()));
         *looks += 1;
@@ -157,16 +158,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns once the log states durably that the current incarnation is used.
+    /// Returns once the log records durably that the current incarnation is in use.
     ///
-    /// An incarnation begins with the first transaction or cell value of a life that follows a
-    /// loss. A life that commits nothing uses none up, however often it is repeated. What it had
-    /// begun to use is known after the next loss, since this comes before the publication, and
-    /// before the cell's version moves. If the process dies in between, the incarnation is used and
-    /// empty.
+    /// An incarnation begins with the first transaction or cell value of a run of the store after a
+    /// loss. A run that commits nothing uses no incarnation, however often it is repeated. The
+    /// record is durable before the publication, and before the cell's version moves. So after the
+    /// next loss it is known which incarnation was in use. If the process dies in between, the
+    /// incarnation is used and empty.
     ///
     /// # Errors
-    /// [`Error::Limit`] if no incarnation is left; [`Error::LoggerStalled`]; what the log died of.
+    /// [`Error::Limit`] if no incarnation is left; [`Error::LoggerStalled`]; the error that ended
+    /// the log.
     #[cold]
     pub(crate) fn state_incarnation(&self) -> Result<()> {
         self.control.committed().next_in(self.control.incarnation()?)?;
@@ -193,23 +195,23 @@ impl Engine {
         )
     }
 
-    /// Begins to watch whether the logger moves.
+    /// Begins to watch whether the logger makes progress.
     pub(crate) fn watch_logger(&self) -> Watch {
         Watch { heartbeat: self.control.fixed().logger.heartbeat(), patience: Patience::new(self.logger_timeout) }
     }
 
-    /// The seed of the checksums of this store's log records.
+    /// Returns the seed of the checksums of this store's log records.
     pub(crate) fn record_seed(&self) -> u32 {
         untorn_wal::StoreId(self.store_id).seed()
     }
 
-    /// An error if the store refuses writes.
+    /// Returns an error if the store refuses writes.
     pub(crate) fn refuse_poisoned(&self) -> Result<()> {
         self.control.refuse_poisoned()
     }
 
-    /// An error if the log can no longer become durable. A mark of the arena or of the header lets
-    /// the log go on: what was visible before it still becomes durable.
+    /// Returns an error if the log can no longer become durable. A poison of the arena or of the
+    /// header does not end the log: what was visible before it still becomes durable.
     pub(crate) fn refuse_broken_log(&self) -> Result<()> {
         let poison = self.control.poison();
         if poison == Poison::Arena as u32 || poison == Poison::Header as u32 {
@@ -218,7 +220,7 @@ impl Engine {
         self.refuse_poisoned()
     }
 
-    /// Sets a sticky mark: no writes until all clients have closed the store and it is recovered.
+    /// Poisons the store: no writes until all clients have closed it and it is recovered.
     pub(crate) fn set_poison(&self, poison: Poison, errno: i32) {
         let is_new = self.control.fixed().logger.set_poison(poison, errno);
         self.wake_waiters();
@@ -227,12 +229,12 @@ impl Engine {
         }
     }
 
-    /// Has a checkpoint taken that covers `txn`. Returns at once.
+    /// Requests a checkpoint that covers `txn`. Returns at once.
     pub(crate) fn request_checkpoint(&self, txn: TxnId) {
         self.control.fixed().logger.request_checkpoint(txn);
     }
 
-    /// Wakes everybody who waits for the log or a checkpoint.
+    /// Wakes all threads that wait for the log or a checkpoint.
     pub(crate) fn wake_waiters(&self) {
         let fixed = self.control.fixed();
         fixed.durable.event.notify_always();
@@ -241,19 +243,19 @@ impl Engine {
     }
 }
 
-/// Watches the logger while somebody waits for it.
+/// Watches the progress of the logger during a wait for it.
 pub(crate) struct Watch {
     heartbeat: u64,
     patience: Patience,
 }
 
 impl Watch {
-    /// Starts a logger if none lives. Of one that has moved since the last look nothing is asked,
-    /// which costs no system call; one that has stood still is woken. One that has not begun to
-    /// serve moves the mark of `lock`.
+    /// Starts a logger if none lives. If the heartbeat has moved since the last check, no test is
+    /// made, which costs no system call. If it has not moved, the logger is woken. A logger that
+    /// does not serve yet moves the progress mark of `lock` instead.
     ///
     /// # Errors
-    /// [`Error::LoggerStalled`] if it lives and has not moved for the stated time.
+    /// [`Error::LoggerStalled`] if it lives and has not moved for the set time.
     pub(crate) fn check(&mut self, engine: &Engine, start: Instant) -> Result<()> {
         if engine.has_failed.load(Ordering::Acquire) {
             return Err(Error::LoggerUnavailable { reason: LoggerFailure::Panicked });
@@ -270,7 +272,7 @@ impl Watch {
         {
             self.patience.look(&tester);
         }
-        // It may rest for long: a ring may be missing, of a process that died.
+        // The logger may rest for long. A notification may be lost because its sender died.
         engine.wake_logger();
         if self.patience.is_over() {
             return Err(Error::LoggerStalled { waited: clock::since(start), visible: None });

@@ -1,13 +1,13 @@
 //! Changes of the store's directory, as the kernel reports them (`inotify`).
 //!
-//! A logger that no process uses looks for nothing by itself. What it must notice all the same are
-//! changes of names: `lock`, the socket, or all files when the directory is removed; and a change
-//! of the access file, which may move the socket.
+//! A logger whose store no process has open does not poll. It must still notice changes of names:
+//! `lock`, the socket, or all files when the directory is removed. It must also notice a change of
+//! the access file, which may move the socket.
 //!
-//! Only a process that belongs to the logger watches. A host may close descriptors that it does not
-//! know, and inotify descriptors cannot be told from one another once a number has been given
-//! again. The kernel allows a user a limited number of them. Without one, the thread that listens
-//! looks every few seconds.
+//! Only a process that is the logger alone uses a watch. A host may close descriptors that it did
+//! not open, and a reused number of an inotify descriptor can't be recognised. The kernel allows
+//! each user a limited number of watches. Without one, the listening thread polls every few
+//! seconds.
 
 use crate::server::access;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,15 +16,15 @@ use rustix::io::Result;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
-/// Connections for some events of one read.
+/// The size of the buffer for the events of one read.
 const EVENT_BYTES: usize = 4096;
 
-/// What has changed.
+/// The kind of a change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(in crate::server) enum Change {
-    /// The access file.
+    /// The access file changed.
     Access,
-    /// A name is gone.
+    /// A name was removed.
     Loss,
 }
 
@@ -40,19 +40,19 @@ impl Watch {
         Ok(Watch(watch))
     }
 
-    /// Readable when there is something to report.
+    /// Returns the descriptor, which is readable when there are changes.
     pub(in crate::server) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
-    /// The gravest change since the last call.
+    /// Returns the most important change since the last call.
     pub(in crate::server) fn next_change(&self) -> Option<Change> {
         let mut bytes = [MaybeUninit::uninit(); EVENT_BYTES];
         let mut events = Reader::new(&self.0, &mut bytes);
         let mut found = None;
         while let Ok(event) = events.next() {
             let is_access = event.file_name().is_some_and(|name| name.to_bytes() == access::NAME.as_bytes());
-            // More events than the kernel keeps may have been any.
+            // If the kernel dropped events, any name may have changed.
             if event.events().intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::QUEUE_OVERFLOW) {
                 found = Some(Change::Loss);
             } else if is_access {

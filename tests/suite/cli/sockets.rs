@@ -122,7 +122,7 @@ fn a_socket_in_place_of_a_directory() {
     assert!(!Path::new(socket).exists(), "a store was made where a socket was meant");
     drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
     let ran = run(&["get", socket, "users", "alice"], b"");
-    assert!(ran.code == 3 && ran.error.contains("nobody serves"), "{}", ran.error);
+    assert!(ran.code == 3 && ran.error.contains("no server answers"), "{}", ran.error);
 }
 
 /// A logger that is to stay stays, and takes over from one that was there before.

@@ -1,7 +1,7 @@
-//! The page: what stands where, at whatever size the terminal has.
+//! The layout of the page, for any size of the terminal.
 //!
-//! From top to bottom by how often one looks for it: throughput and lag, latencies, space, and
-//! then, with all the room that is left, who uses the store.
+//! The parts are ordered by how often they are read: throughput and lag, latencies, space, and
+//! then, in the remaining rows, the processes that use the store.
 
 use super::rates::{Look, Moment};
 use super::text::{UNKNOWN, age, bytes, count, latency, or_unknown};
@@ -23,8 +23,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, path: &Path, earlier: Option<&Look>, n
         (Err(error), _) => format!("{error}."),
         (Ok(Observation::Starting), _) => "A logger recovers the store.".to_string(),
         (Ok(_), _) => {
-            "At present nobody has the store open, and no logger serves it. This page goes on when somebody does."
-                .into()
+            "No process has the store open, and no logger serves it. This page continues when one does.".into()
         }
     };
     frame.render_widget(Paragraph::new(format!("\n{message}")).wrap(Wrap { trim: false }), body);
@@ -47,7 +46,7 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, path: &Path, now: &Look) {
     frame.render_widget(Paragraph::new(line).style(Modifier::REVERSED), area);
 }
 
-/// The end of a text that is too long: of a path, what tells most.
+/// Returns the end of a text that is too long: for a path, its most specific part.
 fn shortened(text: &str, room: usize) -> String {
     let length = text.chars().count();
     if length <= room {
@@ -76,7 +75,7 @@ fn draw_live(frame: &mut Frame<'_>, area: Rect, moment: &Moment<'_>) {
     draw_readers(frame, readers, stats);
 }
 
-/// Names and figures in turn: the figures stand out.
+/// Alternates names and figures; the figures are highlighted.
 fn figures<'t>(pairs: impl IntoIterator<Item = (&'t str, String)>) -> Line<'t> {
     let spans = pairs.into_iter().flat_map(|(name, value)| {
         [Span::raw(name), Span::raw(" "), Span::styled(value, Modifier::BOLD), Span::raw("   ")]
@@ -173,7 +172,7 @@ fn draw_space(frame: &mut Frame<'_>, area: Rect, moment: &Moment<'_>) {
 fn draw_processes(frame: &mut Frame<'_>, area: Rect, moment: &Moment<'_>) {
     let stats = moment.now;
     let mut clients: Vec<_> = stats.clients.iter().map(|client| (client, moment.process_rate(client.id))).collect();
-    // Who holds the lock and who is dead first, then who does most.
+    // The lock's holder and dead clients first, then the most active clients.
     clients.sort_by(|(a, a_rate), (b, b_rate)| {
         let urgency = |client: &untorn::ClientStat| (client.holds_writer_lock, !client.is_alive);
         (urgency(b).cmp(&urgency(a)))

@@ -1,7 +1,7 @@
 //! `top`: a live page about a store, until `q`; or one such page as text.
 //!
-//! It looks from outside: it is no client of the store, starts no logger and keeps none. So it goes
-//! on, and says so, when the logger restarts or everybody leaves.
+//! It observes the store from outside: it is no client of the store, starts no logger and keeps
+//! none. So it continues, and shows it, when the logger restarts or all processes leave.
 
 mod frame;
 mod rates;
@@ -18,16 +18,16 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Shorter would be no calm page, and the histograms' figures of one interval would be of a few
-/// samples.
+/// With less time, the page would flicker, and the latencies of one interval would be computed from
+/// a few samples.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// Columns and rows of a page as text, unless the variables `COLUMNS` and `LINES` say otherwise.
+/// Columns and rows of a page as text, unless the variables `COLUMNS` and `LINES` set others.
 const TEXT_SIZE: (u16, u16) = (100, 32);
 
 pub(crate) fn run(options: &TopOptions) -> Outcome {
     let interval = Duration::from_millis(options.interval).max(INTERVAL_MIN);
     let path = &options.store;
-    // What is wrong with the store at the beginning is an error, and not shown on a page.
+    // Damage of the store at the beginning is an error, and not shown on a page.
     target::options().observe(path)?;
     if options.once || !io::stdout().is_terminal() {
         return print_once(path, interval);
@@ -38,7 +38,7 @@ pub(crate) fn run(options: &TopOptions) -> Outcome {
     ended.map_err(Failure::system("drawing on the terminal"))
 }
 
-/// Draws a page in each interval, and at once when the terminal's size changes, until told to end.
+/// Draws a page in each interval, and at once when the terminal's size changes, until it is ended.
 fn follow(terminal: &mut DefaultTerminal, path: &Path, interval: Duration) -> io::Result<()> {
     let (mut earlier, mut now) = (None, Look::at(path));
     loop {
@@ -76,7 +76,7 @@ fn print_once(path: &Path, interval: Duration) -> Outcome {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
 }
 
-/// A page as lines of text.
+/// Returns a page as lines of text.
 fn as_text(path: &Path, earlier: Option<&Look>, now: &Look, (columns, rows): (u16, u16)) -> String {
     let Ok(mut terminal) = Terminal::new(TestBackend::new(columns, rows));
     let Ok(_) = terminal.draw(|frame| frame::draw(frame, path, earlier, now));
@@ -92,8 +92,8 @@ fn as_text(path: &Path, earlier: Option<&Look>, now: &Look, (columns, rows): (u1
 
 #[cfg(test)]
 mod tests {
-    //! Goal: the page has all of its parts at any size that it is made for, and shows what a store
-    //! does.
+    //! Goal: the page has all of its parts at any supported size, and shows the activity of a
+    //! store.
     //!
     //! Method: pages of a store under a load of known size, drawn as text.
 
@@ -158,7 +158,7 @@ mod tests {
         }
         let idle = as_text(&path, Some(&now), &Look::at(&path), (80, 24));
         assert_ne!(as_text(&path, Some(&earlier), &now, (80, 24)), idle);
-        // Tiny ones are drawn without harm.
+        // Tiny pages are drawn without a panic.
         for columns in 1..30 {
             for rows in 1..12 {
                 as_text(&path, Some(&earlier), &now, (columns, rows));
@@ -169,7 +169,7 @@ mod tests {
         store.close().unwrap();
         untorn::logger::stop_logger(&path, Duration::from_secs(300)).unwrap();
         let unused = as_text(&path, Some(&now), &Look::at(&path), (80, 24));
-        assert!(unused.contains("nobody has the store open"), "{unused}");
+        assert!(unused.contains("No process has the store open"), "{unused}");
         std::fs::remove_dir_all(&path).unwrap();
         let gone = as_text(&path, None, &Look::at(&path), (80, 24));
         assert!(gone.contains("no store"), "{gone}");

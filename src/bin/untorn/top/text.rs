@@ -1,11 +1,11 @@
-//! Numbers as people read them, in a few columns.
+//! Numbers for display, in a few columns.
 
 use std::time::Duration;
 
-/// What is not known.
+/// Placeholder for an unknown value.
 pub(crate) const UNKNOWN: &str = "–";
 
-/// A count or a rate: whole up to a million, then with a suffix.
+/// Formats a count or a rate: whole up to a million, then with a suffix.
 pub(crate) fn number(value: f64) -> String {
     match value {
         _ if value >= 1e9 => format!("{:.2}G", value / 1e9),
@@ -19,7 +19,7 @@ pub(crate) fn count(value: u64) -> String {
     number(value as f64)
 }
 
-/// With a comma after each thousand.
+/// Formats a number with a comma after each thousand.
 fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
@@ -47,7 +47,7 @@ pub(crate) fn bytes(value: u64) -> String {
     }
 }
 
-/// A latency, with three digits.
+/// Formats a latency, with three digits.
 pub(crate) fn latency(value: Duration) -> String {
     let ns = value.as_nanos() as f64;
     let (scaled, unit) = match ns {
@@ -66,7 +66,7 @@ pub(crate) fn latency(value: Duration) -> String {
     format!("{scaled:.decimals$} {unit}")
 }
 
-/// An age, as people say it.
+/// Formats an age in the largest fitting unit.
 pub(crate) fn age(ns: u64) -> String {
     let seconds = ns / 1_000_000_000;
     match seconds {
@@ -78,7 +78,7 @@ pub(crate) fn age(ns: u64) -> String {
     }
 }
 
-/// What may not be known.
+/// Formats a value, or the placeholder if it is unknown.
 pub(crate) fn or_unknown(value: Option<f64>) -> String {
     value.map_or_else(|| UNKNOWN.to_string(), number)
 }

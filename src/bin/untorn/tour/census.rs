@@ -1,8 +1,8 @@
-//! Checks one snapshot of the index: every record whole and in its place, every writer's records
-//! adding up to its totals.
+//! Checks one snapshot of the index: every record is whole and under its key, and every writer's
+//! records add up to its totals.
 //!
-//! In a snapshot that holds whole transactions only, all of this is exact, whatever the writers are
-//! doing.
+//! A snapshot holds whole transactions only, so all of this is exact, whatever the writers do
+//! meanwhile.
 
 use super::WRITERS;
 use super::record::{FileRecord, Totals};
@@ -10,15 +10,15 @@ use untorn::{Keyspace, Snapshot, TxnId};
 
 /// The findings in one snapshot.
 pub(crate) struct Census {
-    /// Which snapshot.
+    /// The transaction of the snapshot.
     pub(crate) txn: TxnId,
     /// Records read.
     pub(crate) records: u64,
     /// Each writer's totals, as it has stored them.
     pub(crate) totals: [Totals; WRITERS],
-    /// Records that no writer can have written so.
+    /// Records that no writer can have written.
     pub(crate) torn: Vec<String>,
-    /// Sums that do not hold.
+    /// Sums that are wrong.
     pub(crate) violations: Vec<String>,
     /// Checksum over all keys and values, to compare two readings of one snapshot.
     pub(crate) fingerprint: u32,

@@ -1,9 +1,9 @@
-//! The parent's hold on the processes of the tour: starts them, listens to them, and never leaves
-//! one behind.
+//! The parent's control of the processes of the tour: it starts them, reads their output, and
+//! leaves none behind.
 //!
-//! A child ends when it is killed, when its handle is dropped, and when the parent is gone: the
-//! kernel sees to the last. They are signalled through their `Child`, which names nobody else
-//! before it has been waited for.
+//! A child ends when it is killed, when its handle is dropped, and when the parent ends: the kernel
+//! kills it then. Children are signalled through their `Child`: until it has been waited for, its
+//! pid belongs to no other process.
 
 use super::event::{Event, Nanoseconds};
 use super::{janitor, writer};
@@ -16,32 +16,32 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-/// What a writer's share has been told of so far, across the writers that had it.
+/// The reports for a writer's share so far, from all writers that had it.
 #[derive(Default)]
 pub(crate) struct WriterLog {
-    /// The newest commit told as visible.
+    /// The newest commit reported as visible.
     pub(crate) commit: u64,
-    /// The newest commit told as durable.
+    /// The newest commit reported as durable.
     pub(crate) commit_durable: u64,
     /// Passes through the list.
     pub(crate) passes: u64,
     /// Files done in this pass.
     pub(crate) done: u64,
-    /// (asked, locked) of each commit.
+    /// (requested, locked) of each commit.
     pub(crate) commits: Vec<(Nanoseconds, Nanoseconds)>,
-    /// (asked, acknowledged) of each durable commit.
+    /// (requested, acknowledged) of each durable commit.
     pub(crate) durable: Vec<(Nanoseconds, Nanoseconds)>,
-    /// Since when it stands still within a transaction.
+    /// Since when it is held within a transaction.
     pub(crate) holding: Option<Nanoseconds>,
     /// Bytes it has read that no writer wrote.
     pub(crate) torn: Vec<String>,
     /// Commits whose durability was refused.
     pub(crate) refused: Vec<String>,
-    /// What kept it from going on, or was wrong with what it told.
+    /// Errors that stopped it, or errors in its reports.
     pub(crate) failures: Vec<String>,
 }
 
-/// What a reader has told so far.
+/// The reports of a reader so far.
 #[derive(Default)]
 pub(crate) struct ReaderLog {
     pub(crate) snapshots: u64,
@@ -51,7 +51,7 @@ pub(crate) struct ReaderLog {
     pub(crate) failures: Vec<String>,
 }
 
-/// Something that takes in events.
+/// A log that receives events.
 pub(crate) trait ProcessLog: Default + Send + 'static {
     fn take(&mut self, event: Event);
     fn fail(&mut self, what: String);
@@ -75,7 +75,7 @@ impl ProcessLog for WriterLog {
             Event::Torn(what) => self.torn.push(what),
             Event::Refused(what) => self.refused.push(what),
             Event::Failed(what) => self.failures.push(what),
-            other => self.failures.push(format!("a writer said {other:?}")),
+            other => self.failures.push(format!("unexpected report of a writer: {other:?}")),
         }
     }
 
@@ -91,7 +91,7 @@ impl ProcessLog for ReaderLog {
             Event::Torn(what) => self.torn.push(what),
             Event::Violation(what) => self.violations.push(what),
             Event::Failed(what) => self.failures.push(what),
-            other => self.failures.push(format!("a reader said {other:?}")),
+            other => self.failures.push(format!("unexpected report of a reader: {other:?}")),
         }
     }
 
@@ -103,7 +103,7 @@ impl ProcessLog for ReaderLog {
 /// A log that a listening thread fills.
 pub(crate) type ChildOutput<L> = Arc<Mutex<L>>;
 
-/// The log as it is now. A listener that panicked has still left whole entries.
+/// Returns the log as it is now. A listener that panicked has left whole entries only.
 pub(crate) fn look<L>(log: &ChildOutput<L>) -> MutexGuard<'_, L> {
     log.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -151,7 +151,7 @@ impl TourProcess {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
                     match Event::parse(&line) {
                         Some(event) => look(&log).take(event),
-                        None => look(&log).fail(format!("a process said {line:?}")),
+                        None => look(&log).fail(format!("unexpected output of a process: {line:?}")),
                     }
                 }
             })
@@ -159,7 +159,7 @@ impl TourProcess {
         Ok(TourProcess { child, input, listener })
     }
 
-    /// Sends a writer a command.
+    /// Sends a command to a writer.
     pub(crate) fn command(&mut self, command: u8) -> Outcome {
         match &mut self.input {
             Some(input) => input.write_all(&[command]).map_err(Failure::system("commanding a writer")),
@@ -167,24 +167,24 @@ impl TourProcess {
         }
     }
 
-    /// Stops it, or lets it go on.
+    /// Stops or continues it.
     pub(crate) fn signal(&self, signal: Signal) -> Outcome {
         rustix::process::kill_process(Pid::from_child(&self.child), signal)
             .map_err(|errno| Failure::System(format!("signalling a process of the tour: {errno}")))
     }
 
-    /// Whether it still runs. None of them ends by itself.
+    /// Returns whether it still runs. No child ends by itself.
     pub(crate) fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Sends SIGKILL and returns at once.
     pub(crate) fn kill(&mut self) {
-        // It may have ended by itself, and then there is nobody to kill.
+        // It may have ended by itself; then there is no process to kill.
         let _ = self.child.kill();
     }
 
-    /// Waits for the end of a killed process and of what it had still told.
+    /// Waits for the end of a killed process and of its output.
     pub(crate) fn reap(&mut self) {
         let _ = self.child.wait();
         if let Some(listener) = self.listener.take() {
@@ -200,7 +200,7 @@ impl Drop for TourProcess {
     }
 }
 
-/// The process that cleans up behind the parent.
+/// The process that cleans up after the parent.
 pub(crate) struct Janitor {
     child: Child,
 }
@@ -214,7 +214,7 @@ impl Janitor {
         Ok(Janitor { child })
     }
 
-    /// Asks it to leave the store where it is.
+    /// Requests that it leave the store in place.
     pub(crate) fn keep_store(&mut self) {
         if let Some(input) = &mut self.child.stdin {
             let _ = input.write_all(&[janitor::COMMAND_KEEP]);
@@ -236,7 +236,7 @@ fn child_command(store: &Path) -> Outcome<Command> {
     Ok(command)
 }
 
-/// In a child: has the kernel kill it when the parent ends.
+/// Makes the kernel kill this child when the parent ends.
 pub(crate) fn end_with_parent(parent: u32) -> Outcome {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|errno| Failure::System(format!("asking to end with the parent: {errno}")))?;

@@ -1,5 +1,5 @@
-//! What the processes of the tour tell their parent: one event, one line, written at once and in
-//! order.
+//! The reports of the tour's processes to their parent: one event is one line, written at once and
+//! in order.
 //!
 //! Times are those of CLOCK_MONOTONIC in nanoseconds, which all processes of a machine share.
 
@@ -14,32 +14,32 @@ pub(crate) type Nanoseconds = u64;
 pub(crate) enum Event {
     /// A writer's commit is visible.
     Committed {
-        /// Which of the writer's commits, counted from 1.
+        /// The number of the writer's commit, counted from 1.
         commit: u64,
         /// Passes through its list so far.
         passes: u64,
         /// Files done in this pass.
         done: u64,
-        /// When it asked for the writer lock.
+        /// When it requested the writer lock.
         asked: Nanoseconds,
         /// When it got it.
         locked: Nanoseconds,
     },
     /// A writer's commit, and all before it, were acknowledged as durable.
     Durable {
-        /// Which of the writer's commits.
+        /// The number of the writer's commit.
         commit: u64,
         /// When that commit began.
         asked: Nanoseconds,
-        /// When the acknowledgement came.
+        /// When the acknowledgement arrived.
         acknowledged: Nanoseconds,
     },
-    /// A writer holds the writer lock, with half of a transaction done, and waits.
+    /// A writer holds the writer lock in the middle of a transaction, and waits.
     Holding {
         /// Since when.
         locked: Nanoseconds,
     },
-    /// A commit is visible, but the store would not vouch for its durability.
+    /// A commit is visible, but the store did not acknowledge its durability.
     Refused(String),
     /// A reader's counts so far.
     Checked {
@@ -50,9 +50,9 @@ pub(crate) enum Event {
     },
     /// A reader saw bytes that no writer wrote.
     Torn(String),
-    /// A reader saw something that cannot be.
+    /// A reader saw a violation of a guarantee.
     Violation(String),
-    /// The process can't go on.
+    /// The process can't continue.
     Failed(String),
 }
 
@@ -77,7 +77,7 @@ impl Event {
         out.flush()
     }
 
-    /// The event of a line.
+    /// Parses the event of a line.
     pub(crate) fn parse(line: &str) -> Option<Event> {
         let (name, rest) = line.split_once(' ')?;
         let mut numbers = rest.split(' ').map_while(|word| word.parse().ok());
@@ -102,7 +102,7 @@ impl Event {
     }
 }
 
-/// The time of now.
+/// Returns the time of now.
 pub(crate) fn now() -> Nanoseconds {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()

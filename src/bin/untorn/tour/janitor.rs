@@ -1,14 +1,14 @@
-//! The janitor process: waits until the tour's parent is gone, by whatever way, then has the logger
-//! leave and removes the store.
+//! The janitor process. It waits until the tour's parent has ended in any way, then stops the
+//! logger and removes the store.
 //!
-//! It is in a process group of its own, so that Ctrl-C ends the tour and not the cleaning up.
+//! It is in a process group of its own, so that Ctrl-C ends the tour but not the clean-up.
 
 use crate::outcome::Outcome;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
-/// On standard input: leave the store where it is.
+/// The command on standard input to leave the store in place.
 pub(crate) const COMMAND_KEEP: u8 = b'k';
 
 const LOGGER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ pub(crate) fn run(path: &Path, remove: bool) -> Outcome {
     }
     let stopped = untorn::logger::stop_logger(path, LOGGER_TIMEOUT);
     if remove && !commands.contains(&COMMAND_KEEP) {
-        // The logger leaves at the latest when its directory is gone.
+        // The logger exits at the latest when its directory is removed.
         std::fs::remove_dir_all(path)
             .map_err(crate::outcome::Failure::system(format!("removing {}", path.display())))?;
     }

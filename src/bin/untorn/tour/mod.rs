@@ -2,13 +2,13 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | `source` | which files are indexed |
-//! | `record` | what is stored for a file, and each writer's totals |
+//! | `source` | the files that are indexed |
+//! | `record` | the record of a file, and each writer's totals |
 //! | `census` | checks one snapshot: every record whole, every total right |
-//! | `event` | what the processes tell the parent, line by line |
+//! | `event` | the reports of the processes to the parent, line by line |
 //! | `writer`, `reader`, `janitor` | the processes |
-//! | `children` | the parent's hold on them |
-//! | `stage` | the store and the cast; checks after each death that nothing acknowledged is missing |
+//! | `children` | the parent's control of them |
+//! | `stage` | the store and the processes; checks after each death that nothing acknowledged is missing |
 //! | `script` | the faults, in order |
 //! | `report` | the table at the end |
 
@@ -31,14 +31,14 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use untorn::Store;
 
-/// Writers index the files between them, each its share.
+/// The number of writers, each of which indexes its share of the files.
 const WRITERS: usize = 4;
-/// Readers check all the time.
+/// The number of readers, which check snapshots continuously.
 const READERS: usize = 2;
-/// The tour's logger should not outlast it for long, whatever happens.
+/// The idle time of the tour's logger, so that it exits soon after the tour in any case.
 const LOGGER_IDLE: Duration = Duration::from_secs(10);
 
-/// What can be chosen about a tour.
+/// The options of a tour.
 #[derive(Args)]
 pub(crate) struct Options {
     /// The tree to index [default: the sources in cargo's registry, else the Rust toolchain]
@@ -60,7 +60,7 @@ pub(crate) struct Options {
 pub(crate) struct Child {
     /// The store's directory
     store: PathBuf,
-    /// Who started it; without that process it ends
+    /// The process that started it; without that process it ends
     parent: u32,
     #[command(subcommand)]
     role: Role,
@@ -70,14 +70,14 @@ pub(crate) struct Child {
 enum Role {
     /// Indexes the files that standard input lists
     Writer {
-        /// Which writer this is
+        /// The number of this writer
         slot: usize,
-        /// What the files' names are relative to
+        /// The directory that the files' names are relative to
         directory: PathBuf,
     },
     /// Checks snapshots
     Reader,
-    /// Cleans up when the parent is gone
+    /// Cleans up after the parent has ended
     Janitor {
         /// Whether to remove the store, too
         #[arg(long)]
@@ -98,7 +98,7 @@ pub(crate) fn run(options: &Options, format: Format) -> Outcome {
     }
     let mut janitor = children::Janitor::start(&path, remove)?;
     let played = script::play(&source, &path);
-    // A store that failed a check is evidence.
+    // A store that failed a check is kept for analysis.
     let clean = match &played {
         Ok(report) => report.violations.is_empty(),
         Err(failure) => !matches!(failure, Failure::CheckFailed(_)),
@@ -129,7 +129,7 @@ pub(crate) fn run_child(child: &Child) -> Outcome {
     }
 }
 
-/// How all of them open the store.
+/// Opens the store as all processes of the tour do.
 fn open(path: &std::path::Path, create: bool) -> untorn::Result<Store> {
     Store::options().create(create).logger_idle(LOGGER_IDLE).open(path)
 }

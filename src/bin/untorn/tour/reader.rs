@@ -1,8 +1,9 @@
 //! A reader process: takes snapshots, visible and durable ones, and checks each from end to end,
 //! until it is killed.
 //!
-//! Within a snapshot: the census, and that reading it again later gives the same. Between
-//! snapshots: nothing ever goes backwards, and what is durable is never ahead of what is visible.
+//! Within a snapshot, it checks the census, and that a later read of the snapshot gives the same.
+//! Between snapshots, it checks that transactions never go backwards, and that the durable one is
+//! never ahead of the visible one.
 
 use super::census::{self, Census};
 use super::event::Event;
@@ -18,7 +19,7 @@ use untorn::{Keyspace, Snapshot, Store};
 const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the old snapshot is kept pinned before it is read again.
 const PIN_TIME: Duration = Duration::from_millis(400);
-/// Leaves some of a small machine to the writers.
+/// Leaves processor time of a small machine to the writers.
 const READ_PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) fn run(path: &Path) -> Outcome {
@@ -90,7 +91,7 @@ impl Reader {
         Ok(())
     }
 
-    /// An old snapshot must still read as it did, however much was overwritten since.
+    /// Checks that an old snapshot is unchanged, however much was overwritten since.
     fn check_pinned(&mut self) -> Outcome {
         if self.pinned.as_ref().is_none_or(|(since, ..)| since.elapsed() < PIN_TIME) {
             return Ok(());

@@ -1,10 +1,10 @@
-//! What the index stores: a record for each file, and each writer's totals, changed in the same
+//! The contents of the index: a record for each file, and each writer's totals, changed in the same
 //! transaction.
 //!
-//! A record names its own key and carries a checksum over both, so that a torn or misplaced one
-//! gives itself away. The totals say what all of a writer's records must add up to, so that half a
-//! transaction does. They also hold the writer's place in its list, so that whoever takes over from
-//! a dead writer goes on exactly there.
+//! A record contains its own key and a checksum over both, so that a torn or misplaced record is
+//! detected. The totals contain the sums of all of a writer's records, so that half a transaction
+//! is detected. They also contain the writer's position in its list, so that the successor of a
+//! dead writer continues exactly there.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ pub(crate) const FILES: &str = "files";
 /// The keyspace of the writers' totals.
 pub(crate) const TOTALS: &str = "totals";
 
-/// What is known of one file.
+/// The data of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileRecord {
-    /// Which writer's it is.
+    /// The writer that it belongs to.
     pub(crate) slot: u32,
     /// The commit of that writer, counted from 1, that wrote it.
     pub(crate) commit: u64,
@@ -28,12 +28,12 @@ pub(crate) struct FileRecord {
     pub(crate) content_crc: Option<u32>,
 }
 
-/// What all records of one writer add up to.
+/// The sums over all records of one writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     /// Commits of this writer so far.
     pub(crate) commits: u64,
-    /// How often it has been through its whole list.
+    /// The number of passes through its whole list.
     pub(crate) passes: u64,
     /// Files of the list done in this pass.
     pub(crate) done: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Totals {
     pub(crate) checksums: u64,
 }
 
-/// Stored bytes are not what any writer wrote.
+/// The error that stored bytes are not what any writer wrote.
 #[derive(Debug)]
 pub(crate) struct Torn(String);
 
@@ -57,14 +57,14 @@ impl fmt::Display for Torn {
     }
 }
 
-/// Hexadecimal digits of the checksum that everything stored begins with.
+/// Hexadecimal digits of the checksum at the beginning of everything stored.
 const CHECKSUM_DIGITS: usize = 8;
-/// Instead of the checksum of a content that could not be read.
+/// Stands for the checksum of a content that could not be read.
 const UNREADABLE: &str = "unreadable";
 
 impl FileRecord {
-    /// `CHECKSUM writer N commit N size N mtime N content CRC KEY`: one line that a person can
-    /// read, too.
+    /// Encodes the record as one readable line: `CHECKSUM writer N commit N size N mtime N content
+    /// CRC KEY`.
     pub(crate) fn encode(&self, key: &[u8]) -> Vec<u8> {
         let FileRecord { slot, commit, size, mtime_ns, content_crc } = self;
         let content = content_crc.map_or(UNREADABLE.to_owned(), |crc| format!("{crc:08x}"));
@@ -72,7 +72,7 @@ impl FileRecord {
         seal([fields.as_bytes(), key].concat())
     }
 
-    /// The record under a key, if it is whole and belongs there.
+    /// Decodes the record under a key, if it is whole and belongs to that key.
     pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Result<FileRecord, Torn> {
         let shown = || String::from_utf8_lossy(key).into_owned();
         let Some(body) = unseal(bytes) else {
@@ -90,7 +90,7 @@ impl FileRecord {
         let (commit, rest) = rest.split_once(" size ")?;
         let (size, rest) = rest.split_once(" mtime ")?;
         let (mtime, rest) = rest.split_once(" content ")?;
-        // What is left of a longer key would stand behind this space.
+        // A remainder of a longer key would be after this space.
         let content = rest.strip_suffix(' ')?;
         let content_crc = match content {
             UNREADABLE => None,
@@ -106,18 +106,18 @@ impl FileRecord {
     }
 }
 
-/// The checksum that a stored record carries.
+/// Returns the checksum that a stored record contains.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     split(bytes).map_or(0, |(stated, _)| u64::from(stated))
 }
 
 impl Totals {
-    /// Where a writer's totals stand.
+    /// Returns the key of a writer's totals.
     pub(crate) fn key(slot: usize) -> Vec<u8> {
         format!("writer {slot}").into_bytes()
     }
 
-    /// `CHECKSUM commits N passes N …`.
+    /// Encodes the totals as `CHECKSUM commits N passes N …`.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let Totals { commits, passes, done, files, records, bytes, checksums } = self;
         seal(
@@ -150,21 +150,21 @@ impl Totals {
         })
     }
 
-    /// Counts a record in.
+    /// Adds a record to the totals.
     pub(crate) fn add(&mut self, record: &FileRecord, bytes: &[u8]) {
         self.records += 1;
         self.bytes = self.bytes.wrapping_add(record.size);
         self.checksums = self.checksums.wrapping_add(checksum(bytes));
     }
 
-    /// Counts a record out that is about to be replaced.
+    /// Subtracts a record that is about to be replaced.
     pub(crate) fn subtract(&mut self, record: &FileRecord, bytes: &[u8]) {
         self.records = self.records.wrapping_sub(1);
         self.bytes = self.bytes.wrapping_sub(record.size);
         self.checksums = self.checksums.wrapping_sub(checksum(bytes));
     }
 
-    /// How many records the writer's place in its list implies.
+    /// Returns the number of records for the writer's position in its list.
     pub(crate) fn records_expected(&self) -> u64 {
         if self.passes == 0 { self.done } else { self.files }
     }
@@ -176,11 +176,11 @@ fn seal(body: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The stated checksum and what it is about.
+/// Returns the stored checksum and the bytes that it covers.
 fn split(bytes: &[u8]) -> Option<(u32, &[u8])> {
     let (digits, body) = bytes.split_at_checked(CHECKSUM_DIGITS)?;
-    // Only as `seal` writes them, so that a flipped bit can't turn a digit into another spelling of
-    // itself.
+    // Exactly as `seal` writes them: a flipped bit must not turn a digit into another spelling of
+    // the same value.
     if !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
@@ -194,8 +194,7 @@ fn unseal(bytes: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    //! The tour is only as good as its eye for damage: every flipped bit and every cut must be
-    //! seen.
+    //! The tour must detect all damage: every flipped bit and every cut.
 
     use super::*;
 

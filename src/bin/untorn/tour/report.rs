@@ -1,4 +1,4 @@
-//! What happened on the tour, as a short table or one JSON object.
+//! The results of the tour, as a short table or one JSON object.
 
 use super::stage::Comparison;
 use crate::arguments::Format;
@@ -8,10 +8,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The first ones tell the story.
+/// The first violations are sufficient.
 const VIOLATIONS_SHOWN_MAX: usize = 20;
 
-/// One fault and what came of it.
+/// One fault and its effects.
 pub(crate) struct Fault {
     pub(crate) what: &'static str,
     pub(crate) comparison: Comparison,
@@ -23,7 +23,7 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    /// A fault that could not be brought about.
+    /// Returns a fault that could not be caused.
     pub(crate) fn missing(what: &'static str) -> Fault {
         Fault { what, comparison: Comparison::default(), went_on: None, all_went_on: None, notes: Vec::new() }
     }
@@ -45,7 +45,7 @@ impl Fault {
 pub(crate) struct Report {
     pub(crate) directory: PathBuf,
     pub(crate) files: u64,
-    /// Whether the limits left files out.
+    /// Whether the limits excluded files.
     pub(crate) is_cut: bool,
     pub(crate) too_long: u64,
     pub(crate) bytes: u64,
@@ -65,7 +65,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Prints it, and where the store is if it is still there.
+    /// Prints the report, and the path of the store if it still exists.
     pub(crate) fn print(&self, format: Format, kept: Option<&Path>) -> Outcome {
         let mut text = Vec::new();
         if format.json { writeln!(text, "{}", self.json(kept)) } else { self.table(&mut text, kept) }

@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 const KILLED_SLOT: usize = 1;
 const STOPPED_SLOT: usize = 2;
 const STOPPED_FOR: Duration = Duration::from_millis(300);
-/// Time for the others to pile up behind the one that holds the lock.
+/// Time for the other writers to queue behind the one that holds the lock.
 const COMMAND_DELAY: Duration = Duration::from_millis(20);
-/// Undisturbed time between two faults.
+/// Time without faults between two faults.
 const STAGE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Plays it all.
+/// Runs the whole tour.
 pub(crate) fn play(source: &Source, path: &Path) -> Outcome<Report> {
     let bar = ProgressBar::new(100);
     if let Ok(style) = ProgressStyle::with_template("{bar:24} {msg}\n{elapsed:>6} {prefix}") {
@@ -92,7 +92,7 @@ fn play_on(stage: &mut Stage<'_>, started: Instant) -> Outcome<Report> {
     })
 }
 
-/// Waits until so many files are indexed, as long as there is progress.
+/// Waits until this many files are indexed, as long as there is progress.
 fn wait_for_files(stage: &mut Stage<'_>, count: usize, mut show: impl FnMut(f64)) -> Outcome {
     loop {
         let before = stage.files_indexed();
@@ -118,8 +118,8 @@ fn kill_writer(stage: &mut Stage<'_>) -> Outcome<Fault> {
     stage.writers[KILLED_SLOT].kill();
     stage.writers[KILLED_SLOT].reap();
     stage.check_alone(KILLED_SLOT, held, killed);
-    // Its successor is started before anything is waited for, so that its place is never empty to
-    // `check_cast`.
+    // Its successor is started before anything is waited for, so that `check_cast` never finds its
+    // slot empty.
     let (comparison, _) = stage.compare("a writer's death", &[KILLED_SLOT])?;
     let restarted = event::now();
     stage.writers[KILLED_SLOT] = stage.start_writer(KILLED_SLOT)?;
@@ -171,7 +171,7 @@ fn snapshots_told(stage: &Stage<'_>) -> u64 {
     stage.reader_logs.iter().map(|log| look(log).snapshots).sum()
 }
 
-/// The longest that a writer has waited for the writer lock since a point in time.
+/// Returns the longest wait of a writer for the writer lock since a point in time.
 fn longest_wait(stage: &Stage<'_>, slot: usize, since: Nanoseconds) -> Option<Duration> {
     let log = look(&stage.writer_logs[slot]);
     let recent = log.commits.iter().rev().take_while(|&&(_, locked)| locked > since);
@@ -225,8 +225,8 @@ struct Logger {
     descriptor: OwnedFd,
 }
 
-/// Names it by a descriptor that is opened before the store is asked a second time whether that is
-/// it, so that a reused number can't be meant.
+/// Returns the logger with a descriptor of its process. The descriptor is opened before the store
+/// is asked again whether that is its logger, so a reused pid is detected.
 fn find_logger(stage: &mut Stage<'_>) -> Outcome<Option<Logger>> {
     let pid_now = |stage: &Stage<'_>| stage.stats().ok().and_then(|stats| stats.logger_pid);
     stage.wait_for("a logger", |stage| pid_now(stage).is_some())?;
@@ -242,12 +242,12 @@ impl Logger {
             .map_err(|errno| Failure::System(format!("killing the logger: {errno}")))
     }
 
-    /// Whether it is still more than an entry in the process table. While one of its threads is on
-    /// its way out, it has its memory, and with that its lock on the store.
+    /// Returns whether it is more than an entry in the process table. While one of its threads is
+    /// exiting, it has its memory, and with that its lock on the store.
     fn is_alive(&self) -> bool {
         let Ok(status) = std::fs::read_to_string(format!("/proc/{}/stat", self.number)) else { return false };
         let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.number)) else { return false };
-        // The name in parentheses may itself contain some.
+        // The name in parentheses may itself contain parentheses.
         let is_ended = matches!(status.rsplit(") ").next().and_then(|rest| rest.chars().next()), Some('Z' | 'X'));
         !is_ended || threads.count() > 1
     }
@@ -257,7 +257,7 @@ fn kill_everything(stage: &mut Stage<'_>) -> Outcome<(Fault, u64)> {
     stage.bar.set_message("killing everything");
     let logger = find_logger(stage)?;
     stage.close_store();
-    // The logger last, so that nobody is left to start another.
+    // The logger last, so that no process is left to start another.
     for process in stage.writers.iter_mut().chain(&mut stage.readers) {
         process.kill();
     }
@@ -319,7 +319,7 @@ fn collect_writers(stage: &mut Stage<'_>) {
     }
 }
 
-/// The store's own check; returns how many pages it has looked at.
+/// Runs the store's own check; returns the number of pages that it has read.
 fn verify(stage: &mut Stage<'_>) -> Outcome<u64> {
     stage.bar.set_message("verifying");
     let report = stage.store()?.verify()?;

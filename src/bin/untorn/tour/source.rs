@@ -1,7 +1,7 @@
-//! Which files a tour indexes: the regular files of a directory tree, in order of their names, up
-//! to a limit.
+//! The files that a tour indexes: the regular files of a directory tree, in order of their names,
+//! up to a limit.
 //!
-//! Symbolic links are not followed. Names longer than a key may be are left out and counted.
+//! Symbolic links are not followed. Names longer than a key are left out and counted.
 
 use crate::outcome::{Failure, Outcome};
 use std::os::unix::ffi::OsStrExt;
@@ -15,11 +15,11 @@ const BYTES_DEFAULT: u64 = 512 << 20;
 
 /// The files of a tour.
 pub(crate) struct Source {
-    /// What the names are relative to.
+    /// The directory that the names are relative to.
     pub(crate) directory: PathBuf,
     /// Relative names, as bytes: the keys of the index.
     pub(crate) names: Vec<Vec<u8>>,
-    /// Bytes of content, as the directory states them.
+    /// Bytes of content, by the metadata of the files.
     pub(crate) bytes: u64,
     /// Whether there were more files than the limits allow.
     pub(crate) is_cut: bool,
@@ -27,7 +27,7 @@ pub(crate) struct Source {
     pub(crate) too_long: u64,
 }
 
-/// Walks the directory, or the default one.
+/// Finds the files of the directory, or of the default one.
 pub(crate) fn find(directory: Option<&Path>, limit: Option<u32>) -> Outcome<Source> {
     let directory = match directory {
         Some(directory) => directory.to_owned(),
@@ -49,7 +49,7 @@ pub(crate) fn find(directory: Option<&Path>, limit: Option<u32>) -> Outcome<Sour
 }
 
 impl Source {
-    /// Depth first. What can't be listed is not indexed, as with `find`.
+    /// Walks depth first. A directory that can't be listed is not indexed, as with `find`.
     fn walk(&mut self, files_max: usize, bytes_max: u64) {
         let mut pending = vec![self.directory.clone()];
         while let Some(path) = pending.pop() {

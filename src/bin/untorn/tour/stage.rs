@@ -1,5 +1,5 @@
-//! The store and the cast of a tour, and the questions asked after each fault: is everything
-//! acknowledged there, and do the others go on?
+//! The store and the processes of a tour, and the checks after each fault: everything acknowledged
+//! is there, and the other processes continue.
 
 use super::census::{self, Census};
 use super::children::{ChildOutput, ReaderLog, TourProcess, WriterLog, look};
@@ -14,10 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 use untorn::{Keyspace, Stats, Store};
 
-/// Nothing that the tour waits for takes nearly as long.
+/// The tour waits for nothing that takes nearly as long.
 const STAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Everything a step acts on.
+/// The state that the steps act on.
 pub(crate) struct Stage<'a> {
     pub(crate) path: &'a Path,
     pub(crate) source: &'a Source,
@@ -39,10 +39,10 @@ struct Open {
     totals: Keyspace,
 }
 
-/// How acknowledged and found commits compare.
+/// The comparison of acknowledged and found commits.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Comparison {
-    /// Commits told as visible before the snapshot was taken.
+    /// Commits reported as visible before the snapshot was taken.
     pub(crate) acknowledged: u64,
     /// Commits in the snapshot.
     pub(crate) found: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Comparison {
 }
 
 impl<'a> Stage<'a> {
-    /// Creates the store and starts everybody.
+    /// Creates the store and starts all processes.
     pub(crate) fn set(source: &'a Source, path: &'a Path, bar: indicatif::ProgressBar) -> Outcome<Stage<'a>> {
         let mut stage = Stage {
             path,
@@ -84,12 +84,12 @@ impl<'a> Stage<'a> {
         TourProcess::writer(self.path, &self.source.directory, slot, &names, &self.writer_logs[slot])
     }
 
-    /// Dealt like cards, so that each share is spread over the whole tree.
+    /// Distributes the files in turn, so that each share is spread over the whole tree.
     fn share(&self, slot: usize) -> Vec<&[u8]> {
         self.source.names.iter().skip(slot).step_by(WRITERS).map(Vec::as_slice).collect()
     }
 
-    /// The parent's own client of the store.
+    /// Opens the parent's own client of the store.
     pub(crate) fn open_store(&mut self, create: bool) -> Outcome {
         let store = open(self.path, create)?;
         let (files, totals) = (store.keyspace(FILES)?, store.keyspace(TOTALS)?);
@@ -117,8 +117,8 @@ impl<'a> Stage<'a> {
         self.violations.push(what.into());
     }
 
-    /// Waits for something to come true, keeping the bar alive. Giving up is a violation: somebody
-    /// is blocked.
+    /// Waits until `is_true`, and keeps the progress bar moving. A timeout is a violation: a
+    /// process is blocked.
     pub(crate) fn wait_for(&mut self, what: &str, mut is_true: impl FnMut(&Stage<'_>) -> bool) -> Outcome<bool> {
         let since = Instant::now();
         while !is_true(self) {
@@ -134,13 +134,13 @@ impl<'a> Stage<'a> {
         Ok(true)
     }
 
-    /// Lets things go on for a while.
+    /// Lets the processes run for a while.
     pub(crate) fn let_run(&mut self, time: Duration) -> Outcome {
         let since = Instant::now();
         self.wait_for("time to pass", |_| since.elapsed() >= time).map(|_| ())
     }
 
-    /// A process that ended by itself has said why, or should have.
+    /// Fails if a process has ended by itself; it should have reported why.
     fn check_cast(&mut self) -> Outcome {
         for slot in 0..self.writers.len() {
             if !self.writers[slot].is_running() {
@@ -169,7 +169,7 @@ impl<'a> Stage<'a> {
         ));
     }
 
-    /// Files that have a record, by what the writers told.
+    /// Returns the number of files that have a record, by the writers' reports.
     pub(crate) fn files_indexed(&self) -> usize {
         let per_slot = |slot: usize| {
             let log = look(&self.writer_logs[slot]);
@@ -178,7 +178,7 @@ impl<'a> Stage<'a> {
         (0..WRITERS).map(per_slot).sum()
     }
 
-    /// Commits told so far, per writer: (visible, durable).
+    /// Returns the commits reported so far, per writer: (visible, durable).
     pub(crate) fn told(&self) -> [(u64, u64); WRITERS] {
         array::from_fn(|slot| {
             let log = look(&self.writer_logs[slot]);
@@ -186,10 +186,10 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// In fresh snapshots: is all there that was acknowledged before?
+    /// Checks in fresh snapshots that everything acknowledged before is there.
     ///
-    /// The share of a dead writer must hold what it told and at most one commit more: the one it
-    /// had made visible and not yet told when it died.
+    /// The share of a dead writer must hold what it reported, and at most one commit more: the one
+    /// that was visible and not yet reported when it died.
     pub(crate) fn compare(&mut self, after: &str, dead: &[usize]) -> Outcome<(Comparison, Census)> {
         let told = self.told();
         let (visible, durable) = {
@@ -212,10 +212,10 @@ impl<'a> Stage<'a> {
             if dead.contains(&slot) {
                 if found > commit + 1 {
                     self.violate(format!(
-                        "after {after}: dead writer {slot} had told {commit} commits, {found} are there"
+                        "after {after}: dead writer {slot} had reported {commit} commits, found {found}"
                     ));
                 }
-                // Its successor goes on from there.
+                // Its successor continues from there.
                 look(&self.writer_logs[slot]).commit = found;
             }
         }
@@ -229,8 +229,8 @@ impl<'a> Stage<'a> {
         Ok((comparison, visible))
     }
 
-    /// Waits until each of these writers has got the writer lock after `since`; returns when the
-    /// first and the last did.
+    /// Waits until each of these writers has acquired the writer lock after `since`. Returns when
+    /// the first and the last of them did.
     pub(crate) fn wait_for_commits(
         &mut self,
         what: &str,
@@ -250,8 +250,7 @@ impl<'a> Stage<'a> {
         Ok(after(times.iter().min()).zip(after(times.iter().max())))
     }
 
-    /// Has a writer stand still half way through a transaction; returns since when it has the
-    /// writer lock.
+    /// Holds a writer half way through a transaction. Returns since when it has the writer lock.
     pub(crate) fn hold_writer(&mut self, slot: usize) -> Outcome<Nanoseconds> {
         look(&self.writer_logs[slot]).holding = None;
         self.writers[slot].command(super::writer::COMMAND_HOLD)?;
@@ -261,7 +260,7 @@ impl<'a> Stage<'a> {
         since.ok_or_else(|| Failure::CheckFailed(format!("writer {slot} never got the writer lock")))
     }
 
-    /// While one writer had the lock, no other may have had it.
+    /// Checks that no other writer had the lock while one held it.
     pub(crate) fn check_alone(&mut self, holder: usize, from: Nanoseconds, until: Nanoseconds) {
         for slot in (0..WRITERS).filter(|&slot| slot != holder) {
             let intruder =
@@ -277,6 +276,6 @@ fn ended(who: &str, torn: &[String], failures: &[String]) -> Failure {
     if torn.is_empty() {
         Failure::System(format!("{who} ended by itself: {}", failures.join("; ")))
     } else {
-        Failure::CheckFailed(format!("{who} has read what nobody wrote: {}", torn.join("; ")))
+        Failure::CheckFailed(format!("{who} has read bytes that no writer wrote: {}", torn.join("; ")))
     }
 }

@@ -1,9 +1,9 @@
 //! A writer process: indexes its share of the files, over and over, until it is killed.
 //!
 //! Each transaction stores a few files' records and the writer's new totals. Contents are read
-//! before it begins, so that the writer lock is held for the stores only. The classes of durability
-//! take turns. Every commit is told to the parent before the next one begins: the store may be
-//! ahead of what was told by one commit, never behind.
+//! before it begins, so that the writer lock is held for the stores only. The durabilities
+//! alternate. Every commit is reported to the parent before the next one begins. So the store may
+//! be ahead of the reports by one commit, and is never behind.
 
 use super::event::{self, Event, Nanoseconds};
 use super::open;
@@ -20,16 +20,16 @@ use std::thread;
 use std::time::Duration;
 use untorn::{Durability, Error, Keyspace, Store, Ticket};
 
-/// The parent wants the next transaction to stand still half done.
+/// The parent requests that the next transaction be held half done.
 static HOLD: AtomicBool = AtomicBool::new(false);
 
 /// Commands on standard input, after the list of files.
 pub(crate) const COMMAND_HOLD: u8 = b'h';
-/// Go on after a hold.
+/// Continue after a hold.
 pub(crate) const COMMAND_GO: u8 = b'g';
 
 const FILES_PER_COMMIT_MAX: usize = 8;
-/// Also a short list is spread over so many commits.
+/// Even a short list is spread over this many commits.
 const COMMITS_PER_PASS_MIN: usize = 64;
 
 pub(crate) fn run(path: &Path, directory: &Path, slot: usize) -> Outcome {
@@ -49,7 +49,7 @@ pub(crate) fn run(path: &Path, directory: &Path, slot: usize) -> Outcome {
     result
 }
 
-/// Writes a list as `read_list` reads it.
+/// Writes a list in the format of `read_list`.
 pub(crate) fn write_list<'a>(out: &mut impl Write, names: impl ExactSizeIterator<Item = &'a [u8]>) -> io::Result<()> {
     let mut list = (names.len() as u64).to_le_bytes().to_vec();
     for name in names {
@@ -94,7 +94,7 @@ struct Writer<'a> {
     slot: usize,
     names: Vec<Vec<u8>>,
     place: Totals,
-    /// A visible commit whose durability is waited for after the next commit.
+    /// A visible commit whose durability is awaited after the next commit.
     pending: Option<(u64, Nanoseconds, Ticket)>,
 }
 
@@ -104,7 +104,7 @@ impl<'a> Writer<'a> {
         let (files, totals) = (store.keyspace(FILES)?, store.keyspace(TOTALS)?);
         let place = Totals { files: names.len() as u64, ..Totals::default() };
         let mut writer = Writer { store, files, totals, directory, slot, names, place, pending: None };
-        // Whoever had this share before, its totals say how far it came.
+        // If a dead writer had this share before, its totals contain its position.
         writer.place = writer.stored_place()?.unwrap_or(place);
         Ok(writer)
     }
@@ -150,7 +150,7 @@ impl<'a> Writer<'a> {
         let ticket = match result {
             Ok(ticket) => ticket,
             Err(error @ (Error::NotDurable { .. } | Error::LoggerStalled { .. } | Error::LoggerUnavailable { .. })) => {
-                // Whether it has become visible, the store knows best.
+                // The store determines whether the commit has become visible.
                 if self.stored_place()? == Some(next) {
                     self.told(&next, asked, locked)?;
                 }
@@ -176,7 +176,7 @@ impl<'a> Writer<'a> {
         Event::Committed { commit, passes, done, asked, locked }.tell().map_err(Failure::output)
     }
 
-    /// The next few files, looked at afresh.
+    /// Returns the next few files, with their present contents.
     fn read_batch(&self, commit: u64) -> Vec<(&[u8], FileRecord)> {
         let count = (self.names.len() / COMMITS_PER_PASS_MIN).clamp(1, FILES_PER_COMMIT_MAX);
         let names = self.names.iter().skip(self.place.done as usize).take(count);
@@ -186,7 +186,7 @@ impl<'a> Writer<'a> {
     fn examine(&self, name: &[u8], commit: u64) -> FileRecord {
         let path = self.directory.join(OsStr::from_bytes(name));
         let mut record = FileRecord { slot: self.slot as u32, commit, size: 0, mtime_ns: 0, content_crc: None };
-        // A file that has gone or may not be read is indexed as such.
+        // A file that was removed or is not readable is indexed as such.
         record.content_crc = File::open(&path)
             .and_then(|mut file| {
                 let metadata = file.metadata()?;
