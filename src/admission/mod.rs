@@ -11,8 +11,8 @@
 //! ```
 //!
 //! 1. *Ring share*: only a bulk commit waits here, only while urgent commits come, and only while
-//! more than a share of the ring is not durable. It continues when the log is durable except for
-//! the share, or when its patience is over.
+//!    more than a share of the ring is not durable. It continues when the log is durable except for
+//!    the share, or when its patience is over.
 //! 2. *Local queue*: one thread of a process at a time contends for the lock. Urgent threads go
 //!    first, and the head of the queue inherits the urgency of those behind it.
 //! 3. *Writer lock*: urgent waiters of all processes go first. The lock of a dead owner is taken

@@ -18,6 +18,7 @@
 use crate::ids::PageId;
 use crate::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_LEN_MAX};
 use crate::{Error, LimitKind, Result, TxnId};
+pub(crate) use untorn_wal::le::{set_u16, set_u32, u16_at, u32_at, u64_at};
 
 /// The length of an entry of a free queue in bytes: page and count, created_txn, freed_txn.
 pub(crate) const QUEUE_ENTRY_BYTES: usize = 24;
@@ -335,34 +336,6 @@ impl StoredValue<'_> {
     pub(crate) fn decode_extent(bytes: &[u8; EXTENT_REF_LEN]) -> StoredValue<'static> {
         StoredValue::Extent { page: PageId(u32_at(bytes, 0)), pages: u32_at(bytes, 4), len: u64_at(bytes, 8) }
     }
-}
-
-/// Callers have checked that the bytes are there.
-#[inline(always)]
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-#[inline(always)]
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(word)
-}
-
-#[inline(always)]
-pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
-}
-
-pub(crate) fn set_u16(bytes: &mut [u8], at: usize, value: u16) {
-    bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
-}
-
-pub(crate) fn set_u32(bytes: &mut [u8], at: usize, value: u32) {
-    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
 pub(crate) fn set_u64(bytes: &mut [u8], at: usize, value: u64) {

@@ -35,6 +35,7 @@ pub use log::{records, segments};
 pub use messages::{access, reply, request};
 pub use pages::{arena, page};
 pub use seeds::seeds;
+use untorn_wal::le::{u32_at, u64_at};
 
 /// A target: its name, and the function that takes the bytes.
 pub type FuzzTarget = (&'static str, fn(&[u8]));
@@ -64,14 +65,6 @@ fn crc(parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(sized(&bytes[at..at + 4]))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(sized(&bytes[at..at + 8]))
 }
 
 fn set_u32(bytes: &mut [u8], at: usize, value: u32) {

@@ -61,6 +61,7 @@ pub mod estimate;
 pub mod files;
 pub mod flush;
 pub mod follow;
+pub mod le;
 pub mod lead_time;
 pub mod limits;
 pub mod log;

@@ -10,6 +10,7 @@
 //! (with the checksum as 0) and the payload. The checksum covers the LSN, so the same bytes
 //! elsewhere in the stream are not a valid record.
 
+use crate::le::{u32_at, u64_at};
 use crate::{
     Lsn,
     limits::{RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, RECORD_PAYLOAD_BYTES_MAX},
@@ -174,11 +175,11 @@ pub fn decode(bytes: &[u8], seed: u32, expected_lsn: Lsn) -> Decoded<'_> {
     let Some(header) = bytes.first_chunk::<RECORD_HEADER_BYTES>() else {
         return Decoded::Incomplete;
     };
-    let found = Lsn(u64_at(header, LSN));
+    let found = Lsn(u64_at(header, LSN.start));
     if found != expected_lsn && !planted_bug!("trust-recycled-segment") {
         return Decoded::Bad(BadRecord::Place { expected: expected_lsn, found });
     }
-    let payload_len = u32_at(header, LENGTH);
+    let payload_len = u32_at(header, LENGTH.start);
     if payload_len as usize > RECORD_PAYLOAD_BYTES_MAX {
         return Decoded::Bad(BadRecord::Length(payload_len));
     }
@@ -194,14 +195,14 @@ pub fn decode(bytes: &[u8], seed: u32, expected_lsn: Lsn) -> Decoded<'_> {
     };
     let (covered, padding) = record.split_at(RECORD_HEADER_BYTES + payload_len as usize);
     let expected = checksum(seed, covered);
-    let found = u32_at(header, CRC);
+    let found = u32_at(header, CRC.start);
     if expected != found && !planted_bug!("wal-without-crc") {
         return Decoded::Bad(BadRecord::Checksum { expected, found });
     }
     if padding.iter().any(|&b| b != 0) {
         return Decoded::Bad(BadRecord::Reserved);
     }
-    Decoded::Record { txn: u64_at(header, TXN), kind, payload: &covered[RECORD_HEADER_BYTES..], len }
+    Decoded::Record { txn: u64_at(header, TXN.start), kind, payload: &covered[RECORD_HEADER_BYTES..], len }
 }
 
 /// Returns the checksum of a record's header and payload, with its checksum field as 0.
@@ -211,12 +212,4 @@ fn checksum(seed: u32, record: &[u8]) -> u32 {
     hasher.update(&[0; 4]);
     hasher.update(&record[CRC.end..]);
     hasher.finalize()
-}
-
-fn u32_at(bytes: &[u8], at: Range<usize>) -> u32 {
-    bytes[at].iter().rev().fold(0, |n, &b| n << 8 | u32::from(b))
-}
-
-fn u64_at(bytes: &[u8], at: Range<usize>) -> u64 {
-    bytes[at].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b))
 }

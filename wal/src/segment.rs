@@ -27,6 +27,7 @@
 //! payload starts from the salt. The chain is the checksum of the batch header before, or of the
 //! segment header for the first batch.
 
+use crate::le::{u32_at, u64_at};
 use crate::{
     Lsn, SegmentNumber, StoreId,
     error::{LogError, Result},
@@ -156,13 +157,13 @@ impl LogState {
     }
 
     fn get(bytes: &[u8]) -> Option<LogState> {
-        (get_u32(bytes, 44) == 0).then(|| LogState {
-            durable: Lsn(get_u64(bytes, 0)),
-            durable_txn: get_u64(bytes, 8),
-            safe_start: Lsn(get_u64(bytes, 16)),
-            checkpoint_txn: get_u64(bytes, 24),
-            checkpoint_lsn: Lsn(get_u64(bytes, 32)),
-            incarnation: get_u32(bytes, 40),
+        (u32_at(bytes, 44) == 0).then(|| LogState {
+            durable: Lsn(u64_at(bytes, 0)),
+            durable_txn: u64_at(bytes, 8),
+            safe_start: Lsn(u64_at(bytes, 16)),
+            checkpoint_txn: u64_at(bytes, 24),
+            checkpoint_lsn: Lsn(u64_at(bytes, 32)),
+            incarnation: u32_at(bytes, 40),
         })
     }
 }
@@ -226,18 +227,18 @@ impl SegmentHeader {
         let mismatch = |what| Err(LogError::Mismatch { file: file.to_owned(), what });
         let bytes = &block[..SEGMENT_HEADER_BYTES];
         let crc = crc32fast::hash(&bytes[..CRC_AT]);
-        if bytes[..8] != SEGMENT_MAGIC || get_u32(bytes, CRC_AT) != crc {
+        if bytes[..8] != SEGMENT_MAGIC || u32_at(bytes, CRC_AT) != crc {
             let blank = bytes.iter().all(|&b| b == 0);
             return Ok(if blank { HeaderBlock::Blank } else { HeaderBlock::Damaged });
         }
-        let version = get_u32(bytes, 8);
+        let version = u32_at(bytes, 8);
         if version != FORMAT_VERSION {
             return mismatch(format!("its format version is {version}, this program supports {FORMAT_VERSION}"));
         }
         if bytes[16..32] != shape.store.0 {
             return mismatch("it belongs to another store".to_owned());
         }
-        let blocks = get_u32(bytes, 12);
+        let blocks = u32_at(bytes, 12);
         if blocks != shape.segment_blocks() {
             return mismatch(format!("it has {blocks} blocks, this store's segments have {}", shape.segment_blocks()));
         }
@@ -246,17 +247,17 @@ impl SegmentHeader {
         let Some(log_state) = log_state.filter(|_| bytes[120..CRC_AT].iter().all(|&b| b == 0)) else {
             return impossible(0, "reserved bytes of the segment's header are not zero".to_owned());
         };
-        let number = SegmentNumber(get_u64(bytes, 32));
+        let number = SegmentNumber(u64_at(bytes, 32));
         if !(SegmentNumber(1)..=SegmentNumber::MAX).contains(&number) {
             return impossible(32, format!("the segment has number {number}, expected 1 to {}", SegmentNumber::MAX));
         }
-        let start = Lsn(get_u64(bytes, 48));
+        let start = Lsn(u64_at(bytes, 48));
         let positions =
             [(48, start), (56, log_state.durable), (72, log_state.safe_start), (88, log_state.checkpoint_lsn)];
         if let Some((offset, found)) = positions.into_iter().find(|(_, position)| !position.is_stored()) {
             return impossible(offset, format!("position {found} is not a multiple of 8 up to {}", Lsn::MAX));
         }
-        let (salt, started_ms, region) = (get_u64(bytes, 40), get_u64(bytes, 104), get_u64(bytes, 112));
+        let (salt, started_ms, region) = (u64_at(bytes, 40), u64_at(bytes, 104), u64_at(bytes, 112));
         Ok(HeaderBlock::Valid(SegmentHeader { number, salt, start, log_state, started_ms, region }, crc))
     }
 }
@@ -309,18 +310,18 @@ impl BatchHeader {
         if bytes[..8] != BATCH_MAGIC {
             return None;
         }
-        let crc = get_u32(bytes, CRC_AT);
+        let crc = u32_at(bytes, CRC_AT);
         if crc != batch_checksum(store, bytes) || bytes[96..CRC_AT].iter().any(|&b| b != 0) {
             return None;
         }
         let header = BatchHeader {
-            number: SegmentNumber(get_u64(bytes, 8)),
-            salt: get_u64(bytes, 16),
-            lsn: Lsn(get_u64(bytes, 24)),
-            payload_len: get_u32(bytes, 32),
-            payload_crc: get_u32(bytes, 36),
-            chain: get_u32(bytes, 40),
-            block: get_u32(bytes, 44),
+            number: SegmentNumber(u64_at(bytes, 8)),
+            salt: u64_at(bytes, 16),
+            lsn: Lsn(u64_at(bytes, 24)),
+            payload_len: u32_at(bytes, 32),
+            payload_crc: u32_at(bytes, 36),
+            chain: u32_at(bytes, 40),
+            block: u32_at(bytes, 44),
             log_state: LogState::get(&bytes[48..48 + STATED_BYTES])?,
         };
         let log_state = &header.log_state;
@@ -365,12 +366,4 @@ fn put_u32(out: &mut [u8], at: usize, value: u32) {
 
 fn put_u64(out: &mut [u8], at: usize, value: u64) {
     out[at..at + 8].copy_from_slice(&value.to_le_bytes());
-}
-
-fn get_u32(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().rev().fold(0, |n, &b| n << 8 | u32::from(b))
-}
-
-fn get_u64(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().rev().fold(0, |n, &b| n << 8 | u64::from(b))
 }
