@@ -113,7 +113,7 @@ pub const CONTROLS: &[Control] = &[
     by("within-answered-before-sync", "power", "plain", &[LostAcked]),
     // The model of the same bug. It covers reorderings of a weak memory model that x86 does not
     // show.
-    by("seqlock-without-fence", MODEL, "loom_tests::cell::planted_a_cell_without_fences", &[]),
+    by("seqlock-without-fence", MODEL, "shared::protocols::loom_tests::cell::planted_a_cell_without_fences", &[]),
 ];
 
 #[cfg(test)]

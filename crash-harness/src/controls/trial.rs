@@ -134,13 +134,13 @@ pub(super) fn run(program: &Path, check: &Check, bug: &str, seed: u64) -> Result
     })
 }
 
-/// Runs the model of the bug. The test passes if the model checker finds the bug.
-fn in_the_model(only: &str) -> Trial {
-    let (test, name) = only.split_once(' ').expect("a test program, and one of its tests");
+/// Runs the model of the bug, a unit test of the library. It passes if the model checker finds the
+/// bug.
+fn in_the_model(name: &str) -> Trial {
     // Reuses the build of an earlier `cargo test`, if there is one.
     let target = crate::instrumented::target();
     let ended = cargo::command()
-        .args(["test", "--quiet", "--test", test, "--target-dir"])
+        .args(["test", "--quiet", "--lib", "--target-dir"])
         .arg(target)
         .args(["--", "--exact", name])
         .stdin(Stdio::null())
