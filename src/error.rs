@@ -22,6 +22,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// All errors of this library, by what the caller can do about them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+// A tag of its own: with one in a niche of the reasons, each check of a result costs instructions
+// (get of a snapshot: 1,635 instead of 1,617).
+#[repr(u32)]
 pub enum Error {
     /// The handle was opened before a `fork()` and is used in the child. Open the store anew there.
     #[error(
