@@ -182,7 +182,7 @@ pub(crate) fn kill(pid: u32) {
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
-/// Waits until a killed process runs no more; that somebody reaps it may take seconds.
+/// Waits until a killed process runs no more. Its parent may reap it seconds later.
 pub(crate) fn wait_dead(pid: u32) {
     let state = || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -180,7 +180,7 @@ fn damage_is_never_laundered() {
     }
 }
 
-/// A checkpoint that meets damage says so to whoever waits for it, and doesn't keep them waiting.
+/// A checkpoint that meets damage fails its waiters with that error, at once.
 #[test]
 fn checkpoint_reports_damage() {
     let dir = scratch();
@@ -316,7 +316,8 @@ fn number_of(ours: &Image, dir: &Path, name: &str, other: Vec<u8>, names: &str) 
     refused(&path, names, &format!("{name} of another store"));
 }
 
-/// A shared region that is no region, or one of another store, is of the past: nobody uses it.
+/// A shared region that is malformed, or belongs to another store, is treated as stale: the store
+/// is recovered from its files.
 #[test]
 fn shared_region_of_something_else() {
     let dir = scratch();

@@ -1,7 +1,7 @@
-//! Goal: a checksum proves nothing of who wrote the bytes. Whatever a field of a checksummed
-//! structure contains, opening the store answers, without a panic, a fault, a hang or a huge
-//! allocation; a store that is refused keeps every byte, and the error names a file and what is
-//! wrong with it.
+//! Goal: a checksum proves no authorship: any process can write fitting bytes. Whatever a field of
+//! a checksummed structure contains, opening the store answers, without a panic, a fault, a hang or
+//! a huge allocation. A store that is refused keeps every byte, and the error names a file and what
+//! is wrong with it.
 //!
 //! Method: each field of each structure at rest is set to extreme values, and all checksums over it
 //! are made to fit. Each changed store is opened, read, written to and verified in another process,

@@ -37,8 +37,8 @@ fn every_byte_arrives() {
             let words = bytes / 8;
             let there = pair.one_way(words, 2).unwrap_or_else(|error| panic!("{kind:?}, {bytes} B: {error}"));
             assert_eq!(there.times.len(), 2);
-            // Each has to be written and read; where memory is shared, whoever is still awake makes
-            // no call at all.
+            // Each message has to be written and read. With shared memory, a process that is still
+            // awake makes no call.
             assert!(kind.family() != Family::Message || there.calls >= 2.0, "{kind:?}: {} calls", there.calls);
             pair.round_trip(words, 2).unwrap_or_else(|error| panic!("{kind:?}, {bytes} B and back: {error}"));
         }

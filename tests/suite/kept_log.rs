@@ -116,8 +116,8 @@ fn damage_a_record(files: &mut Files, name: &str) {
     assert!(is_done);
 }
 
-/// Opens a store, all of whose values must be there; what `verify` says of the log; what a feed of
-/// all changes comes to.
+/// Opens a store that must hold all its values. Returns the problems that `verify` finds in the
+/// log, and the result of a feed of all changes.
 fn look(path: &Path, state: &State) -> (Vec<Problem>, Result<(), Error>) {
     let store = in_process().open(path).unwrap();
     assert!(read(&store).unwrap() == *state);
@@ -131,7 +131,7 @@ fn look(path: &Path, state: &State) -> (Vec<Problem>, Result<(), Error>) {
         }
         Ok(())
     };
-    // Who needs nothing of what is lost reads on.
+    // A consumer that needs no lost bytes reads on.
     follow(until).unwrap();
     (problems, follow(TxnId::ZERO))
 }

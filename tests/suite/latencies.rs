@@ -90,7 +90,7 @@ fn commits_that_have_time_are_acknowledged_apart() {
     }
     let mut txn = store.begin_with(Durability::Within(times[2])).unwrap();
     txn.put(&keys, b"key", b"other").unwrap();
-    // Whoever waits later is counted as such, if there is something to wait for.
+    // A commit whose ticket is waited for later is counted as bulk, if it is not yet durable.
     txn.submit().unwrap().wait().unwrap();
     let now = store.stats().unwrap().latencies.acknowledgement;
     assert_eq!(now.within.since(&before.within).count(), 3, "{now:#?}");

@@ -28,8 +28,8 @@ fn fork_and_wait(store: &Path, in_child: impl FnOnce()) -> ! {
     if child == 0 {
         in_child();
         let start = Instant::now();
-        // The test hears no more of this process when the parent is gone.
-        // SAFETY: nobody writes there any more.
+        // The test gets no more output of this process when the parent is gone. SAFETY: the child
+        // writes there no more.
         unsafe { libc::close(1) };
         while store.exists() && !store.join("end").exists() && start.elapsed() < HANGS {
             std::thread::sleep(Duration::from_millis(5));
@@ -408,7 +408,7 @@ fn cells_and_counters() {
     assert_eq!(store.counter("hits").unwrap().get().unwrap(), 800);
     assert!(client.counter_add("imu", 1).is_err() && client.counter_get("imu").is_err());
     client.sync().unwrap();
-    // What was durable is there when everybody has gone.
+    // What was durable is there when all processes have gone.
     drop((client, cell, store));
     at.stop_logger();
     let store = at.open();
@@ -480,7 +480,7 @@ fn a_visible_write_is_answered_before_the_flush() {
     assert!(store.stats().unwrap().durable < txn);
     client.sync().unwrap();
     assert!(store.stats().unwrap().durable > txn);
-    // A durable one waits for the flush, here for somebody who hurries it.
+    // A durable put waits for the flush, which the store's `sync` requests here.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| client.put("k", b"c", b"").unwrap());
         let keyspace = store.find_keyspace("k").unwrap().unwrap();

@@ -140,14 +140,14 @@ fn waiting() {
     let start = Instant::now();
     assert!(changes.try_next(SECOND / 2).unwrap().is_none());
     assert!(start.elapsed() >= SECOND / 2 && start.elapsed() < HANGS);
-    // One that waits hears of it when it happens, and holds nobody up meanwhile.
+    // A waiting client gets the change when it happens, and delays no other request meanwhile.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| changes.next().unwrap().unwrap());
         std::thread::sleep(SECOND / 4);
         client.put("k", b"b", b"2").unwrap();
         assert_eq!(waiting.join().unwrap().key(), b"b");
     });
-    // A logger that is told to leave is not held up by those who wait.
+    // Waiting clients do not delay a logger that was requested to leave.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| changes.next().unwrap());
         std::thread::sleep(SECOND / 4);

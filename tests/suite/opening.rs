@@ -1,9 +1,9 @@
-//! Goal: opening works for everybody at once, from anywhere, and where it can't it says why: first
-//! openings that race and are killed half-way, long paths, several stores and several handles,
-//! read-only openers, missing rights.
+//! Goal: all processes can open at once, from anywhere, and where one can't the error gives the
+//! reason: first openings that race and are killed half-way, long paths, several stores and several
+//! handles, read-only openers, missing rights.
 //!
-//! Method: real processes in the roles at the end of the file, told by pipes what to do, on real
-//! directories. What needs root says so loudly when it is skipped, and fails where `CI` is set.
+//! Method: real processes in the roles at the end of the file, directed by pipes, on real
+//! directories. What needs root reports loudly that it is skipped, and fails where `CI` is set.
 
 mod rights;
 
@@ -88,8 +88,8 @@ fn openers_are_killed_while_they_make_the_store() {
     }
 }
 
-/// Nobody uses the store any more: the logger leaves by itself, leaving nothing to replay, and a
-/// later opener starts another.
+/// When no process uses the store any more, the logger leaves by itself, leaving nothing to replay,
+/// and a later opener starts another.
 #[test]
 fn an_idle_logger_leaves() {
     let _limit = limit();
@@ -99,7 +99,7 @@ fn an_idle_logger_leaves() {
     });
     store.keyspace("keys").unwrap().put(b"k", b"v").unwrap();
     let logger = store.stats().unwrap().logger_pid.unwrap();
-    // As long as somebody has the store open, it stays.
+    // The logger stays as long as a process has the store open.
     std::thread::sleep(Duration::from_millis(400));
     assert!(exists(logger));
     let before = store.snapshot().unwrap().txn_id();

@@ -93,7 +93,7 @@ fn directory_of(uid: u32) -> TestStore {
     test
 }
 
-/// A store that a uid has made and that nobody uses.
+/// A store that a uid has made and that no process uses.
 fn store_of(uid: u32) -> TestStore {
     let test = directory_of(uid);
     let owner = Child::spawn("ownership::open-as", &test.path, &[&uid.to_string(), ""]);
@@ -129,7 +129,7 @@ fn refused<T>(result: Result<T>, with: &[&str]) {
     }
 }
 
-/// Whoever owns the directory gets everything by its `access` file. So root does not join in
+/// The owner of the directory gets everything by its `access` file. So root does not join in
 /// silence, and leaves everything as it was.
 #[test]
 fn root_does_not_join_by_accident() {
@@ -289,7 +289,7 @@ fn modes_let_no_other_user_in() {
         assert!(files(&test.path).iter().all(|file| std::fs::symlink_metadata(file).unwrap().uid() == 0));
         assert!(store.is_none_or(|store| store.stats().unwrap().clients.len() == 1));
     };
-    // While the owner uses it, while nobody does, and when the owner comes back.
+    // While the owner uses it, while no process does, and when the owner comes back.
     try_all(Some(&store));
     drop(store);
     test.stop_logger();

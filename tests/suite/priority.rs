@@ -1,9 +1,9 @@
 //! Goal: an urgent commit is let in before the bulk commits that wait beside it, of other processes
-//! and of its own; and who is bulk gets in all the same.
+//! and of its own. Bulk commits get in all the same.
 //!
 //! Method: one process holds the writer lock until bulk and urgent waiters have gathered behind it,
-//! in processes and threads of their own, then lets go. The order of the transaction ids says in
-//! which order they were let in.
+//! in processes and threads of their own, then lets go. The order of the transaction ids is the
+//! order in which they were let in.
 
 use crate::common::{Child, Role, TestStore, limit, listen, say};
 use rustix::process::Signal;
@@ -60,7 +60,7 @@ fn rounds_that_beat(chance: f64, mut good: impl FnMut() -> bool) -> usize {
     panic!("{count} of {ROUNDS_MAX}, which a chance of {chance} explains");
 }
 
-/// The ids that waiters get who gather behind an open transaction, each in the order of `roles`.
+/// The ids that waiters get that gather behind an open transaction, each in the order of `roles`.
 fn ids(store: &Store, children: &mut [Child]) -> Vec<u64> {
     let txn = store.begin().unwrap();
     for child in &mut *children {

@@ -34,8 +34,8 @@ fn assert_sees(snapshot: &Snapshot, store: &Store, model: &Model, seed: u64) {
     assert!(expected.next().is_none(), "UNTORN_SEED={seed}");
 }
 
-/// The process of this store's logger: one that runs this very test, not whoever has its number by
-/// now.
+/// The process of this store's logger: one that runs this very test, not another process that has
+/// its id by now.
 fn logger(store: &Store) -> Option<rustix::process::Pid> {
     let pid = store.stats().unwrap().logger_pid.filter(|pid| *pid != std::process::id())?;
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
@@ -115,7 +115,7 @@ fn pages_are_neither_lost_nor_used_twice() {
             assert_sees(&store.snapshot().unwrap(), &store, &model, seed);
         }
         if rng.random_bool(0.003) {
-            // Everybody leaves; the logger is killed, so that recovery has the ring to read.
+            // All processes leave; the logger is killed, so that recovery has the ring to read.
             pins.clear();
             let pid = logger(&store);
             drop((rows, store));

@@ -1,6 +1,6 @@
 //! Goal: whatever a crash or a damaged byte leaves of the log and of the checkpoint's headers,
-//! recovery yields a state that was, with everything in it that was stated durable, or says which
-//! file is damaged where. Never another state, never a panic.
+//! recovery yields a state that was, with everything in it that was stated durable, or names the
+//! damaged file and place. It never yields another state and never panics.
 //!
 //! Method: a small store whose every state is known is stopped as a crash of the kernel would (its
 //! logger killed, its shared region lost); copies of its files are cut or changed at one byte each
@@ -372,8 +372,7 @@ fn shared_region_at_rest() {
     store_files::remove_all(&live);
 }
 
-/// Goal: a logger that can't recover says why to whoever opens, at once, from another process as
-/// well.
+/// Goal: if a logger can't recover, the opener gets the reason, at once, also from another process.
 #[test]
 fn errors_of_recovery_reach_the_caller() {
     let dir = scratch();

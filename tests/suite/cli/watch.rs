@@ -90,7 +90,7 @@ fn watch_begins_now_unless_told_otherwise() {
     let fixture = Fixture::new();
     fixture.run("put", &["users", "before", "1"]).ok();
     let watch = Watch::start(&fixture, &["users"]);
-    // Nobody tells when it has begun.
+    // `watch` does not announce its start, so the test repeats the change until it is printed.
     let line = loop {
         fixture.run("put", &["users", "after", "2"]).ok();
         match watch.lines.recv_timeout(Duration::from_millis(50)) {

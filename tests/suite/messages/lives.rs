@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The logger stays while somebody is connected, and leaves when nobody is.
+/// The logger stays while a client is connected, and leaves when none is.
 #[test]
 fn the_logger_stays_for_messages_and_leaves_without() {
     let _limit = limit();
@@ -74,7 +74,7 @@ fn the_logger_is_killed() {
     let client = at.client();
     let mut scan = client.scan("k", ..).unwrap();
     scan.next().unwrap().unwrap();
-    // Nobody starts another before somebody writes.
+    // No process starts another logger before the next write.
     let pid = store.stats().unwrap().logger_pid.unwrap();
     send(pid, Signal::KILL);
     wait_until(|| !exists(pid));
@@ -268,8 +268,7 @@ fn the_host_closes_descriptors() {
     host.finish();
 }
 
-/// A logger that leaves when nobody is there, just as somebody comes: whoever has been let in is
-/// served.
+/// A client connects just as the idle logger leaves: if the connection was accepted, it is served.
 #[test]
 fn the_logger_leaves_as_somebody_connects() {
     use rand::{Rng, SeedableRng};

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Requests without end, and nobody who reads the replies.
+/// Clients send requests without end and read no replies.
 #[test]
 fn floods() {
     let _limit = limit();
@@ -86,8 +86,8 @@ fn long_edges_and_prefixes_are_not_kept() {
     victim.end();
 }
 
-/// The memory of long messages is used again for a moment, and goes although all who sent them are
-/// still there.
+/// The memory of long messages is reused for a moment, then released although all their senders are
+/// still connected.
 #[test]
 fn memory_of_long_messages_goes_back() {
     let _limit = limit();
@@ -198,7 +198,7 @@ fn who_hangs_up_before_a_deadline_frees_the_seat() {
     let request = Request::Put { keyspace: "k", key: b"b", value: b"1", durability };
     peer.send(&wire::encode(&request).unwrap()).unwrap();
     wait_until(|| keys.get(b"b").unwrap().is_some());
-    // Who only says no more waits for its answer.
+    // A peer that shuts down only its sending side still waits for its answer.
     peer.0.shutdown(std::net::Shutdown::Write).unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(Client::connect(victim.at.path.join("logger.sock")).is_err());
@@ -234,7 +234,7 @@ fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
     assert_clean(&victim.store);
 }
 
-/// Somebody who connects all the time does not keep the socket from being moved.
+/// A client that connects all the time does not keep the socket from being moved.
 #[test]
 fn the_socket_moves_in_a_storm() {
     let _limit = limit();
@@ -298,7 +298,7 @@ fn no_more_connections_than_there_may_be() {
     victim.end();
 }
 
-/// Nobody who is idle costs anything: no thread of the logger spins.
+/// Idle connections cost nothing: no thread of the logger spins.
 #[test]
 fn idle_connections_do_not_spin() {
     let _limit = limit();
