@@ -81,7 +81,7 @@ impl History {
 
 /// Commits `count` transactions: single keys, several keys in several keyspaces, deletes, a large
 /// value, a transaction larger than the ring, and one that is rolled back after it has streamed.
-/// `durable` says which are waited for.
+/// `durable` selects the ones that are waited for.
 pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: impl Fn(u64) -> bool) {
     if history.states.is_empty() {
         history.states.push((0, State::new()));

@@ -1,6 +1,6 @@
-//! Goal: code that is written against `StoreRead` and `StoreWrite` finds the same on a direct
-//! client and by message. Method: one script of all calls, errors among them, on both kinds of
-//! client of one store; what each is told is compared.
+//! Goal: code that is written against `StoreRead` and `StoreWrite` gets the same results from a
+//! direct client and a message-passing client. Method: one script of all calls, errors among them,
+//! on both kinds of client of one store; the results of each are compared.
 
 use crate::common::{HANGS, TestStore, limit};
 use std::ops::Bound;
@@ -8,7 +8,7 @@ use untorn::{Batch, Client, CommitOutcome, Durability, Error, Feed, KeyBounds, R
 
 const ALL: KeyBounds<'_> = (Bound::Unbounded, Bound::Unbounded);
 
-/// What a call was told, without the ids of transactions.
+/// The results of the calls, without the ids of transactions.
 #[derive(Default, Debug, PartialEq)]
 struct Told(Vec<String>);
 

@@ -262,8 +262,8 @@ fn grow(role: &Role) {
     }
 }
 
-/// All values up to `written` are there, and no part of a later one but the next, which was
-/// committed and not told.
+/// All values up to `written` are there. Of later ones only the next may be there, whole: it was
+/// committed and not reported.
 fn check(store: &Store, written: u64) {
     let rows = store.keyspace("rows").unwrap();
     let snapshot = store.snapshot().unwrap();

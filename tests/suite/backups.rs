@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, FlushPolicy, Store};
 
-/// Not a test of its own: stores what it is told to, durably, and then as a commit that is only
+/// Not a test of its own: stores the values it is given, durably, and then as a commit that is only
 /// visible.
 #[test]
 fn child() {

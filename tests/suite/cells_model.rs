@@ -94,9 +94,9 @@ impl Actor {
         Actor { store, cells: BTreeMap::new(), counter: None }
     }
 
-    /// Does what a line says and answers in a line; the same for this process and the peer. A value
-    /// is known by its number, which is the caller's to say and is looked for among `known` when it
-    /// is loaded.
+    /// Executes a line and answers in a line; the same for this process and the peer. A value is
+    /// identified by its number. The caller chooses it when it stores, and a load searches it among
+    /// `known`.
     fn act(&mut self, line: &str) -> String {
         self.try_act(line).unwrap_or_else(|error| match error {
             Error::NoCell { .. } => "gone".into(),

@@ -57,9 +57,9 @@ fn flip(file: &std::fs::File, at: u64, bits: u8) {
     file.write_all_at(&[byte[0] ^ bits], at).unwrap();
 }
 
-/// Every byte of a page that the finished checkpoint uses counts. Which pages those are shows by
-/// their checksum words; their number must be that of the checksums that `verify` says it held
-/// against bytes.
+/// Every byte of a page that the finished checkpoint uses counts. A flipped bit in the checksum
+/// word finds these pages; their number must fit the number of checksums that `verify` reports as
+/// compared.
 #[test]
 fn verify_finds_each_flipped_byte_of_used_pages() {
     let dir = scratch();
@@ -260,7 +260,7 @@ fn foreign_and_short_and_newer_files() {
             for slot in slots {
                 let slot = &mut bytes[slot * 4096..][..4096];
                 slot[8] += 1;
-                // Something that this version knows nothing of.
+                // A field that this version does not have.
                 slot[4000] = 1;
                 let sum = [&slot[..12], &slot[16..]].iter().fold(crc32fast::Hasher::new(), |mut sum, part| {
                     sum.update(part);

@@ -28,7 +28,7 @@ fn child() {
             say(snapshot.txn_id());
             listen();
         }
-        // Deletes the keys of a range, one by one, and says each.
+        // Deletes the keys of a range, one by one, and prints each.
         "delete" => {
             let rows = store.keyspace("rows").unwrap();
             for key in role.number(0)..role.number(1) {

@@ -6,7 +6,7 @@
 use crate::common::{TestStore, limit};
 use std::process::Command;
 
-/// What this executable says when it is started as a logger for a store that is not there.
+/// The output of this executable when it is started as a logger for a store that does not exist.
 fn started_as_logger() -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "nothing_of_this_name"]).env("UNTORN_BECOME_LOGGER", "/nonexistent/store");
@@ -18,7 +18,7 @@ fn only_the_hook_makes_an_executable_a_logger() {
     let _limit = limit();
     let said = started_as_logger();
     if cfg!(feature = "logger-hook") {
-        // `main` has not run; the logger says why it can't serve.
+        // `main` has not run; the logger prints why it can't serve.
         assert!(said.contains("/nonexistent/store") && !said.contains("running 0 tests"), "{said:?}");
     } else {
         assert!(said.contains("running 0 tests"), "{said:?}");

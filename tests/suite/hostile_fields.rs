@@ -32,7 +32,7 @@ const ALLOCATION_MAX: usize = 64 << 20;
 
 // ---- the process that opens
 
-/// Not a test of its own: opens what it is told to, and says how that ended.
+/// Not a test of its own: opens each path that it is given, and prints how that ended.
 #[test]
 fn child() {
     let Some(role) = Role::of_this_process() else { return };

@@ -160,7 +160,8 @@ fn a_logger_that_is_alone_does_not_wake() {
     assert_eq!(live(&test.path).clients.len(), 1);
     child.kill();
     wait_until(|| live(&test.path).clients.is_empty());
-    // A socket that goes comes back, and it moves to where the access file says.
+    // If the socket is removed, the logger makes it again. If the access file names another path,
+    // the socket moves there.
     assert_sleeps(logger);
     std::fs::remove_file(test.path.join("logger.sock")).unwrap();
     wait_until(|| test.path.join("logger.sock").exists());
@@ -193,10 +194,10 @@ fn a_logger_without_clients_rests_until_it_leaves() {
     };
     let logger = opened_once();
     assert_rests(logger, 0.5);
-    // It is told to leave, and does so at once.
+    // A request to leave makes it leave at once.
     assert!(untorn::logger::stop_logger(&test.path, HANGS).unwrap());
     wait_until(|| !exists(logger));
-    // One whose directory goes notices that.
+    // A logger whose directory is removed notices that.
     let logger = opened_once();
     assert_rests(logger, 0.5);
     std::fs::remove_dir_all(&test.path).unwrap();

@@ -1,9 +1,8 @@
-//! Goal: the benchmark `ipc` measures what it says. Its fits find the constants of points that were
-//! made by the formulas; each way of handing over carries every byte, between processes, at sizes
-//! around each boundary that it has.
+//! Goal: the benchmark `ipc` measures what its names promise. Its fits find the constants of points
+//! that were made by the formulas. Each way of handing over carries every byte, between processes,
+//! at sizes around each boundary that it has.
 //!
-//! Method: the benchmark's own code is compiled into this test. How long anything takes is not
-//! looked at.
+//! Method: the benchmark's own code is compiled into this test. Durations are not checked.
 
 #[path = "../../benches/ipc/main.rs"]
 #[allow(dead_code, unreachable_pub)]

@@ -294,7 +294,7 @@ fn a_full_store_makes_room_by_itself() {
     assert_clean(&store);
 }
 
-/// After an error in the middle of a change, a transaction refuses to read its state, which is
+/// After an error in the middle of a change, every call of a transaction fails: its state is
 /// neither old nor new.
 #[test]
 fn a_failed_transaction_answers_nothing() {

@@ -50,8 +50,8 @@ fn a_transaction_larger_than_the_spares_meets_a_checkpoint() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// A logger that is told to leave wants a last checkpoint; a transaction that stays open must not
-/// keep it, and the initialisation lock that it holds, for ever.
+/// A logger that is requested to leave takes a last checkpoint. A transaction that stays open must
+/// not delay the logger, and the initialisation lock that it holds, for ever.
 #[test]
 fn the_logger_leaves_beside_an_open_transaction() {
     let dir = tempfile::tempdir().unwrap();
@@ -121,8 +121,8 @@ fn the_longest_time_out_is_no_limit() {
     untorn::logger::stop_logger(&path, Duration::MAX).unwrap();
 }
 
-/// A checkpoint begins between two transactions: it can't be waited for inside of one, and no
-/// longer than the option says for another thread's.
+/// A checkpoint begins between two transactions. A thread with an open transaction can't wait for
+/// it; for another thread's transaction, the wait is limited by the option.
 #[test]
 fn a_checkpoint_does_not_wait_for_its_own_caller() {
     let _limit = limit();

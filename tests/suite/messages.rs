@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, FlushPolicy, Keyspace, TxnId};
 
-/// Says so when there is a child, and lets both live: this process until it is killed, the child
-/// until there is a file of the name `end` in the store's directory.
+/// Forks, reports that, and keeps both alive: this process until it is killed, the child until
+/// there is a file of the name `end` in the store's directory.
 fn fork_and_wait(store: &Path, in_child: impl FnOnce()) -> ! {
-    // SAFETY: the child calls nothing that a thread it has not got could have locked, but for this
-    // library, which says that it knows.
+    // SAFETY: the child calls nothing that a thread it has not got could have locked. The exception
+    // is this library, which documents its behaviour after a fork.
     let child = unsafe { libc::fork() };
     if child == 0 {
         in_child();
@@ -78,7 +78,7 @@ fn child() {
     let Some(role) = Role::of_this_process() else { return };
     let socket = role.store.join("logger.sock");
     match &*role.name {
-        // Puts, and says what was acknowledged.
+        // Puts, and prints what was acknowledged.
         "putter" => {
             let client = Client::connect(socket).unwrap();
             let name = role.arguments[0].clone();
@@ -336,7 +336,8 @@ fn batches_and_their_conditions() {
     let CommitOutcome::Committed(second) = client.commit(&batch).unwrap() else { panic!() };
     assert_eq!(client.get("a", b"x").unwrap(), None);
     assert_eq!(client.get_versioned("b", b"y").unwrap().unwrap().1, second);
-    // The key is gone, so the same batch does nothing now, and says which condition it was.
+    // The key is gone, so the same batch does nothing now, and returns the index of the failed
+    // condition.
     assert_eq!(client.commit(&batch).unwrap(), CommitOutcome::Mismatch { index: 1, current: None });
     assert_eq!(client.get_versioned("b", b"y").unwrap().unwrap().1, second);
     let mut batch = Batch::new();
@@ -418,7 +419,7 @@ fn cells_and_counters() {
     assert_clean(&store);
 }
 
-/// No increment of many clients that only know versions gets lost.
+/// No increment of many clients that swap by versions gets lost.
 #[test]
 fn many_clients_at_once() {
     let _limit = limit();

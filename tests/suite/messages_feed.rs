@@ -27,7 +27,7 @@ impl House {
         Client::connect(self.at.path.join("logger.sock")).unwrap()
     }
 
-    /// All durable changes after `from`, as a direct client hears of them.
+    /// All durable changes after `from`, as a direct client reads them.
     fn direct(&self, from: TxnId) -> Vec<Change> {
         self.store.sync().unwrap();
         let mut changes = self.store.changes(from, Feed::Durable).unwrap();
@@ -157,7 +157,7 @@ fn waiting() {
     });
 }
 
-/// While loggers are killed, and then compared with what a direct client hears.
+/// While loggers are killed, and then compared with what a direct client reads.
 #[test]
 fn loggers_die_under_a_feed() {
     let _limit = limit();
@@ -208,8 +208,8 @@ fn loggers_die_under_a_feed() {
     assert!(house.store.stats().unwrap().logger_starts >= u64::from(lives));
 }
 
-/// What a client may not read it does not hear of, and each of its transactions has a last change
-/// all the same.
+/// A client gets no change that it may not read. Each of its transactions has a last change all the
+/// same.
 #[test]
 fn only_what_may_be_read() {
     let _limit = limit();
@@ -219,7 +219,7 @@ fn only_what_may_be_read() {
     let keyspaces = names.map(|name| house.store.keyspace(name).unwrap());
     for number in 0..60u32 {
         let mut txn = house.store.begin_with(untorn::Durability::Visible).unwrap();
-        // Every order, and transactions of which there is nothing to hear.
+        // Every order, and transactions without a readable change.
         for digit in 0..4 {
             let which = number / 3u32.pow(digit) % 3;
             txn.put(&keyspaces[which as usize], &[digit as u8], &number.to_le_bytes()).unwrap();

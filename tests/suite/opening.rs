@@ -37,8 +37,8 @@ fn ten_open_a_new_store_at_once() {
 }
 
 /// Processes open a store while another one makes so many cells that the shared region grows all
-/// the time. An opener once held what the words say is there against a length that it had looked at
-/// before, and took the region for one of another boot.
+/// the time. An opener once compared the size that the region states with a length that it had read
+/// before. It then took the region for one of another boot.
 #[test]
 fn the_region_grows_while_others_open() {
     let _limit = limit();
@@ -381,7 +381,7 @@ fn child() {
     }
 }
 
-/// Opens a store, writes to it, and says what came of that.
+/// Opens a store, writes to it, and prints the result.
 fn say_opened(options: &untorn::Options, path: &Path) {
     match options.open(path).and_then(|store| store.keyspace("keys")?.put(b"k", b"v")) {
         Ok(_) => say("opened"),

@@ -2,7 +2,8 @@
 //!
 //! Method: they are taken from the document and run, all of them, in their order, in an empty
 //! directory. They make namespaces and change user ids, so this needs root, `unshare` and
-//! `setpriv`; without them it says that it was skipped, and fails where the variable `CI` is set.
+//! `setpriv`. Without them the test reports that it was skipped, and fails where the variable `CI`
+//! is set.
 
 use crate::common::program;
 use crate::common::{HANGS, copy_program, limit};

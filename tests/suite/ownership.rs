@@ -1,9 +1,9 @@
-//! Goal: a store is its owner's. No other uid joins it or gets anything of it, also not after a
-//! `chmod` that lets everyone in, also not in a user namespace where many uids look like one; root
-//! joins only if it says so, and then its logger is the owner's.
+//! Goal: a store belongs to its owner. No other uid joins it or gets anything of it, also not after
+//! a `chmod` that opens the directory to all, also not in a user namespace where many uids look
+//! like one. Root joins only with an option, and then its logger runs as the owner.
 //!
 //! Method: processes and threads of several uids, and user namespaces with chosen maps, on real
-//! directories. That needs root; without it the tests say that they were skipped, and fail where
+//! directories. That needs root; without it the tests report that they were skipped, and fail where
 //! the variable `CI` is set.
 
 use crate::common::*;
@@ -24,7 +24,7 @@ const BOB: u32 = 54_332;
 fn child() {
     let Some(role) = Role::of_this_process() else { return };
     match role.name.as_str() {
-        // Opens as a uid, and works until told to end.
+        // Opens as a uid, and works until it is requested to end.
         "open-as" => {
             become_user(role.number(0) as u32);
             open(&role, role.arguments[1] == "foreign");
@@ -346,7 +346,7 @@ fn unmapped_users_are_no_user() {
     if !is_root("unmapped_users_are_no_user") {
         return;
     }
-    // The directory of a uid that the namespace does not know: any other such uid would be its
+    // The directory of a uid that is not mapped in the namespace: any other such uid would be its
     // owner.
     let test = store_of(ALICE);
     let_everyone_in(&test.path);
@@ -356,7 +356,7 @@ fn unmapped_users_are_no_user() {
     let said = spawn_inside(&test.path, "").hear();
     assert!(said.contains("user namespace") && said.contains("65534"), "{said}");
 
-    // A logger in the namespace, and peers that it does not know.
+    // A logger in the namespace, and peers whose uids are not mapped there.
     let test = directory_of(INSIDE);
     let public = tempfile::tempdir().unwrap();
     std::fs::set_permissions(public.path(), PermissionsExt::from_mode(0o755)).unwrap();

@@ -150,7 +150,7 @@ fn bulk_commits_are_not_starved() {
 }
 
 /// A bulk commit waits for its share of the log while urgent ones come, but never longer than its
-/// caller says, and a thread that has a transaction open learns so at once. The logger is stopped,
+/// caller's limit. A thread with an open transaction gets the error at once. The logger is stopped,
 /// so that what is published stays pending.
 #[test]
 fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {

@@ -180,8 +180,8 @@ fn threads_take_turns() {
     assert_eq!(amount(&keys.get(b"count").unwrap().unwrap()), 2000);
 }
 
-/// A timed out waiter for the lock gets the lock's owner in its error. A stopped owner keeps the
-/// lock, and stops no reader.
+/// A waiter that times out gets the lock's owner in its error. A stopped owner keeps the lock, and
+/// stops no reader.
 #[test]
 fn stopped_lock_holder() {
     let _limit = limit();
@@ -342,8 +342,8 @@ fn stopped_logger() {
     keys.put(b"k", b"before").unwrap();
     let logger = store.stats().unwrap().logger_pid.unwrap();
     send(logger, Signal::STOP);
-    // The error says which transaction is visible all the same: it must not be taken for one that
-    // has not happened.
+    // The error names the transaction that is visible all the same: it must not be taken for one
+    // that has not happened.
     let stalled = |call: &dyn Fn() -> untorn::Result<()>| {
         let start = Instant::now();
         let error = call().unwrap_err();
@@ -372,7 +372,8 @@ fn stopped_logger() {
     reader.expect("visible");
     reader.finish();
     assert_eq!(store.stats().unwrap().logger_pid, Some(logger));
-    // A task that awaits is not told that the logger stalls, but it is woken when it goes on.
+    // A task that awaits gets no error while the logger stalls, but it is woken when the logger
+    // goes on.
     let awaiting = std::thread::spawn({
         let ticket = ticket.clone();
         move || block_on(ticket)

@@ -23,7 +23,7 @@ fn child() {
     }
 }
 
-/// Has the store open and does what it is told.
+/// Has the store open and executes commands.
 fn holds(path: &Path) {
     let store = Store::open(path).unwrap();
     let keys = store.keyspace("keys").unwrap();
@@ -44,7 +44,7 @@ fn holds(path: &Path) {
     }
 }
 
-/// Opens the store, and closes it when it is told to. The logger stays until it is stopped.
+/// Opens the store, and closes it at a command. The logger stays until it is stopped.
 fn leaves(path: &Path) {
     let store = Store::options().logger_idle(Duration::MAX).open(path).unwrap();
     store.keyspace("keys").unwrap().put("k", "v").unwrap();
@@ -55,7 +55,7 @@ fn leaves(path: &Path) {
     listen();
 }
 
-/// Tries to open the store, and says what is in the way.
+/// Tries to open the store, and prints the error.
 fn opens(path: &Path) {
     match Store::open(path) {
         Ok(store) => say(format!("opened beside {}", store.stats().unwrap().clients.len() - 1)),
@@ -94,8 +94,9 @@ fn put_until_refused(holder: &mut Child, acknowledged: &mut Vec<String>) -> Stri
 /// How a file of a store comes to be missing.
 type Removal = fn(&Path);
 
-/// `lock` goes in each way that it can: the opener hears what is wrong, and so does the process
-/// that goes on; when that has closed the store, all that was acknowledged is there.
+/// `lock` is removed in each possible way. The opener gets the reason as an error, and so does the
+/// process that goes on. When that process has closed the store, all that was acknowledged is
+/// there.
 #[test]
 fn lock_is_removed_while_a_process_has_the_store_open() {
     let _limit = limit();

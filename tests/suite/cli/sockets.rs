@@ -19,7 +19,7 @@ fn the_logger_says_how_it_is_used() {
     assert!(said.contains("store"), "{said}");
 }
 
-/// `untorn-logger` in the foreground, told to leave at the end.
+/// `untorn-logger` in the foreground, stopped by a request at the end.
 struct Logger {
     process: std::process::Child,
     store: PathBuf,

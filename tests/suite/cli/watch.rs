@@ -29,7 +29,7 @@ impl Watch {
         }
     }
 
-    /// Ends it as a terminal does; its exit code and what it said of errors.
+    /// Ends it as a terminal does; returns its exit code and its error output.
     fn interrupt(mut self, signal: libc::c_int) -> (Option<i32>, String) {
         // SAFETY: signals a child of ours that has not been waited for.
         #[allow(unsafe_code)]

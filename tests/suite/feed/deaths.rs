@@ -11,7 +11,7 @@ fn a_logger_that_is_killed_is_replaced_for_a_follower() {
     let mut durable = store.changes(now(&store), Feed::Durable).unwrap();
     for n in 0..5_u64 {
         kill_logger(&store);
-        // Only the follower's calls can start a logger for this commit.
+        // After this commit, only the follower calls.
         let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, b"k", &n.to_be_bytes()).unwrap();
         txn.commit().unwrap();

@@ -29,7 +29,7 @@ fn the_logger_stays_for_messages_and_leaves_without() {
     assert_eq!(&*store.find_keyspace("k").unwrap().unwrap().get(b"a").unwrap().unwrap(), b"1");
 }
 
-/// One that is told to leave ends the connections. A client goes on with the next one.
+/// A logger that is requested to leave ends the connections. A client goes on with the next logger.
 #[test]
 fn a_logger_that_is_told_to_leave_and_the_next_one() {
     let _limit = limit();
@@ -236,7 +236,7 @@ fn children_keep_no_connections() {
     assert_eq!(clients, 2, "this process, and the logger for those who pass messages");
     let mut forker = Child::spawn("messages::forker", &at.path, &[]);
     forker.expect("forked");
-    // The client's process ends, and its child does not: the server hears of it.
+    // The client's process ends, and its child does not: the server detects the end.
     forker.kill();
     drop(client);
     wait_until(|| store.stats().unwrap().clients.len() == 1);
@@ -255,8 +255,8 @@ fn children_keep_no_connections() {
     std::fs::write(at.path.join("end"), "").unwrap();
 }
 
-/// A host that closes what it doesn't know takes a connection, and not more: its own files get none
-/// of our bytes.
+/// A host that closes descriptors it did not open breaks a connection, and no more: its own files
+/// get none of our bytes.
 #[test]
 fn the_host_closes_descriptors() {
     let _limit = limit();

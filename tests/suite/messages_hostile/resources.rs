@@ -210,8 +210,8 @@ fn who_hangs_up_before_a_deadline_frees_the_seat() {
     drop(keys);
 }
 
-/// A logger that is told to leave asks for the flush of a commit that still has time, and says that
-/// it is durable. It once left its client in doubt, though a flush followed.
+/// A logger that is requested to leave flushes a commit that still has time, and answers that it is
+/// durable. It once left its client in doubt, though a flush followed.
 #[test]
 fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
     let _limit = limit();

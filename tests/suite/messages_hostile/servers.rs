@@ -75,7 +75,7 @@ fn servers_that_lead_on() {
     assert!(matches!(ended, Err(Error::Disconnected { .. })), "{ended:?}");
 }
 
-/// What a server says is printed by programs: it is no command for their terminals.
+/// Programs print the texts of a server, so these must contain no command for a terminal.
 #[test]
 fn texts_of_a_server_are_plain() {
     let _limit = limit();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Without the rights that a direct client needs, the error says which file and which right; and
+/// Without the rights that a direct client needs, the error names the file and the right; and
 /// nothing was changed.
 #[test]
 fn missing_rights_are_named() {
@@ -92,7 +92,7 @@ fn is_root(what: &str) -> bool {
     false
 }
 
-/// Opens as a user without rights, and says what came of it.
+/// Opens as a user without rights, and prints the result.
 pub(super) fn as_nobody(path: &Path, read_only: bool) {
     let nobody = rustix::process::Uid::from_raw(65534);
     rustix::thread::set_thread_uid(nobody).unwrap();

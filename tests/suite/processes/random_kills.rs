@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A writer that keeps pairs, and what it said.
+/// A writer that keeps pairs, and the newest number that it reported.
 struct Pairs {
     child: Child,
     name: String,
