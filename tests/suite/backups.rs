@@ -13,8 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, FlushPolicy, Store};
 
-/// Not a test of its own: stores the values it is given, durably, and then as a commit that is only
-/// visible.
+/// Not a test of its own: stores its argument, durably, and then in a commit that is only visible.
 #[test]
 fn child() {
     let Some(role) = Role::of_this_process() else { return };

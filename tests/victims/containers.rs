@@ -1,13 +1,13 @@
-//! Goal: containers share a store as other processes do, whatever they share besides: a process of
-//! one that dies is noticed in the other, one that lives is never taken for dead, and the logger
-//! may run in either, or go with it.
+//! Goal: containers share a store as other processes do, whatever they share besides. The death of
+//! a process is noticed in the other container, a living process is never taken for dead, and the
+//! logger may run in either, or go with it.
 //!
 //! Method: real namespaces (see `container`), two to a test, that see one store at two different
-//! paths. The processes that matter have the same process id in both, so that whoever asks the
-//! kernel about an id of the other container meets a stranger: a living one in place of the dead,
-//! or none in place of the living. The host, which sees all, says who is stopped or killed.
+//! paths. The processes that matter have the same process id in both. So a query of the kernel by
+//! an id of the other container finds the wrong process: a living one in place of the dead, or none
+//! in place of the living. The host, which sees all, decides which process is stopped or killed.
 //!
-//! It needs root and `unshare`; without them each test says that it was skipped, and fails where
+//! It needs root and `unshare`; without them each test reports that it was skipped, and fails where
 //! the variable `CI` is set.
 
 mod container;
@@ -251,7 +251,7 @@ fn planted_liveness_by_pid_is_caught() {
     std::thread::sleep(Duration::from_secs(1));
     assert!(b.child.heard().is_empty(), "the dead one was noticed although somebody of its id lives");
     b.kill();
-    // Where nobody has the id, the dead one is noticed even so.
+    // If no process has the id, the death is noticed even so.
     let mut b = pair.worker_b(SAME + 20);
     assert!(b.ask("wait").parse::<u64>().is_ok());
     let mut a = pair.worker_a(SAME);
@@ -260,7 +260,7 @@ fn planted_liveness_by_pid_is_caught() {
     assert_eq!(b.ask("begin"), "begun", "the living one kept its lock although nobody of its id lives");
 }
 
-/// What a counting worker said was acknowledged.
+/// What a counting worker reported as acknowledged.
 fn heard(worker: &Inside) -> u64 {
     worker.child.heard().last().map_or(0, |line| line.parse().unwrap())
 }
@@ -316,9 +316,9 @@ fn the_logger_dies_with_its_container() {
     assert_clean(&store);
 }
 
-/// Two containers whose user namespaces know the owner of the store by different ids, 0 and 1000,
-/// and neither of them as root of the host. For others of the container the store is closed, and
-/// the error says what to use instead.
+/// Two containers whose user namespaces map the owner of the store to different ids, 0 and 1000,
+/// and neither of them to root of the host. For other users of the container the store is closed,
+/// and the error names what to use instead.
 #[test]
 fn user_namespaces() {
     const OWNER: u32 = 100_000;
@@ -413,7 +413,7 @@ fn nothing_but_the_socket() {
         assert!(client.ask("get private k").starts_with("error: "));
     }
     assert!(reader.ask("put shared a of-reader").starts_with("error: "));
-    // Another user of the container is another user of the host, whom nobody has allowed in.
+    // Another user of the container is another user of the host, whom no rule allows in.
     let stranger = of_writer.run("messenger", SAME, 5, "/run/untorn/untorn.sock", &[]);
     let said = stranger.child.hear();
     assert!(said.starts_with("refused: "), "{said}");

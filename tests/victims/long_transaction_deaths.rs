@@ -92,7 +92,7 @@ fn transaction<'s>(store: &'s Store, rows: &Keyspace, how: How) -> WriteTxn<'s> 
     txn
 }
 
-/// The role: removes when it is told so, and says so. A logger that dies as it starts is started
+/// The role: removes at a command, and reports that. A logger that dies as it starts is started
 /// again.
 fn remove(path: &Path, arguments: &[String]) {
     let store = loop {

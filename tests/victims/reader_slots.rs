@@ -23,7 +23,7 @@ fn role() {
     }
 }
 
-/// Holds so many snapshots, each of another transaction, until told to end.
+/// Holds `count` snapshots, each of another transaction, until a command ends it.
 fn hold(path: &Path, count: usize) {
     let store = worker::options().open(path).unwrap();
     say("open");

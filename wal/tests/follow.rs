@@ -1,7 +1,7 @@
 //! Goal: a follower gets the bytes of the stream or an error, whatever happens to the files it
-//! reads, and can begin at each place that it is told of. Method: random runs of a writer that
-//! recycles and keeps segments, with followers that are fast, slow, or read in another thread; and
-//! damaged bytes.
+//! reads, and can begin at each resume point that the log returns. Method: random runs of a writer
+//! that recycles and keeps segments, with followers that are fast, slow, or read in another thread;
+//! and damaged bytes.
 
 mod common;
 

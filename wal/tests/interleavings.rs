@@ -1,4 +1,4 @@
-//! Goal: the interleavings that break lesser logs. Method: each is told step by step on a disk in
+//! Goal: the interleavings that break lesser logs. Method: each is run step by step on a disk in
 //! memory that loses what a failed sync left clean.
 
 mod common;

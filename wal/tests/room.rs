@@ -46,7 +46,7 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
                 claimed = true;
             }
             if !claimed {
-                break; // A flush of nothing would write an empty batch, which nobody has paid for.
+                break; // A flush of nothing would write an empty batch: no block is claimed for it.
             }
             if rng.one_in(30) {
                 disk.fail(Some(Call::Sync), 0, Fault::Io);

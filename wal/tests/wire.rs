@@ -345,8 +345,8 @@ fn the_bytes_of_version_3() {
     );
 }
 
-/// In pieces it is the same frame; long values are not copied, and who refuses a piece is not asked
-/// again.
+/// A frame in pieces has the bytes of a whole one. Long values are not copied, and a sink that
+/// refuses a piece gets no other.
 #[test]
 fn a_frame_in_pieces() {
     for (key, value) in [(1, 0), (10, 70_000), (65_500, 65_535), (70_000, 1 << 20), (3, (64 << 10) - 60), (3, 64 << 10)]

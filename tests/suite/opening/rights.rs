@@ -1,4 +1,4 @@
-//! Users who lack rights, and root, which has all of them.
+//! Users without rights, and root, which has all of them.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! A process that has nothing of a store but a path to its socket, and does what it is told, one
-//! command at a time.
+//! A process that has nothing of a store but a path to its socket, and executes one command at a
+//! time.
 
 use crate::common::{HANGS, Role, listen, say};
 use std::time::Duration;

@@ -3,8 +3,8 @@
 use super::*;
 use untorn::reason::LockHolder;
 
-/// A child of fork() that lives until it is told otherwise. It ends by itself after a minute,
-/// should nobody be left to tell it.
+/// A child of fork() that lives until it is killed. It ends by itself after a minute, in case the
+/// test does not kill it.
 pub(crate) fn fork_sleeper() -> i32 {
     // SAFETY: the child does nothing but sleep, by calls that are safe after a fork.
     unsafe {
@@ -49,7 +49,7 @@ pub(crate) fn forks_while_opening(path: &Path) {
     let path = path.to_path_buf();
     let opening = std::thread::spawn(move || worker::options().open(&path).map(drop));
     say("opening");
-    // Told when the opener is held.
+    // A command comes when the opener is held.
     listen();
     say(format_args!("forked {}", fork_sleeper()));
     listen();
@@ -94,7 +94,7 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
         });
         assert_verified(&few.store);
     }
-    // A child alone is nobody: the logger leaves, and the next one recovers.
+    // A child without its parent is no client: the logger leaves, and the next one recovers.
     let mut parent = Role::own("interleavings_lives::forks-in-transaction", &scene.path, "");
     let child = Orphan(parent.wait_for("forked ").split_once(' ').unwrap().1.parse().unwrap());
     let logger = few.store.stats().unwrap().logger_pid.unwrap();

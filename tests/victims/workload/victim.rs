@@ -93,14 +93,14 @@ impl Gate {
         std::fs::write(&self.path, "").unwrap();
     }
 
-    /// From now on whoever comes is held.
+    /// Holds each process that arrives from now on.
     pub(crate) fn close(&self) {
         let _ = std::fs::remove_file(&self.path);
-        // Who is held says so again and again, so that nothing older than this counts.
+        // A held process creates this file whenever it is missing, so an older one can be removed.
         let _ = std::fs::remove_file(self.path.with_extension("reached"));
     }
 
-    /// Waits until somebody is held.
+    /// Waits until a process is held.
     #[track_caller]
     pub(crate) fn wait(&self) {
         wait_until(|| self.is_reached());
