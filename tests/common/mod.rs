@@ -188,7 +188,7 @@ impl Child {
         self.lines.try_iter().collect()
     }
 
-    /// Tells it something: see [`listen`].
+    /// Sends the process a line: see [`listen`].
     pub fn tell(&mut self, line: &str) {
         let _ = writeln!(self.process.stdin.as_mut().unwrap(), "{line}");
     }
@@ -262,7 +262,7 @@ pub fn say(line: impl std::fmt::Display) {
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
-/// Waits for what the parent tells; `None` when there will be nothing more.
+/// Waits for the parent's next line; `None` when there will be nothing more.
 pub fn listen() -> Option<String> {
     let mut line = String::new();
     (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())

@@ -237,7 +237,7 @@ impl Image {
     }
 
     /// Where the log's headers are, and the newest durable transaction that each states. Decoded
-    /// here by hand, so that the code under test isn't asked what it should have found.
+    /// here by hand, so that the check does not depend on the code under test.
     pub(crate) fn statements(&self) -> Vec<Statement> {
         let mut found = Vec::new();
         for (file, bytes) in self.files.iter().filter(|(name, _)| name.starts_with("wal/")) {

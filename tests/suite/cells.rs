@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use std::time::{Duration, Instant};
 use untorn::{CELLS_KEYSPACE, Cell, Durability, Error, FlushPolicy, Sample, Store, Version};
 
-/// A value that tells whether it is whole: a number, filler that follows from it, and a checksum.
+/// A value that shows whether it is whole: a number, filler that follows from it, and a checksum.
 fn whole(number: u64, len: usize) -> Vec<u8> {
     let mut bytes = number.to_le_bytes().to_vec();
     bytes.extend((0..len - 12).map(|at| (number as usize * 31 + at) as u8));

@@ -97,7 +97,7 @@ fn verify_finds_each_flipped_byte_of_used_pages() {
 }
 
 /// What can be done to a store, errors and all, as long as it goes on. Values that are written are
-/// known ones, not read from the store: reads don't look at checksums.
+/// known ones, not read from the store: reads don't verify checksums.
 fn disturb(store: &Store, state: &State, random: &mut Random) {
     let entries: Vec<_> = state.iter().collect();
     for _ in 0..6 {
@@ -129,9 +129,9 @@ fn disturb(store: &Store, state: &State, random: &mut Random) {
 }
 
 /// Damage in a page of the checkpoint, then recovery, writes and another checkpoint: what `verify`
-/// then calls clean is what was stored. No damage has got a fresh checksum. A store that is
-/// refused, before recovery or for a page that only the replay of the log meets, keeps every byte
-/// of every file, and is refused again.
+/// then finds clean is what was stored. No damage has got a fresh checksum. A store may be refused,
+/// before recovery or for a page that only the replay of the log reads. It then keeps every byte of
+/// every file, and is refused again.
 #[test]
 fn damage_is_never_laundered() {
     let dir = scratch();

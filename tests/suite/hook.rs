@@ -1,6 +1,6 @@
 //! Goal: an executable becomes a logger only with the feature `logger-hook`, and a store works
 //! without it by another program. Method: this very test, started with the variable that the hook
-//! looks for; a store whose logger is `untorn-logger`. Run it with and without
+//! checks; a store whose logger is `untorn-logger`. Run it with and without
 //! `--no-default-features`.
 
 use crate::common::{TestStore, limit};

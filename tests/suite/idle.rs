@@ -86,7 +86,7 @@ fn a_logger_rests_beside_a_client_that_does_nothing() {
     assert_eq!(store.stats().unwrap().logger_starts, 1);
 }
 
-/// A process is killed beside a logger that rests, and no other process asks for anything.
+/// A process is killed beside a logger that rests, and no other process makes a request.
 #[test]
 fn a_logger_that_rests_finds_the_dead() {
     let _limit = limit();
@@ -137,9 +137,9 @@ fn live(path: &std::path::Path) -> untorn::Stats {
     }
 }
 
-/// A logger that no process uses woke up to four times in ten seconds, to look for its directory
-/// and its socket. Now nothing wakes it, and all that ends its sleep still does: a join, a message,
-/// a change of the socket, and the time to leave.
+/// A logger that no process uses woke up to four times in ten seconds, to check its directory and
+/// its socket. Now nothing wakes it, and all that ends its sleep still does: a join, a message, a
+/// change of the socket, and the time to leave.
 #[test]
 fn a_logger_that_is_alone_does_not_wake() {
     let _limit = limit();

@@ -73,8 +73,8 @@ fn each_process_counts_in_the_class_of_its_commits() {
     assert_eq!(anew.lock_hold.urgent.count(), 0, "{anew:#?}");
 }
 
-/// A commit that has time is put off by intent, however little that is; among those that have none
-/// it looked like an illness.
+/// A commit that has time is put off by intent, however little that is. Counted among commits
+/// without time, it looked like a delay.
 #[test]
 fn commits_that_have_time_are_acknowledged_apart() {
     let _limit = limit();

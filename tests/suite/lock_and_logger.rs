@@ -106,7 +106,7 @@ fn a_handle_of_a_rolled_back_keyspace_leads_nowhere() {
 }
 
 /// `Duration::MAX` means "as long as it takes". It overflowed the clock, in one place with the
-/// process's gate to the writer lock closed behind it.
+/// process's local queue blocked behind it.
 #[test]
 fn the_longest_time_out_is_no_limit() {
     let dir = tempfile::tempdir().unwrap();

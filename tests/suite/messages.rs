@@ -1,6 +1,6 @@
 //! Goal: message-passing clients get what the store has, by every operation, and the same answers
-//! as a direct client; what was acknowledged is as durable as it was asked for; and clients and
-//! loggers come, go and die in any order.
+//! as a direct client. What was acknowledged is as durable as requested. Clients and loggers come,
+//! go and die in any order.
 //!
 //! Method: direct and message-passing clients of one store, in this process and in others, each
 //! checking what the other did.
@@ -91,7 +91,7 @@ fn child() {
                 }
             }
         }
-        // Asks for a lot and takes nothing.
+        // Requests a lot and reads no reply.
         "silent" => {
             let client = Client::connect(socket).unwrap();
             client.get("k", b"big").unwrap();

@@ -182,7 +182,7 @@ fn prefixes() {
     }
     alice.put("alice.new", b"k", b"").unwrap();
     alice.counter_add("alice.n", 1).unwrap();
-    // A batch is allowed as a whole or not at all, and its conditions tell nothing that can't be
+    // A batch is allowed as a whole or not at all, and its conditions reveal nothing that can't be
     // read.
     refused(alice.commit(Batch::new().put("alice.x", b"k", b"no").put("sensors", b"k", b"no")), "sensors");
     refused(alice.commit(Batch::new().expect_absent("secret", b"k").put("alice.x", b"k", b"no")), "secret");
@@ -312,7 +312,7 @@ fn one_user_does_not_shut_out_the_others() {
     drop(alices);
 }
 
-/// The socket can't be made where the file wants it: the logger works on, reports the failure, and
+/// The socket can't be made at the path in the file: the logger works on, reports the failure, and
 /// makes the socket when it can.
 #[test]
 fn a_place_that_is_not_there_yet() {

@@ -1,5 +1,5 @@
-//! Goal: a change feed by message tells what a direct one tells, in the same order, of what its
-//! client may read; it goes on where it was when loggers die, and never leaves a gap.
+//! Goal: a change feed by message delivers what a direct one delivers, in the same order, as far as
+//! its client may read it. It goes on where it was when loggers die, and never leaves a gap.
 //!
 //! Method: direct feeds and feeds by message of one store, whose items must be the same, while
 //! writers write, loggers are killed and connections break.

@@ -257,14 +257,14 @@ fn read_only_maps_nothing_writable() {
     reader.tell("write");
     reader.expect("refused");
     reader.finish();
-    // The writer's process has one; it shows that the look above can fail.
+    // The writer's process has such a mapping; it shows that the check above can fail.
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let arena = std::fs::canonicalize(test.path.join("arena")).unwrap();
     let is_writable = |line: &str| line.ends_with(arena.to_str().unwrap()) && line.contains(" rw-s ");
     assert!(maps.lines().any(is_writable), "{maps}");
 }
 
-/// What stands in the way of opening is named: the path, the file, the right that is missing.
+/// If opening fails, the error names the cause: the path, the file, the right that is missing.
 #[test]
 fn what_is_in_the_way_is_named() {
     let _limit = limit();

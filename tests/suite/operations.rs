@@ -44,6 +44,6 @@ fn the_commands_of_the_document() {
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{error}\n{out}", output.status);
     assert!(out.contains("refused, as it should be"), "{error}\n{out}");
-    // What stands in the store after all of them.
+    // What the store contains after all of them.
     assert!(out.contains("alice\t1\ncarol\t3\n"), "{error}\n{out}");
 }

@@ -160,7 +160,7 @@ fn root_does_not_join_by_accident() {
     assert!(matches!(&error, Error::Invalid { what } if what.contains("logger_thread")), "{error}");
 }
 
-/// What a process is, as the kernel tells: a line of its status.
+/// A line of a process's status, as the kernel reports it.
 fn status(pid: u32, name: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

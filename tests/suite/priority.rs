@@ -89,8 +89,8 @@ fn urgent_processes_are_let_in_first() {
     assert!(waits.urgent.count() >= rounds as u64 && waits.bulk.count() >= 3 * rounds as u64);
 }
 
-/// The threads of one process stand before its gate, one of them, a bulk one, in the queue of
-/// processes: it is lifted.
+/// The threads of one process wait in its local queue. The head, a bulk commit, waits in the queue
+/// of processes: it is boosted.
 #[test]
 fn an_urgent_thread_is_not_kept_behind_a_bulk_one_of_its_process() {
     let _limit = limit();

@@ -342,8 +342,8 @@ fn shared_region_at_rest() {
     for number in 0..150 {
         let copy = numbered(dir.path(), number);
         image.lay_out(&copy, |_| {});
-        // A copied region has another inode, which tells it from one in use: here that is put
-        // right.
+        // A copied region has another inode, which distinguishes it from one in use: here that is
+        // corrected.
         let path = copy.join("control");
         std::fs::write(&path, &control).unwrap();
         let mut bytes = control.clone();

@@ -1,9 +1,9 @@
-//! Goal: what is removed, replaced or renamed under an open store is named, no second world comes
-//! to be beside the living one, and nothing acknowledged is lost. A new `lock` once let an opener
-//! recover a store beneath its users.
+//! Goal: if a file is removed, replaced or renamed under an open store, the error names it. No
+//! second set of users recovers the store beside the living one, and nothing acknowledged is lost.
+//! A new `lock` once let an opener recover a store beneath its users.
 //!
 //! Method: a process holds the store and goes on, while this one removes and renames, opens, and
-//! looks for what was acknowledged.
+//! checks what was acknowledged.
 
 use crate::common::{Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, wait_until};
 use std::path::Path;
@@ -69,7 +69,7 @@ fn holder(path: &Path) -> Child {
     holder
 }
 
-/// What another process meets that opens the store.
+/// The result that another process gets when it opens the store.
 fn open_elsewhere(path: &Path) -> String {
     let opener = Child::spawn("removed::opens", path, &[]);
     let answer = opener.hear();
@@ -136,7 +136,7 @@ fn lock_is_removed_while_a_process_has_the_store_open() {
 
 /// The last client has just closed the store, after it did nothing for a while. A logger that would
 /// stay for ever notices all the same that `lock`, or the directory, is removed. It once began to
-/// watch the directory only when its next look beside clients came.
+/// watch the directory only at its next check beside clients.
 #[test]
 fn a_removal_soon_after_the_last_client_left_is_noticed() {
     let _limit = limit();

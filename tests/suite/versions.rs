@@ -1,6 +1,6 @@
-//! Goal: a version names one write of one key for ever: it moves with each write, survives replay,
-//! tells a deleted and rewritten key from the old one, and a swap that expects it excludes all
-//! others, over processes that are killed.
+//! Goal: a version names one write of one key for ever. It moves with each write, survives replay,
+//! and distinguishes a deleted and rewritten key from the old one. A swap that expects it excludes
+//! all others, over processes that are killed.
 //!
 //! Method: single calls first; then processes that count one key up by swaps, killed at random,
 //! whose acknowledged swaps must all be in the sum, none twice.

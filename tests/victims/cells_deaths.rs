@@ -76,7 +76,7 @@ fn store_durably(store: &Store) {
 /// Stores, and prints the version of each value.
 fn say_versions(store: &Store) {
     let cell = store.cell("cell", 64).unwrap();
-    // No other life's numbers.
+    // Numbers that no other process uses.
     let mut n = u64::from(std::process::id()) << 32;
     loop {
         n += 1;
@@ -125,8 +125,8 @@ fn planted_a_cell_of_a_single_copy_is_caught() {
     half_a_store("single-copy-cell").expect_err("the bug was not caught");
 }
 
-/// A cell's creator dies when its entry states the cell's size and name, but not yet that it is in
-/// use. The next cell in that entry has room of its own.
+/// A cell's creator dies when its entry states the cell's kind, but not yet that it is in use. The
+/// next cell in that entry has room of its own.
 #[test]
 fn a_creator_dies_with_a_smaller_cell_in_the_entry() {
     let place = Place::new();

@@ -71,7 +71,7 @@ impl Pair {
     }
 }
 
-/// The host looks at the store, as one more client.
+/// The host opens the store, as one more client.
 fn host(path: &Path) -> Store {
     worker::options().open(path).unwrap()
 }
@@ -101,8 +101,8 @@ fn both_open_at_once() {
     assert_clean(&host(&pair.test.path));
 }
 
-/// A process dies in A with all that one can hold; in B a process of the same id lives. Were the
-/// dead one looked for by its id, it would be alive for ever.
+/// A process dies in A with all that one can hold; in B a process of the same id lives. A liveness
+/// test by process id would take the dead one for alive for ever.
 #[test]
 fn the_dead_are_noticed() {
     if !is_possible("the_dead_are_noticed") {
@@ -165,9 +165,9 @@ fn the_dead_are_noticed() {
     assert_clean(&store);
 }
 
-/// A process is stopped in A with all that one can hold; in B, where the logger runs that looks for
-/// the dead, there is none of that id. Were it looked for by its id, it would be taken for dead,
-/// and its lock given to another.
+/// A process is stopped in A with all that one can hold. In B, where the logger runs that tests for
+/// dead processes, none has that id. A liveness test by process id would take it for dead, and give
+/// its lock to another.
 #[test]
 fn the_living_are_never_taken_for_dead() {
     if !is_possible("the_living_are_never_taken_for_dead") {
@@ -188,7 +188,7 @@ fn the_living_are_never_taken_for_dead() {
         assert_eq!(b.ask(&format!("put k {n}")), "put");
     }
     store.checkpoint().unwrap();
-    // Longer than the logger takes to look for the dead.
+    // Longer than the logger's interval between liveness tests.
     std::thread::sleep(Duration::from_millis(300));
     for n in 0..30 {
         assert_eq!(b.ask(&format!("put k {n}")), "put");
@@ -233,8 +233,8 @@ fn the_living_are_never_taken_for_dead() {
     assert_clean(&store);
 }
 
-/// A liveness that asks the kernel about pids, as many a lock file does, fails in both ways, and
-/// the two tests above would show it.
+/// A liveness test by process id, as many a lock file has it, fails in both ways, and the two tests
+/// above would show it.
 #[test]
 fn planted_liveness_by_pid_is_caught() {
     if !is_possible("planted_liveness_by_pid_is_caught") {

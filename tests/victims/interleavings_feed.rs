@@ -97,7 +97,7 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
         let from = now(&scene.path);
         let store = worker::options().open(&scene.path).unwrap();
         store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
-        // The logger looks at the policy when it wakes.
+        // The logger reads the policy when it wakes.
         std::thread::sleep(Duration::from_millis(120));
         // What was lost before is refused, and what was durable goes on.
         for id in &lost {
@@ -132,7 +132,7 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
     assert_verified(&few.store);
 }
 
-/// A follower stops between its look at the ring and its copy, while writers lap the ring. It
+/// A follower stops between its check of the ring and its copy, while writers lap the ring. It
 /// notices, and goes on from the segments.
 #[test]
 fn the_ring_is_overwritten_under_a_follower() {
@@ -157,7 +157,7 @@ fn the_ring_is_overwritten_under_a_follower() {
 }
 
 /// A transaction streams while it is followed, and rolls back, or its process is killed; then
-/// others commit. A feed tells nothing of it before it commits, nor afterwards.
+/// others commit. A feed delivers nothing of it before it commits, nor afterwards.
 fn a_stream_is_followed(bug: &str) {
     let scene = Scene::new();
     let mut worker = start_worker(&scene, "");

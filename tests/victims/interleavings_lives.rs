@@ -106,7 +106,7 @@ fn a_copied_store_goes_its_own_way() {
     few.commits(40, true).unwrap();
     few.store.checkpoint().unwrap();
     few.commits(10, true).unwrap();
-    // Visible and not durable: it stands in the ring alone.
+    // Visible and not durable: only the ring holds it.
     few.store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
     few.commits(7, false).unwrap();
     // Copied in the middle of a transaction, so that the region names a living owner of the lock.

@@ -160,7 +160,7 @@ fn a_writer_dies_after_its_publication_and_wakes_nobody() {
             writer.kill();
             waits.join().unwrap().saturating_duration_since(killed)
         });
-        // Nothing is asked of the logger here: its own time-out is 50 ms.
+        // The logger gets no request here: its own time-out is 50 ms.
         let begun = Instant::now();
         wait_until(|| few.store.stats().unwrap().durable > durable);
         eprintln!("the lock after {waited:?}, durable {:?} after that", begun.elapsed());
@@ -260,8 +260,8 @@ fn rounds_in_a_second(path: &Path) -> u64 {
 /// Far more than it needs, and far less than a thread has time for that does not sleep.
 const ROUNDS_MAX: u64 = 2000;
 
-/// A writer has announced a deadline and is stopped before its published. Nothing can be flushed
-/// for it, and the flush thread looked again and again, as fast as a processor can.
+/// A writer has announced a deadline and is stopped before its commit is published. Nothing can be
+/// flushed for it. The flush thread once checked again and again, without a pause.
 #[test]
 fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
     let _limit = limit_with_victim();

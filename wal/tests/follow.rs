@@ -150,7 +150,7 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
             found += 1;
         }
         let stats = writer.log.pool().stats();
-        // The position has moved before a file is gone: a reader that misses one learns why.
+        // The position has moved before a file is gone: a reader that misses one gets the reason.
         let files = disk.list().unwrap().len();
         let mut freed = false;
         let on_freed = || {

@@ -82,8 +82,8 @@ fn a_record_of_a_lost_future_never_follows_its_replacement() {
     }
 }
 
-/// As before, but the recovered log is written to the very same file again: nothing but salt and
-/// number tells the old batch from a new one.
+/// As before, but the recovered log is written to the very same file again: only salt and number
+/// distinguish the old batch from a new one.
 #[test]
 fn old_batches_in_a_recycled_file_never_pass() {
     let disk = SimDisk::new(1);
@@ -199,8 +199,8 @@ fn a_failed_segment_takes_no_more_bytes() {
     }
 }
 
-/// A reader beside the logger follows the durable position across segments, and learns when it fell
-/// behind.
+/// A reader beside the logger follows the durable position across segments, and gets an error when
+/// it fell behind.
 #[test]
 fn a_follower_reads_across_segments_and_falls_behind() {
     let disk = SimDisk::new(1);

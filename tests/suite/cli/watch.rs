@@ -62,7 +62,7 @@ fn watch_follows_the_changes() {
     json.expect(&[r#"{"txn":5,"keyspace":"users","kind":"delete","key":"al\tice","value":null,"last":true}"#]);
     let hex = Watch::start(&fixture, &["other", "6b", "--hex", "--from", "0"]);
     hex.expect(&["0.4\tother\tput\t6b\t76"]);
-    // They wait for more, and each sees what it was asked for.
+    // They wait for more, and each prints what its arguments select.
     fixture.run("put", &["users", "bob", "2"]).ok();
     all.expect(&["0.6\tusers\tput\tbob\t2"]);
     json.expect(&[r#"{"txn":6,"keyspace":"users","kind":"put","key":"bob","value":"2","last":true}"#]);

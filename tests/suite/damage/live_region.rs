@@ -92,7 +92,7 @@ fn use_cells(store: &Store, number: u64) {
     }
 }
 
-/// Reads a part of the feed. Errors are as good as changes, but what it tells must have happened.
+/// Reads a part of the feed. Errors are as good as changes, but each change must have happened.
 fn follow(store: &Store) {
     for feed in [Feed::Visible, Feed::Durable] {
         let Ok(mut changes) = store.changes(TxnId::ZERO, feed) else { continue };

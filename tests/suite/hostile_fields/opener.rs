@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Opens stores in another process, and holds those that are refused against what they were.
+/// Opens stores in another process, and compares each refused store with its former bytes.
 pub(super) struct Opener {
     pub(super) child: Child,
     pub(super) dir: PathBuf,

@@ -44,7 +44,7 @@ fn floods() {
     victim.end();
 }
 
-/// What a connection keeps from one request to the next is small, whatever it was asked for.
+/// What a connection keeps from one request to the next is small, whatever the request was.
 #[test]
 fn long_edges_and_prefixes_are_not_kept() {
     let _limit = limit();
@@ -111,7 +111,7 @@ fn memory_of_long_messages_goes_back() {
     victim.end();
 }
 
-/// Feeds whose next change is a large one, and that are not asked for it.
+/// Feeds whose next change is a large one, which their clients do not request.
 #[test]
 fn feeds_that_are_left_lying() {
     let _limit = limit();
@@ -143,8 +143,8 @@ fn feeds_that_are_left_lying() {
     }
     let grown = victim.resident_bytes().saturating_sub(before);
     assert!(grown < 200 << 20, "{grown} bytes for feeds that nobody reads");
-    // There is no room for what these take, and they tell all the same what there was to tell, in
-    // order, once.
+    // There is no room for what these take. They deliver all the changes all the same, in order,
+    // once.
     for raw in raws.iter_mut().rev().take(2) {
         let mut told = Vec::new();
         while told.len() < 41 {

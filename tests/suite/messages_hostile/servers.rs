@@ -38,7 +38,7 @@ fn servers_that_a_client_does_not_understand() {
     server.join().unwrap();
 }
 
-/// Servers that answer everything and tell nothing: a client notices, or its time is over.
+/// Servers that answer everything without content: a client notices, or its time-out ends the call.
 #[test]
 fn servers_that_lead_on() {
     let _limit = limit();

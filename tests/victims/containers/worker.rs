@@ -71,7 +71,7 @@ impl Worker {
                 "begun".into()
             }
             ["end"] => format!("{}", self.txn.take().expect("begun").commit().is_ok()),
-            // Without a limit, so that the answer tells how long a take-over takes.
+            // Without a limit, so that the answer shows how long a take-over takes.
             ["wait"] => {
                 let start = Instant::now();
                 let txn = loop {

@@ -137,8 +137,8 @@ fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
     }
 }
 
-/// What a child of fork() meets when it uses its copies, and then drops them; 0 if all is as it
-/// should be.
+/// Uses the copies in a child of fork(), then drops them. Returns 0 if all is as it should be, else
+/// an exit code.
 fn use_copies(
     few: Few,
     held: (untorn::Snapshot, untorn::Value, untorn::Ticket),
@@ -264,7 +264,7 @@ fn a_child_drops_its_copies() {
         matches!(&error, Error::LockTimeout { holder, .. } if matches!(holder, Some(LockHolder::Process { pid: found, .. }) if *found == pid)),
         "{error}"
     );
-    // Longer than the dead are looked for.
+    // Longer than the interval between liveness tests.
     std::thread::sleep(Duration::from_millis(250));
     let stats = few.store.stats().unwrap();
     assert!(stats.clients.iter().any(|client| client.pid == pid), "{stats:?}");

@@ -1,5 +1,5 @@
 //! What the tests with several processes share: children that run a role of this test executable,
-//! and a workload whose every state tells whether it is whole.
+//! and a workload whose every state shows whether it is whole.
 #![allow(dead_code, unreachable_pub)]
 
 pub(crate) mod victim;
@@ -97,7 +97,7 @@ impl Role {
         }
     }
 
-    /// Tells the role a line: see [`listen`].
+    /// Sends the role a line: see [`listen`].
     pub(crate) fn tell(&mut self, line: &str) {
         let _ = writeln!(self.child.stdin.as_mut().expect("piped"), "{line}");
     }
@@ -201,7 +201,7 @@ pub(crate) fn my_role() -> Option<(String, PathBuf, Vec<String>)> {
     Some((name, path.into(), arguments.split_whitespace().map(str::to_string).collect()))
 }
 
-/// Waits for what the test tells; `None` when there will be nothing more.
+/// Waits for the test's next line; `None` when there will be nothing more.
 pub(crate) fn listen() -> Option<String> {
     let mut line = String::new();
     (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())
@@ -360,7 +360,7 @@ pub(crate) fn assert_verified(store: &Store) {
     check_feed(store);
 }
 
-/// The log must tell the same history as the pages, as far back as it is retained.
+/// The log must contain the same history as the pages, as far back as it is retained.
 pub(crate) fn check_feed(store: &Store) {
     let snapshot = store.snapshot().unwrap();
     let mut changes = match store.changes(TxnId::ZERO, Feed::Visible) {
