@@ -121,8 +121,8 @@ fn many_stores(role: &Role) {
 }
 
 /// Records that lie beyond the first mapping of the arena and across its borders survive the deaths
-/// of all processes, are recovered by a limited logger, and are the same for limited and unlimited
-/// readers.
+/// of all processes. A limited logger recovers them, and limited and unlimited readers find the
+/// same.
 #[test]
 fn a_store_grows_beyond_its_first_mapping() {
     let _limit = limit();

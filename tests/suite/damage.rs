@@ -80,7 +80,7 @@ fn verify_finds_each_flipped_byte_of_used_pages() {
         problems
     };
     let in_use: Vec<u64> = (1..report.pages).filter(|page| !found(page * PAGE as u64 + 3).is_empty()).collect();
-    // A run has one checksum for all its pages, and may have a few pages more than it needs.
+    // An extent has one checksum for all its pages, and may have a few pages more than it needs.
     let expected = report.checksums..=report.checksums + report.reachable_pages;
     assert!(expected.contains(&(in_use.len() as u64)), "{} pages, {report:?}", in_use.len());
     let mut random = Random(seed());

@@ -2,10 +2,10 @@
 //! use none of its copies, whatever its parent's threads were doing, and can open the store for
 //! itself. Exec gives up at once what the process held. Threads share every handle.
 //!
-//! Method: real forks and execs in processes of their own, each call of each kind of handle once in
-//! a child (`every_call`), forks in the middle of other threads' work, and an observer that checks
-//! the lock, the pins and the latch. What a child's drops must leave alone, and what a dead parent
-//! must not keep, is in `interleavings_lives.rs`.
+//! Method: real forks and execs in processes of their own. Each call of each kind of handle is made
+//! once in a child (`every_call`). Other forks hit the middle of other threads' work; an observer
+//! checks the lock, the pins and the latch. What a child's drops must leave alone, and what a dead
+//! parent must not keep, is in `interleavings_lives.rs`.
 
 #![allow(unsafe_code)]
 

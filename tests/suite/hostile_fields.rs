@@ -397,9 +397,9 @@ fn checked(number: u32) -> u64 {
     u64::from(number) | u64::from(!number) << 32
 }
 
-/// A length in the shared region that fits its complement, and that the file does not have, is
-/// refused by each process that relies on it, and by each one that joins. What such a process
-/// touched was a SIGBUS.
+/// A length in the shared region may fit its complement although the file is shorter. Each process
+/// that relies on it refuses it, and so does each one that joins. Such a process once died of a
+/// SIGBUS.
 #[test]
 fn a_forged_length_is_refused() {
     use std::os::unix::fs::FileExt;

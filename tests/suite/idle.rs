@@ -3,7 +3,7 @@
 //!
 //! Method: the voluntary context switches of all its threads, which the kernel counts, beside a
 //! client that does nothing and beside none. A busy machine adds none of these. Then everything
-//! that a logger does at rest must still be done: news wakes it, and the dead are found.
+//! that a logger does at rest must still be done: news wakes it, and dead processes are found.
 
 use crate::common::{Child, HANGS, Role, TestStore, exists, limit, say, wait_until};
 use std::time::{Duration, Instant};

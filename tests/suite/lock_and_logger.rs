@@ -71,7 +71,8 @@ fn the_logger_leaves_beside_an_open_transaction() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// A store whose header was lost is no empty directory: opening it must not replace the rest of it.
+/// A store whose header was lost is no empty directory: opening it must not replace its other
+/// files.
 #[test]
 fn a_store_without_its_header_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();

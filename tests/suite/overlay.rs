@@ -250,9 +250,9 @@ fn lower(at: &Path) {
     assert!(before == files(), "the lower layer has changed");
 }
 
-/// What a dead process's children have copied holds nothing once they are on their own: a child of
-/// `fork()` from the beginning, a spawned one from its `exec` on. Until then the dead one counts as
-/// alive.
+/// What a dead process's children have copied holds nothing once they run on their own: a child of
+/// `fork()` from the beginning, a spawned one from its `exec` on. Until then the dead process
+/// counts as alive.
 #[test]
 fn children_of_the_dead() {
     inside("children");

@@ -1,5 +1,5 @@
-//! Goal: a store belongs to its owner. No other uid joins it or gets anything of it, also not after
-//! a `chmod` that opens the directory to all, also not in a user namespace where many uids look
+//! Goal: a store belongs to its owner. No other uid joins it or gets anything of it. A `chmod` that
+//! opens the directory to all does not change that, nor does a user namespace where many uids look
 //! like one. Root joins only with an option, and then its logger runs as the owner.
 //!
 //! Method: processes and threads of several uids, and user namespaces with chosen maps, on real

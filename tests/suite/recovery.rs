@@ -1,6 +1,6 @@
 //! Goal: whatever a crash or a damaged byte leaves of the log and of the checkpoint's headers,
-//! recovery yields a state that was, with everything in it that was stated durable, or names the
-//! damaged file and place. It never yields another state and never panics.
+//! recovery yields a state that was, with everything in it that was stated durable. Otherwise it
+//! names the damaged file and place. It never yields another state and never panics.
 //!
 //! Method: a small store whose every state is known is stopped as a crash of the kernel would (its
 //! logger killed, its shared region lost); copies of its files are cut or changed at one byte each
@@ -425,12 +425,11 @@ fn child() {
 /// Goal: the pages of a checkpoint stay as they are until the next one, those that free queues
 /// consist of included.
 ///
-/// A commit that took the next page of a queue out of a run of free pages, and freed no run itself,
-/// wrote the changed directory of the runs over that of the checkpoint. Recovery then read the
-/// queues of a transaction that it had yet to replay: pages were lost, or used twice. So here a
-/// large value leaves a free run, some records use up the free single pages, and after a
-/// checkpoint, when the queues' pages are sealed, each commit is recovered from what the files hold
-/// just then.
+/// A commit once took the next page of a queue out of a free extent, and freed no extent itself. It
+/// wrote the changed extent directory over that of the checkpoint. Recovery then read the queues of
+/// a transaction that it had yet to replay: pages were lost, or used twice. So here a large value
+/// leaves a free extent, and some records use up the free single pages. A checkpoint then seals the
+/// queues' pages, and each later commit is recovered from what the files hold just then.
 #[test]
 fn pages_of_a_checkpoint_stay_as_they_are() {
     let dir = scratch();

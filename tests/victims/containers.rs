@@ -139,7 +139,7 @@ fn the_dead_are_noticed() {
     a.kill();
     wait_until(|| pins() == 0);
     wait_until(|| store.stats().unwrap().clients.len() == 2);
-    // The living one of that id stays; and the host is there.
+    // The living process of that id stays; and the host is there.
     assert_eq!(b.ask("pids"), format!("[{SAME}, {}]", std::process::id()));
 
     // In the middle of a store into a cell.

@@ -218,8 +218,8 @@ fn stalled_for(commits: u64, bug: &str) {
 }
 
 /// Interleaving 8: a reader stalls between publishing its pin and reading the slot of what it
-/// pinned, until that slot is used again. It must come back with a newer snapshot and a pin on that
-/// one, not with a slot that is being filled, or with pages that its old pin does not hold.
+/// pinned, until that slot is used again. It must return a newer snapshot and a pin on that one. It
+/// must not return a slot that is being filled, or pages that its old pin does not hold.
 #[test]
 fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
     let _limit = limit_with_victim();
@@ -364,10 +364,10 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
         rounds - 120
     );
     assert!(passed > 1000, "{passed} readers passed by");
-    // A round for the stalled reader, for each of two short ones, for each of the two pins of the
-    // logger, and all that becomes visible during a sync that takes long. Measured: 0 to 1,000
-    // pages, whatever the number of rounds. Were all kept that is freed meanwhile, it would be all
-    // that the rounds replace.
+    // The limit covers a round for the stalled reader, for each of two short ones, and for each of
+    // the two pins of the logger. It also covers all that becomes visible during a sync that takes
+    // long. Measured: 0 to 1,000 pages, whatever the number of rounds. If all pages freed meanwhile
+    // were kept, it would be all that the rounds replace.
     let replaced = (rounds - 120) * ROUND_PAGES;
     assert!(
         grown <= replaced / 10,

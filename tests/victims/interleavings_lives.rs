@@ -59,7 +59,8 @@ fn stranger(path: &Path) {
 
 /// Interleaving 6: a process of another boot (a container on another kernel, a directory shared by
 /// two machines) opens the store while the first lives. It must not join a region that its memory
-/// doesn't share, nor recover beneath the living; when they are gone it gets in, by recovery.
+/// doesn't share, nor recover beneath living processes. When those are gone it gets in, by
+/// recovery.
 #[test]
 fn a_process_of_another_boot_is_refused_while_the_first_lives() {
     let _limit = limit_with_victim();

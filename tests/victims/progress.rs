@@ -1,10 +1,10 @@
-//! Goal: a process that waits for another one, which recovers the store, takes it over or leaves
-//! it, waits as long as that one makes progress, and gives up when it makes none. An open once
-//! failed after a fixed time while the log was still being replayed.
+//! Goal: a process that waits while another one recovers, takes over or leaves the store waits as
+//! long as that one makes progress. It gives up when that one makes none. An open once failed after
+//! a fixed time while the log was still being replayed.
 //!
-//! Method: victims, whose loggers sleep at each record that they replay, or at each piece of work
-//! that they show, so that the whole takes several times the limit of the one that waits; and one
-//! that is held. The limit of an open, which no option lowers, is lowered by a variable.
+//! Method: victims whose loggers sleep at each record that they replay, or at each piece of work
+//! that they show. So the whole takes several times the limit of the one that waits. Another victim
+//! is held. The limit of an open, which no option lowers, is lowered by a variable.
 
 use crate::common::limit;
 use crate::workload::victim::{Scene, kill_loggers};

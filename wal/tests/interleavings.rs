@@ -48,8 +48,7 @@ fn a_failed_sync_whose_logger_is_killed_loses_nothing_that_is_acknowledged_later
 }
 
 /// A power cut keeps record 2 and not record 1. After recovery a record of the same length takes
-/// 1's place and is acknowledged. The power is cut again: record 2 must not rise from the dead
-/// behind it.
+/// 1's place and is acknowledged. The power is cut again: record 2 must not reappear behind it.
 #[test]
 fn a_record_of_a_lost_future_never_follows_its_replacement() {
     let disk = SimDisk::new(1);
@@ -266,9 +265,9 @@ impl Disk for Crossed {
     }
 }
 
-/// One thread deletes a surplus spare while another makes one: the new file must not get the name
-/// that is about to be removed, or it would be gone while the pool counts on it, perhaps with a
-/// segment in it already.
+/// One thread deletes a surplus spare while another makes one. The new file must not get the name
+/// that is about to be removed. Otherwise it would be gone while the pool counts on it, perhaps
+/// with a segment in it already.
 #[test]
 fn a_spare_that_is_made_while_another_is_deleted_stays() {
     let disk = Arc::new(Crossed { disk: SimDisk::new(1), pool: Mutex::default() });

@@ -78,9 +78,9 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
     }
 }
 
-/// Files that grow: what was promised fits whatever the sizes of the spares, also if a sync fails
-/// while the newest spares are larger than the current segment, or a device without room has left
-/// small ones.
+/// Files that grow: what was promised fits whatever the sizes of the spares. This also holds if a
+/// sync fails while the newest spares are larger than the current segment, or if a device without
+/// room has left small ones.
 #[test]
 fn what_was_given_room_fits_while_the_files_grow() {
     let shape = LogShape::new(STORE, 8 << 20).unwrap();

@@ -1,5 +1,5 @@
-//! Goal: whatever bytes come over the socket, decoding them ends in a message or an error, takes no
-//! memory for what is only claimed, and what was encoded comes out as it was.
+//! Goal: whatever bytes come over the socket, decoding them ends in a message or an error, and
+//! takes no memory for what is only claimed. What was encoded is decoded unchanged.
 //!
 //! Method: random bytes, random messages, and valid messages with bytes changed, cut and added;
 //! with an allocator that counts. How many cases: `PROPTEST_CASES`.

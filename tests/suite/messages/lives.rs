@@ -223,8 +223,8 @@ fn what_is_no_socket() {
     assert!(matches!(Client::connect(at.path.join("none")), Err(Error::NotFound { .. })));
 }
 
-/// A child that lives on keeps no connection of its parent's open: neither a client's, whose seat
-/// the server gives away, nor a server's.
+/// A child that outlives its parent keeps none of its connections open: neither a client's, whose
+/// permit the server gives to another, nor a server's.
 #[test]
 fn children_keep_no_connections() {
     let _limit = limit();

@@ -186,8 +186,8 @@ fn connections_leave_descriptors_for_the_log() {
     assert!(logger.wait().unwrap().success());
 }
 
-/// A commit may have much time, but a seat and its thread are not held for that when their peer has
-/// gone; the commit stands.
+/// A commit may have much time. If its peer has gone, the connection permit and the thread are
+/// released all the same; the commit stays.
 #[test]
 fn who_hangs_up_before_a_deadline_frees_the_seat() {
     let _limit = limit();
@@ -205,7 +205,7 @@ fn who_hangs_up_before_a_deadline_frees_the_seat() {
     drop(peer);
     wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());
     assert_eq!(keys.get(b"b").unwrap().unwrap(), b"1");
-    // Its seat is taken until it is noticed that this one has gone as well.
+    // Its permit is in use until the server notices that this peer has gone as well.
     wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());
     drop(keys);
 }
@@ -290,7 +290,7 @@ fn no_more_connections_than_there_may_be() {
     let clients: Vec<Client> = (0..3).map(|_| victim.client()).collect();
     let refused = Client::connect(victim.at.path.join("logger.sock"));
     assert!(matches!(&refused, Err(Error::Busy { what }) if what.contains('3')), "{refused:?}");
-    // Those that are there are served; a seat that is left can be taken.
+    // Connected clients are served; a released permit can be taken.
     clients.iter().for_each(|client| drop(client.get("k", b"a").unwrap()));
     drop(clients);
     wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());

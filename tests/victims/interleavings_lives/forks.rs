@@ -137,8 +137,8 @@ fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
     }
 }
 
-/// Uses the copies in a child of fork(), then drops them. Returns 0 if all is as it should be, else
-/// an exit code.
+/// Uses the copies in a child of fork(), then drops them. Returns 0 if each use returned `Forked`,
+/// else 10 and the index of the first that did not.
 fn use_copies(
     few: Few,
     held: (untorn::Snapshot, untorn::Value, untorn::Ticket),

@@ -71,8 +71,8 @@ pub(crate) fn kernel_crash(path: &Path) {
 
 /// A place where processes wait while it is closed.
 ///
-/// A process under the order [`Gate::at`] goes by freely as long as the gate is open, and is held
-/// as soon as it is not.
+/// A process under the order [`Gate::at`] passes while the gate is open, and is held while it is
+/// closed.
 pub(crate) struct Gate {
     path: PathBuf,
 }

@@ -1,5 +1,5 @@
-//! A worker: a process that executes one command of the test after another, on a few keys that it
-//! overwrites again and again, so that pages are freed and reused with each commit.
+//! A worker: a process that executes one command of the test after another. It overwrites a few
+//! keys again and again, so that pages are freed and reused with each commit.
 //!
 //! Each answer is one line. The keys' values follow from the number of the last commit, so one
 //! snapshot shows whether it is whole.
