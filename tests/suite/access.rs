@@ -131,7 +131,7 @@ fn both_kinds_of_client_are_told_the_same() {
         assert_eq!(direct, by_message);
     }
     assert_eq!(direct.0.len(), by_message.0.len());
-    // Each sees what the other did.
+    // Each client reads what the other wrote.
     let reads: [&dyn StoreRead; 2] = [&store, &client];
     for read in reads {
         assert_eq!(read.get("direct", b"b").unwrap(), read.get("message", b"b").unwrap());

@@ -120,8 +120,8 @@ fn the_other_direction() {
     assert_eq!(found(&backup), ["3", "3", "3"]);
 }
 
-/// A clean stop leaves nothing that a later open could believe instead of the files; but it leaves
-/// the blocks.
+/// A clean stop leaves nothing that a later open could use instead of the files; but it leaves the
+/// blocks.
 #[test]
 fn a_clean_stop_leaves_no_region() {
     let _limit = limit();

@@ -286,7 +286,7 @@ fn sync_and_store_durable_wait_for_the_sample() {
     assert_eq!(durable("a"), 100);
 }
 
-/// A transaction that is open for long holds samples up, which then fail with an error.
+/// A transaction that is open for long holds samples up: durable stores and `sync` return an error.
 #[test]
 fn a_long_transaction_holds_the_sampler_up() {
     let _limit = limit();

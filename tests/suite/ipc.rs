@@ -67,7 +67,7 @@ fn the_constants_of_a_line_are_found() {
 
 #[test]
 fn no_cost_is_below_nothing() {
-    // The points ask for a negative fixed cost.
+    // Without the bound, the best fit of these points has a negative fixed cost.
     let rows: Vec<_> =
         [(10.0, 9.0), (20.0, 20.0), (30.0, 31.0)].map(|(x, found)| Row { factors: [1.0, x], found }).into();
     let found = fit::coefficients(&rows);

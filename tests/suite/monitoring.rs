@@ -1,5 +1,5 @@
-//! Goal: a process that watches a store sees what the store does, and changes nothing: `observe`,
-//! `untorn top`, `untorn stat --prometheus`.
+//! Goal: a process that observes a store gets the figures of what the store does, and changes
+//! nothing: `observe`, `untorn top`, `untorn stat --prometheus`.
 //!
 //! Method: another process with a load of known size; what is printed is parsed by the format's
 //! rules.
