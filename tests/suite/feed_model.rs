@@ -355,7 +355,7 @@ fn write(store: &Store) {
     }
 }
 
-/// Prints what it gets, and ends at the end that it is given.
+/// Prints what it gets, up to the end that a command gives.
 fn consume(store: &Store, (feed, space, prefix): (Feed, &str, &str), from: TxnId) {
     let (sender, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
