@@ -23,7 +23,7 @@ use untorn::{Options, Store};
 const ROLE: &str = "UNTORN_TEST_ROLE";
 const STORE: &str = "UNTORN_TEST_STORE";
 const ARGUMENTS: &str = "UNTORN_TEST_ARGUMENTS";
-/// Stands before what a role says; the test harness writes to the same stream.
+/// Precedes each line of a role; the test harness writes to the same stream.
 const MARK: &str = "@@ ";
 
 /// A wait that lasts this long hangs. Every wait of a test ends by this limit and by no shorter
@@ -170,7 +170,7 @@ impl Child {
         self.process.id()
     }
 
-    /// The next thing that the process says.
+    /// The next line of the process.
     pub fn hear(&self) -> String {
         match self.lines.recv_timeout(HANGS) {
             Ok(line) => line,
@@ -178,22 +178,22 @@ impl Child {
         }
     }
 
-    /// What it says next must be this.
+    /// Requires that the next line of the process is `said`.
     pub fn expect(&self, said: &str) {
         assert_eq!(self.hear(), said, "{} {}", self.role, self.pid());
     }
 
-    /// What it has said that nobody has heard.
+    /// The lines that have arrived and were not yet taken.
     pub fn heard(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
 
-    /// Tells it something: see [`listen`].
+    /// Sends the process a line: see [`listen`].
     pub fn tell(&mut self, line: &str) {
         let _ = writeln!(self.process.stdin.as_mut().unwrap(), "{line}");
     }
 
-    /// Tells it something, and hears what it answers.
+    /// Sends a line to the process and returns the line that it answers.
     pub fn ask(&mut self, line: &str) -> String {
         self.tell(line);
         self.hear()
@@ -203,7 +203,7 @@ impl Child {
         send(self.pid(), signal);
     }
 
-    /// Kills it; all that it has said and nobody has heard.
+    /// Kills the process; returns all its lines that were not yet taken.
     pub fn kill(&mut self) -> Vec<String> {
         let _ = self.process.kill();
         self.process.wait().unwrap();
@@ -214,7 +214,7 @@ impl Child {
         self.process.try_wait().unwrap().is_none()
     }
 
-    /// Waits for its end, which must be a good one; what it said since.
+    /// Waits until the process exits, which must be with success; returns the remaining lines.
     pub fn finish(mut self) -> Vec<String> {
         drop(self.process.stdin.take());
         let said = self.lines.iter().collect::<Vec<_>>();
@@ -243,7 +243,7 @@ impl Role {
     /// The role that this process is to play, if it is not the test itself.
     pub fn of_this_process() -> Option<Role> {
         let name = std::env::var(ROLE).ok()?;
-        // Nobody survives the test, however that ends.
+        // The process dies with the test, however the test ends.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
         let store = std::env::var_os(STORE).unwrap().into();
         let arguments = std::env::var(ARGUMENTS).unwrap();
@@ -256,13 +256,13 @@ impl Role {
     }
 }
 
-/// Says something to the parent.
+/// Sends a line to the parent.
 pub fn say(line: impl std::fmt::Display) {
     let line = format!("{MARK}{line}\n");
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
-/// Waits for what the parent tells; `None` when there will be nothing more.
+/// Waits for the parent's next line; `None` when there will be nothing more.
 pub fn listen() -> Option<String> {
     let mut line = String::new();
     (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())

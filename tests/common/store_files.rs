@@ -81,7 +81,7 @@ impl History {
 
 /// Commits `count` transactions: single keys, several keys in several keyspaces, deletes, a large
 /// value, a transaction larger than the ring, and one that is rolled back after it has streamed.
-/// `durable` says which are waited for.
+/// `durable` selects the ones that are waited for.
 pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: impl Fn(u64) -> bool) {
     if history.states.is_empty() {
         history.states.push((0, State::new()));
@@ -182,7 +182,7 @@ pub(crate) fn kill(pid: u32) {
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
-/// Waits until a killed process runs no more; that somebody reaps it may take seconds.
+/// Waits until a killed process runs no more. Its parent may reap it seconds later.
 pub(crate) fn wait_dead(pid: u32) {
     let state = || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -237,7 +237,7 @@ impl Image {
     }
 
     /// Where the log's headers are, and the newest durable transaction that each states. Decoded
-    /// here by hand, so that the code under test isn't asked what it should have found.
+    /// here by hand, so that the check does not depend on the code under test.
     pub(crate) fn statements(&self) -> Vec<Statement> {
         let mut found = Vec::new();
         for (file, bytes) in self.files.iter().filter(|(name, _)| name.starts_with("wal/")) {

@@ -1,6 +1,6 @@
-//! Goal: code that is written against `StoreRead` and `StoreWrite` finds the same on a direct
-//! client and by message. Method: one script of all calls, errors among them, on both kinds of
-//! client of one store; what each is told is compared.
+//! Goal: code that is written against `StoreRead` and `StoreWrite` gets the same results from a
+//! direct client and a message-passing client. Method: one script of all calls, errors among them,
+//! on both kinds of client of one store; the results of each are compared.
 
 use crate::common::{HANGS, TestStore, limit};
 use std::ops::Bound;
@@ -8,7 +8,7 @@ use untorn::{Batch, Client, CommitOutcome, Durability, Error, Feed, KeyBounds, R
 
 const ALL: KeyBounds<'_> = (Bound::Unbounded, Bound::Unbounded);
 
-/// What a call was told, without the ids of transactions.
+/// The results of the calls, without the ids of transactions.
 #[derive(Default, Debug, PartialEq)]
 struct Told(Vec<String>);
 
@@ -131,7 +131,7 @@ fn both_kinds_of_client_are_told_the_same() {
         assert_eq!(direct, by_message);
     }
     assert_eq!(direct.0.len(), by_message.0.len());
-    // Each sees what the other did.
+    // Each client reads what the other wrote.
     let reads: [&dyn StoreRead; 2] = [&store, &client];
     for read in reads {
         assert_eq!(read.get("direct", b"b").unwrap(), read.get("message", b"b").unwrap());

@@ -121,8 +121,8 @@ fn many_stores(role: &Role) {
 }
 
 /// Records that lie beyond the first mapping of the arena and across its borders survive the deaths
-/// of all processes, are recovered by a limited logger, and are the same for limited and unlimited
-/// readers.
+/// of all processes. A limited logger recovers them, and limited and unlimited readers find the
+/// same.
 #[test]
 fn a_store_grows_beyond_its_first_mapping() {
     let _limit = limit();
@@ -262,8 +262,8 @@ fn grow(role: &Role) {
     }
 }
 
-/// All values up to `written` are there, and no part of a later one but the next, which was
-/// committed and not told.
+/// All values up to `written` are there. Of later ones only the next may be there, whole: it was
+/// committed and not reported.
 fn check(store: &Store, written: u64) {
     let rows = store.keyspace("rows").unwrap();
     let snapshot = store.snapshot().unwrap();

@@ -13,8 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, FlushPolicy, Store};
 
-/// Not a test of its own: stores what it is told to, durably, and then as a commit that is only
-/// visible.
+/// Not a test of its own: stores its argument, durably, and then in a commit that is only visible.
 #[test]
 fn child() {
     let Some(role) = Role::of_this_process() else { return };
@@ -121,8 +120,8 @@ fn the_other_direction() {
     assert_eq!(found(&backup), ["3", "3", "3"]);
 }
 
-/// A clean stop leaves nothing that a later open could believe instead of the files; but it leaves
-/// the blocks.
+/// A clean stop leaves nothing that a later open could use instead of the files; but it leaves the
+/// blocks.
 #[test]
 fn a_clean_stop_leaves_no_region() {
     let _limit = limit();

@@ -1,4 +1,4 @@
-//! Goal: the calls of the public interface do what they say, in one process.
+//! Goal: the calls of the public interface do what they document, in one process.
 
 use crate::common::HANGS;
 use untorn::{Durability, Store};

@@ -1,11 +1,11 @@
-//! Goal: cells and counters do what they say in one process and several: whole values, versions
+//! Goal: cells and counters keep their contract in one process and several: whole values, versions
 //! that name one value each, exclusion of writers, no lost addition, names and generations, and
 //! durability by sampling.
 //!
 //! Method: single calls with what they must answer; then processes that store and add, killed and
 //! stopped at random, whose values carry their own checksum, while others check every load. What
-//! only a power cut can show is in the harness's suite `power`, what needs a death at a certain
-//! instruction in `crash-harness kill` and `loom_tests/cell.rs`.
+//! only a power cut can show is in the harness's suite `power`. What needs a death at a certain
+//! instruction is in `crash-harness kill` and `loom_tests/cell.rs`.
 
 mod kills;
 mod older_values;
@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use std::time::{Duration, Instant};
 use untorn::{CELLS_KEYSPACE, Cell, Durability, Error, FlushPolicy, Sample, Store, Version};
 
-/// A value that tells whether it is whole: a number, filler that follows from it, and a checksum.
+/// A value that shows whether it is whole: a number, filler that follows from it, and a checksum.
 fn whole(number: u64, len: usize) -> Vec<u8> {
     let mut bytes = number.to_le_bytes().to_vec();
     bytes.extend((0..len - 12).map(|at| (number as usize * 31 + at) as u8));
@@ -286,7 +286,7 @@ fn sync_and_store_durable_wait_for_the_sample() {
     assert_eq!(durable("a"), 100);
 }
 
-/// A transaction that is open for long holds samples up, and says so.
+/// A transaction that is open for long holds samples up: durable stores and `sync` return an error.
 #[test]
 fn a_long_transaction_holds_the_sampler_up() {
     let _limit = limit();
@@ -309,7 +309,7 @@ fn a_long_transaction_holds_the_sampler_up() {
     cell.store_durable(&whole(3, 64)).unwrap();
 }
 
-/// Who does nothing but store into cells has a logger, too, whatever became of the last one.
+/// A process that only stores into cells gets a new logger after the last one was killed.
 #[test]
 fn stores_alone_bring_a_dead_logger_back() {
     let _limit = limit();

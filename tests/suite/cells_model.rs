@@ -1,13 +1,13 @@
 //! Goal: whatever two processes do with cells and counters, one call after the other, each call
 //! answers what a plain model answers: the newest value, its version, that very version or `Stale`,
-//! and `NoCell` for a handle whose cell was dropped. So also after the peer, the logger, or
-//! everybody was killed.
+//! and `NoCell` for a handle whose cell was dropped. This also holds after the peer, the logger, or
+//! all processes were killed.
 //!
-//! Method: proptest makes histories of calls by this process and by a peer, both of which keep
-//! their handles, also stale ones. Versions are not predicted: they must grow, and name for ever
-//! the value that they were given for. That holds also over losses (everything is killed and
-//! `control` removed), of which several follow each other and clean stops at once, and over cells
-//! that are dropped and created again: the versions that were given to a name are kept for the
+//! Method: proptest makes histories of calls by this process and by a peer. Both keep their
+//! handles, also stale ones. Versions are not predicted: they must grow, and name for ever the
+//! value that they were given for. That holds also over losses (everything is killed and `control`
+//! removed), of which several follow each other and clean stops at once. It holds over cells that
+//! are dropped and created again, too: the versions that were given to a name are kept for the
 //! whole history.
 
 use crate::common::{Child, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_until};
@@ -94,9 +94,9 @@ impl Actor {
         Actor { store, cells: BTreeMap::new(), counter: None }
     }
 
-    /// Does what a line says and answers in a line; the same for this process and the peer. A value
-    /// is known by its number, which is the caller's to say and is looked for among `known` when it
-    /// is loaded.
+    /// Executes a line and answers in a line; the same for this process and the peer. A value is
+    /// identified by its number. The caller chooses it when it stores, and a load searches it among
+    /// `known`.
     fn act(&mut self, line: &str) -> String {
         self.try_act(line).unwrap_or_else(|error| match error {
             Error::NoCell { .. } => "gone".into(),

@@ -227,7 +227,7 @@ fn ranges_are_deleted_and_counted() {
     assert_eq!(fixture.run("del", &["letters", "--from", "x", "--json"]).ok().text(), "{\"deleted\":0}\n");
     assert_eq!(fixture.run("scan", &["letters"]).ok().text(), "d\t5\n");
     assert_eq!(fixture.run("del", &["letters", "--to", "ff", "--hex"]).ok().text(), "1\n");
-    // What can't be meant, and what is easily meant otherwise.
+    // Arguments that have no meaning, and arguments that are easily misread.
     for wrong in [
         &["letters"][..],
         &["letters", "a", "--prefix", "a"],

@@ -1,6 +1,6 @@
-//! Goal: a cursor finds what a map has, stays where its documentation says past either end and
-//! after a seek that finds nothing, and lends what it says. Method: each cell of the table in
-//! `Cursor`'s documentation; random walks beside a `BTreeMap` over keyspaces of one leaf and of
+//! Goal: a cursor finds what a map has, stays where its documentation states past either end and
+//! after a seek that finds nothing, and lends the documented entry. Method: each cell of the table
+//! in `Cursor`'s documentation; random walks beside a `BTreeMap` over keyspaces of one leaf and of
 //! many, in snapshots and in a transaction with changes of its own. `UNTORN_SEED=n` replays a walk.
 
 use crate::common::{TestStore, limit};
@@ -31,7 +31,7 @@ enum At {
     Beginning,
 }
 
-/// What the documentation says of each call.
+/// The documented result of each call.
 fn expected(model: &Model, at: &mut At, call: &Call) -> Found {
     let after = |key: &Vec<u8>| model.range::<Vec<u8>, _>((Bound::Excluded(key), Bound::Unbounded)).next();
     let before = |key: &Vec<u8>| model.range::<Vec<u8>, _>((Bound::Unbounded, Bound::Excluded(key))).next_back();

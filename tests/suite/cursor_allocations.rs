@@ -41,7 +41,7 @@ fn a_cursor_allocates_nothing_per_entry() {
     }
     assert_eq!(allocations() - before, 0, "allocations for {passed} entries");
     assert_eq!(passed, 2 * (ENTRIES + 1) + ENTRIES.div_ceil(97));
-    // The count sees what a range allocates.
+    // The counter works: a range allocates for each entry.
     let before = allocations();
     assert_eq!(snapshot.range(&keys, ..).unwrap().count(), ENTRIES as usize + 1);
     assert!(allocations() - before >= u64::from(ENTRIES));

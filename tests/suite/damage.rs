@@ -57,9 +57,9 @@ fn flip(file: &std::fs::File, at: u64, bits: u8) {
     file.write_all_at(&[byte[0] ^ bits], at).unwrap();
 }
 
-/// Every byte of a page that the finished checkpoint uses counts. Which pages those are shows by
-/// their checksum words; their number must be that of the checksums that `verify` says it held
-/// against bytes.
+/// Every byte of a page that the finished checkpoint uses counts. A flipped bit in the checksum
+/// word finds these pages; their number must fit the number of checksums that `verify` reports as
+/// compared.
 #[test]
 fn verify_finds_each_flipped_byte_of_used_pages() {
     let dir = scratch();
@@ -80,7 +80,7 @@ fn verify_finds_each_flipped_byte_of_used_pages() {
         problems
     };
     let in_use: Vec<u64> = (1..report.pages).filter(|page| !found(page * PAGE as u64 + 3).is_empty()).collect();
-    // A run has one checksum for all its pages, and may have a few pages more than it needs.
+    // An extent has one checksum for all its pages, and may have a few pages more than it needs.
     let expected = report.checksums..=report.checksums + report.reachable_pages;
     assert!(expected.contains(&(in_use.len() as u64)), "{} pages, {report:?}", in_use.len());
     let mut random = Random(seed());
@@ -97,7 +97,7 @@ fn verify_finds_each_flipped_byte_of_used_pages() {
 }
 
 /// What can be done to a store, errors and all, as long as it goes on. Values that are written are
-/// known ones, not read from the store: reads don't look at checksums.
+/// known ones, not read from the store: reads don't verify checksums.
 fn disturb(store: &Store, state: &State, random: &mut Random) {
     let entries: Vec<_> = state.iter().collect();
     for _ in 0..6 {
@@ -129,9 +129,9 @@ fn disturb(store: &Store, state: &State, random: &mut Random) {
 }
 
 /// Damage in a page of the checkpoint, then recovery, writes and another checkpoint: what `verify`
-/// then calls clean is what was stored. No damage has got a fresh checksum. A store that is
-/// refused, before recovery or for a page that only the replay of the log meets, keeps every byte
-/// of every file, and is refused again.
+/// then finds clean is what was stored. No damage has got a fresh checksum. A store may be refused,
+/// before recovery or for a page that only the replay of the log reads. It then keeps every byte of
+/// every file, and is refused again.
 #[test]
 fn damage_is_never_laundered() {
     let dir = scratch();
@@ -180,7 +180,7 @@ fn damage_is_never_laundered() {
     }
 }
 
-/// A checkpoint that meets damage says so to whoever waits for it, and doesn't keep them waiting.
+/// A checkpoint that meets damage fails its waiters with that error, at once.
 #[test]
 fn checkpoint_reports_damage() {
     let dir = scratch();
@@ -260,7 +260,7 @@ fn foreign_and_short_and_newer_files() {
             for slot in slots {
                 let slot = &mut bytes[slot * 4096..][..4096];
                 slot[8] += 1;
-                // Something that this version knows nothing of.
+                // A field that this version does not have.
                 slot[4000] = 1;
                 let sum = [&slot[..12], &slot[16..]].iter().fold(crc32fast::Hasher::new(), |mut sum, part| {
                     sum.update(part);
@@ -316,7 +316,8 @@ fn number_of(ours: &Image, dir: &Path, name: &str, other: Vec<u8>, names: &str) 
     refused(&path, names, &format!("{name} of another store"));
 }
 
-/// A shared region that is no region, or one of another store, is of the past: nobody uses it.
+/// A shared region that is malformed, or belongs to another store, is treated as stale: the store
+/// is recovered from its files.
 #[test]
 fn shared_region_of_something_else() {
     let dir = scratch();

@@ -1,9 +1,9 @@
 //! Goal: a commit that has time is durable when it returns, and its flush is put off as far as
-//! deadlines allow and no further: one flush serves all that wait, whatever is more urgent takes
-//! them with it, and nobody is left waiting for an hour because something died.
+//! deadlines allow and no further. One flush serves all waiting commits; a more urgent flush covers
+//! them too. No commit waits for an hour because a process died.
 //!
-//! Method: commits with an hour of time, which nothing but what a test does can make durable in a
-//! test's time; the counters say how many flushes that took.
+//! Method: commits with an hour of time, which only an action of the test makes durable in a test's
+//! time; the counters show how many flushes that took.
 
 use crate::common::{TestStore, kill_logger, limit, wait_until};
 use std::time::Duration;
@@ -54,8 +54,8 @@ fn one_urgent_commit_takes_all_that_wait_along() {
     assert_eq!(after.flushes_saved - before.flushes_saved, 9 - flushes);
 }
 
-/// Who changes nothing has read what another one made, and must not wait as long as that one may:
-/// an hour.
+/// A transaction that changes nothing has read what another one made. It must not wait as long as
+/// that one may: an hour.
 #[test]
 fn a_commit_that_changes_nothing_waits_for_nobody_else() {
     let _limit = limit();
@@ -70,7 +70,7 @@ fn a_commit_that_changes_nothing_waits_for_nobody_else() {
     put_beside(&store, &keyspaces[2], 2, b"v", || {
         store.begin_with(within).unwrap().commit().unwrap();
     });
-    // Those who changed nothing are no commits, and kept no deadline.
+    // Transactions that changed nothing are no commits, and kept no deadline.
     let deadlines = store.stats().unwrap().deadlines;
     assert_eq!((deadlines.commits, deadlines.met + deadlines.missed), (6, 6));
 }

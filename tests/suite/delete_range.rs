@@ -219,7 +219,7 @@ fn a_transaction_that_streams() {
     untorn::logger::stop_logger(&image, HANGS).unwrap();
 }
 
-/// A follower that asked for a prefix gets the part of a range that has it.
+/// A follower that filters by a prefix gets the part of a range that has it.
 #[test]
 fn a_prefix_cuts_the_ranges_of_a_feed() {
     let _limit = limit();

@@ -1,8 +1,8 @@
-//! Goal: the events of a store's life can be heard by a `tracing` subscriber, at the levels where
-//! people look for them; and there are none on the path of a visible commit or a read.
+//! Goal: a `tracing` subscriber receives the events of a store's life, at the levels where people
+//! look for them. The path of a visible commit or a read emits none.
 //!
-//! Method: one life with the logger as a thread of a child process, whose events go to a buffer with
-//! the names of their threads.
+//! Method: one life with the logger as a thread of a child process, whose events go to a buffer
+//! with the names of their threads.
 
 use crate::common::{Child, HANGS, Role, TestStore, limit, listen, say};
 use std::io::Write;
@@ -26,7 +26,7 @@ fn child() {
     }
 }
 
-/// What was heard so far.
+/// The events received so far.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<Vec<u8>>>);
 
@@ -74,8 +74,8 @@ fn the_events_of_a_life() {
     Child::spawn("events::life", nowhere.path(), &[]).finish();
 }
 
-/// One life of a store in a process of its own: a process has one subscriber, and it must not hear
-/// other tests.
+/// One life of a store in a process of its own: a process has one subscriber, which must not
+/// receive the events of other tests.
 fn life() {
     let heard = Heard::default();
     let writer = heard.clone();
@@ -115,7 +115,7 @@ fn life() {
     assert_eq!(heard.own(), before);
     store.set_flush_policy(FlushPolicy::OnCommit).unwrap();
 
-    // A process dies with the lock; who wants it next takes it over.
+    // A process dies with the lock; the next writer takes it over.
     let mut other = Child::spawn("events::hold", &place.path, &[]);
     other.expect("holds the lock");
     let pid = format!("pid={}", other.pid());

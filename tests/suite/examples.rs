@@ -1,6 +1,6 @@
-//! Goal: the examples do what they say they show, end by themselves, and leave nothing behind.
+//! Goal: the examples do what their texts promise, end by themselves, and leave nothing behind.
 //!
-//! Method: cargo builds them beside the tests; each is run once, and its output looked at.
+//! Method: cargo builds them beside the tests; each is run once, and its output is checked.
 
 use crate::common::{limit, wait_until};
 use std::path::PathBuf;

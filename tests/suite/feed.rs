@@ -1,5 +1,5 @@
-//! Goal: a feed tells every committed change, once, in order, by transactions, to whoever asks,
-//! from wherever they were; and says so when it can't.
+//! Goal: a feed delivers every committed change, once, in order, by transactions, to each consumer,
+//! from any position; if it can't, it returns an error.
 //!
 //! Method: one thing at a time, through the public API, with other processes where they matter.
 //! `feed_model` compares random histories.
@@ -151,8 +151,8 @@ fn waits_and_wakes() {
     }
 }
 
-/// Commits that need no flush for long, and for which nobody wakes the logger, are told within
-/// milliseconds.
+/// Commits that need no flush for long, and for which no waiter wakes the logger, are delivered
+/// within milliseconds.
 #[test]
 fn visible_commits_are_told_soon_under_any_policy() {
     let _limit = limit();
@@ -375,7 +375,7 @@ fn from_the_beginning_over_checkpoints_and_restarts() {
 }
 
 /// A transaction that streams over several segments, others that roll back, and more commits than
-/// the slots remember: whoever knows all up to any of them reads on with the next.
+/// the slots remember: a consumer that has read up to any of them resumes with the next.
 #[test]
 fn from_each_transaction_on() {
     let _limit = limit();

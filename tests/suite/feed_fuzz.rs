@@ -1,11 +1,11 @@
-//! Goal: whatever stands in the log's files and in the ring, reading the changes never panics,
-//! never hangs, and never tells of one that did not happen: it tells the true ones up to some
-//! place, and then what is wrong.
+//! Goal: whatever the log's files and the ring contain, reading the changes never panics, never
+//! hangs, and never delivers one that did not happen. It delivers the true ones up to some place,
+//! and then an error.
 //!
 //! Method: the files of a store with a known history are damaged by random bits, blocks of garbage,
-//! whole blocks of other places (whose own checksums are right), and the ring in shared memory by
-//! random bits, all while the store is open. A feed is read from some place on and held against the
-//! history. Then the damage is taken back. `proptest` chooses and shrinks.
+//! and whole blocks of other places (whose own checksums are right). The ring in shared memory is
+//! damaged by random bits. The store is open all the while. A feed is read from some place on and
+//! compared with the history. Then the damage is reverted. `proptest` chooses and shrinks.
 
 use crate::common::HANGS;
 use crate::common::store_files::{History, remove_all, scratch, small, work};

@@ -1,6 +1,6 @@
-//! Goal: feeds through what happens to processes and disks: everybody is killed at random, the
-//! device is full of what was kept for followers, a host closes the descriptors that it doesn't
-//! know.
+//! Goal: feeds survive what happens to processes and disks: all processes are killed at random, the
+//! device is full of what was kept for followers, a host closes the descriptors that it did not
+//! open.
 //!
 //! Method: real processes; a small tmpfs of its own where a device must fill.
 
@@ -49,7 +49,8 @@ fn count_on(store: &Store, seed: u64) {
         }
         txn.put(&keys, b"two", &n.to_be_bytes()).unwrap();
         txn.commit().unwrap();
-        // What matters is who dies when, not how much there is to read afterwards.
+        // The test is about the moments of the deaths; the pause limits what must be read
+        // afterwards.
         std::thread::sleep(Duration::from_micros(300));
     }
 }
@@ -58,7 +59,7 @@ fn number(value: &[u8]) -> u64 {
     u64::from_be_bytes(value[..8].try_into().unwrap())
 }
 
-/// Says the id and the number of each transaction, when it has all of it.
+/// Prints the id and the number of each transaction that has arrived whole.
 fn consume(store: &Store, from: TxnId, feed: &str) {
     let feed = if feed == "Durable" { Feed::Durable } else { Feed::Visible };
     let mut one = None;
@@ -74,7 +75,7 @@ fn consume(store: &Store, from: TxnId, feed: &str) {
     }
 }
 
-/// Notes what a consumer has said.
+/// Records the output of a consumer.
 fn note(lines: Vec<String>, position: &mut TxnId, seen: &mut Vec<u64>) {
     for line in lines {
         let (txn, n) = line.split_once(' ').unwrap();
@@ -218,8 +219,8 @@ fn on_a_full_device_what_is_kept_gives_way() {
 
 // ---- descriptors
 
-/// A host closes all descriptors that it doesn't know between two calls; the feed goes on, and
-/// closes nobody else's.
+/// A host closes all descriptors that it did not open between two calls; the feed goes on, and
+/// closes only its own.
 #[test]
 fn the_host_closes_all_descriptors() {
     let _limit = limit();

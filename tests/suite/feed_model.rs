@@ -1,10 +1,10 @@
-//! Goal: whatever several processes commit, drop, roll back and die of, every feed tells exactly
+//! Goal: whatever several processes commit, drop, roll back and die of, every feed delivers exactly
 //! that, in order, to consumers that are killed and resume.
 //!
-//! Method: random histories. Writers are processes that do what they are told and say what came of
-//! it and under which id; that is the model. Consumers are processes as well, each with a feed and
-//! filters of its own, which say what they get. Loggers, consumers, and now and then everybody, are
-//! killed. In the end each consumer must have got what the model says.
+//! Method: random histories. Writers are processes that execute commands, and print the result and
+//! the transaction id of each; that is the model. Consumers are processes as well, each with a feed
+//! and filters of its own, and print what they get. Loggers, consumers, and now and then all
+//! processes are killed. In the end each consumer must have got what the model predicts.
 
 use crate::common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say};
 use proptest::prelude::*;
@@ -158,7 +158,7 @@ fn part_of(range: &str, prefix: &str) -> Option<String> {
     (end.is_empty() || *start < *end).then(|| format!("{start}..{end}"))
 }
 
-/// A consumer and what it has said.
+/// A consumer and its output.
 struct Consumer {
     child: Child,
     number: usize,
@@ -172,7 +172,8 @@ impl Consumer {
         Child::spawn("feed_model::consumer", &store.path, &[&number.to_string(), &from.as_u64().to_string()])
     }
 
-    /// Takes note of what it said. A transaction counts as processed when its last change was said.
+    /// Records the consumer's output. A transaction counts as processed when its last change was
+    /// printed.
     fn note(&mut self, lines: Vec<String>) {
         for line in lines {
             let (txn, rest) = line.split_once(' ').unwrap();
@@ -214,7 +215,7 @@ fn run(steps: &[Step]) {
         .collect();
     let mut model: BTreeMap<TxnId, String> = BTreeMap::new();
     let mut asked = [0; WRITERS];
-    // Waits until the writers have answered what they were told so far.
+    // Waits until the writers have answered all their commands so far.
     let settle = |writers: &[Child], asked: &mut [usize; WRITERS], model: &mut BTreeMap<TxnId, String>| {
         for (writer, asked) in writers.iter().zip(asked) {
             for _ in 0..std::mem::take(asked) {
@@ -354,7 +355,7 @@ fn write(store: &Store) {
     }
 }
 
-/// Says what it gets; when it is told an end, it ends there.
+/// Prints what it gets, up to the end that a command gives.
 fn consume(store: &Store, (feed, space, prefix): (Feed, &str, &str), from: TxnId) {
     let (sender, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -1,10 +1,10 @@
 //! Goal: what `fork()`, exec and threads may do with a store is as stated. A child of fork() can
 //! use none of its copies, whatever its parent's threads were doing, and can open the store for
-//! itself; exec gives up at once what the process held; threads share every handle.
+//! itself. Exec gives up at once what the process held. Threads share every handle.
 //!
-//! Method: real forks and execs in processes of their own, each call of each kind of handle once in
-//! a child (`every_call`), forks in the middle of other threads' work, and an observer that looks
-//! what became of lock, pins and latch. What a child's drops must leave alone, and what a dead
+//! Method: real forks and execs in processes of their own. Each call of each kind of handle is made
+//! once in a child (`every_call`). Other forks hit the middle of other threads' work; an observer
+//! checks the lock, the pins and the latch. What a child's drops must leave alone, and what a dead
 //! parent must not keep, is in `interleavings_lives.rs`.
 
 #![allow(unsafe_code)]
@@ -181,7 +181,7 @@ fn generations(path: &Path) {
         keys.put(&depth.to_le_bytes(), b"v").unwrap();
         handles.push((store, keys));
         let code = if depth < 4 { in_child(|| descend(path, handles, depth + 1)) } else { 0 };
-        // It is none the worse for its children.
+        // The parent works as before its forks.
         let (store, keys) = handles.pop().unwrap();
         keys.put(b"after", &depth.to_le_bytes()).unwrap();
         i32::from(code != 0 || store.stats().unwrap().records < 4)

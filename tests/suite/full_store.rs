@@ -1,6 +1,7 @@
 //! Goal: a store that has no room left can always be made smaller. Deletes get through, one after
-//! another and in several processes, on a full device as at `max_size`; what holds the space
-//! otherwise is named. Free space serves whatever needs it, and the same few pages are recycled.
+//! another and in several processes, on a full device as at `max_size`. If anything else holds the
+//! space, the error names it. Free space serves whatever needs it, and the same few pages are
+//! recycled.
 //!
 //! Method: small file systems that the test fills (they need root), stores with a small `max_size`,
 //! snapshots in other processes, kills. A delete that fails once fails the test.
@@ -28,7 +29,7 @@ fn child() {
             say(snapshot.txn_id());
             listen();
         }
-        // Deletes the keys of a range, one by one, and says each.
+        // Deletes the keys of a range, one by one, and prints each.
         "delete" => {
             let rows = store.keyspace("rows").unwrap();
             for key in role.number(0)..role.number(1) {
@@ -98,8 +99,8 @@ fn gcd(a: u64, b: u64) -> u64 {
 }
 
 /// A store filled its own device. The log had no room, though most pages were free and each
-/// checkpoint succeeded: the last spare segment was never used, and no checkpoint let go of the
-/// segment that was being written.
+/// checkpoint succeeded: the last spare segment was never used, and no checkpoint freed the segment
+/// that was being written.
 #[test]
 fn a_store_that_fills_its_own_volume_can_delete() {
     let _limit = limit();

@@ -40,7 +40,7 @@ fn before() -> Vec<Vec<Change>> {
     let mut first: Vec<Change> = (0..60).map(|i| put("small", format!("key {i:04}"), [i; 40])).collect();
     first.extend([put("small", "", "the empty key"), put("small", "empty", "")]);
     first.extend([put("large", "run", [7; 9000]), put("large", "longer run", [8; 30_000]), put("dropped", "k", "v")]);
-    // Replaces pages and a run, which then stand in the queues.
+    // Replaces pages and an extent, which the queues then hold.
     let second = vec![put("large", "run", [9; 5000]), put("small", "key 0007", "replaced"), Drop("dropped")];
     vec![first, second]
 }

@@ -1,12 +1,12 @@
 //! Goal: an executable becomes a logger only with the feature `logger-hook`, and a store works
 //! without it by another program. Method: this very test, started with the variable that the hook
-//! looks for; a store whose logger is `untorn-logger`. Run it with and without
+//! checks; a store whose logger is `untorn-logger`. Run it with and without
 //! `--no-default-features`.
 
 use crate::common::{TestStore, limit};
 use std::process::Command;
 
-/// What this executable says when it is started as a logger for a store that is not there.
+/// The output of this executable when it is started as a logger for a store that does not exist.
 fn started_as_logger() -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "nothing_of_this_name"]).env("UNTORN_BECOME_LOGGER", "/nonexistent/store");
@@ -18,7 +18,7 @@ fn only_the_hook_makes_an_executable_a_logger() {
     let _limit = limit();
     let said = started_as_logger();
     if cfg!(feature = "logger-hook") {
-        // `main` has not run; the logger says why it can't serve.
+        // `main` has not run; the logger prints why it can't serve.
         assert!(said.contains("/nonexistent/store") && !said.contains("running 0 tests"), "{said:?}");
     } else {
         assert!(said.contains("running 0 tests"), "{said:?}");

@@ -1,7 +1,7 @@
-//! Goal: a checksum proves nothing of who wrote the bytes. Whatever a field of a checksummed
-//! structure contains, opening the store answers, without a panic, a fault, a hang or a huge
-//! allocation; a store that is refused keeps every byte, and the error names a file and what is
-//! wrong with it.
+//! Goal: a checksum proves no authorship: any process can write fitting bytes. Whatever a field of
+//! a checksummed structure contains, opening the store answers, without a panic, a fault, a hang or
+//! a huge allocation. A store that is refused keeps every byte, and the error names a file and what
+//! is wrong with it.
 //!
 //! Method: each field of each structure at rest is set to extreme values, and all checksums over it
 //! are made to fit. Each changed store is opened, read, written to and verified in another process,
@@ -32,7 +32,7 @@ const ALLOCATION_MAX: usize = 64 << 20;
 
 // ---- the process that opens
 
-/// Not a test of its own: opens what it is told to, and says how that ended.
+/// Not a test of its own: opens each path that it is given, and prints how that ended.
 #[test]
 fn child() {
     let Some(role) = Role::of_this_process() else { return };
@@ -397,9 +397,9 @@ fn checked(number: u32) -> u64 {
     u64::from(number) | u64::from(!number) << 32
 }
 
-/// A length in the shared region that fits its complement, and that the file does not have, is
-/// refused by each process that relies on it, and by each one that joins. What such a process
-/// touched was a SIGBUS.
+/// A length in the shared region may fit its complement although the file is shorter. Each process
+/// that relies on it refuses it, and so does each one that joins. Such a process once died of a
+/// SIGBUS.
 #[test]
 fn a_forged_length_is_refused() {
     use std::os::unix::fs::FileExt;

@@ -3,7 +3,7 @@
 //!
 //! Method: the voluntary context switches of all its threads, which the kernel counts, beside a
 //! client that does nothing and beside none. A busy machine adds none of these. Then everything
-//! that a logger does at rest must still be done: news wakes it, and the dead are found.
+//! that a logger does at rest must still be done: news wakes it, and dead processes are found.
 
 use crate::common::{Child, HANGS, Role, TestStore, exists, limit, say, wait_until};
 use std::time::{Duration, Instant};
@@ -86,7 +86,7 @@ fn a_logger_rests_beside_a_client_that_does_nothing() {
     assert_eq!(store.stats().unwrap().logger_starts, 1);
 }
 
-/// A process is killed beside a logger that rests, and no other process asks for anything.
+/// A process is killed beside a logger that rests, and no other process makes a request.
 #[test]
 fn a_logger_that_rests_finds_the_dead() {
     let _limit = limit();
@@ -137,9 +137,9 @@ fn live(path: &std::path::Path) -> untorn::Stats {
     }
 }
 
-/// A logger that no process uses woke up to four times in ten seconds, to look for its directory
-/// and its socket. Now nothing wakes it, and all that ends its sleep still does: a join, a message,
-/// a change of the socket, and the time to leave.
+/// A logger that no process uses woke up to four times in ten seconds, to check its directory and
+/// its socket. Now nothing wakes it, and all that ends its sleep still does: a join, a message, a
+/// change of the socket, and the time to leave.
 #[test]
 fn a_logger_that_is_alone_does_not_wake() {
     let _limit = limit();
@@ -160,7 +160,8 @@ fn a_logger_that_is_alone_does_not_wake() {
     assert_eq!(live(&test.path).clients.len(), 1);
     child.kill();
     wait_until(|| live(&test.path).clients.is_empty());
-    // A socket that goes comes back, and it moves to where the access file says.
+    // If the socket is removed, the logger makes it again. If the access file names another path,
+    // the socket moves there.
     assert_sleeps(logger);
     std::fs::remove_file(test.path.join("logger.sock")).unwrap();
     wait_until(|| test.path.join("logger.sock").exists());
@@ -193,10 +194,10 @@ fn a_logger_without_clients_rests_until_it_leaves() {
     };
     let logger = opened_once();
     assert_rests(logger, 0.5);
-    // It is told to leave, and does so at once.
+    // A request to leave makes it leave at once.
     assert!(untorn::logger::stop_logger(&test.path, HANGS).unwrap());
     wait_until(|| !exists(logger));
-    // One whose directory goes notices that.
+    // A logger whose directory is removed notices that.
     let logger = opened_once();
     assert_rests(logger, 0.5);
     std::fs::remove_dir_all(&test.path).unwrap();

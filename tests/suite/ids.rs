@@ -1,9 +1,9 @@
 //! Goal: a transaction id, a cell's version and a keyspace's number name one thing for ever, over
-//! losses, clean stops and lives in which nothing happens; and they end at an error, not at one
+//! losses, clean stops, and openings in which nothing happens. They end at an error, not at one
 //! that was given before.
 //!
 //! Method: everything is killed and `control` removed, which takes back what the log does not hold,
-//! as a power cut does. The limits are reached by headers that are patched.
+//! as a power cut does. Patched headers bring the limits near.
 
 use crate::common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, send, wait_until};
 use rustix::process::Signal;

@@ -1,5 +1,5 @@
 //! Goal: every call of the interface that programs outside of this repository rely on compiles as
-//! they write it, and does what it says. Method: those calls, in their order, with as few type
+//! they write it, and does what it documents. Method: those calls, in their order, with as few type
 //! annotations as they have; each is made once.
 
 use crate::common::{HANGS, TestStore, limit};

@@ -1,9 +1,8 @@
-//! Goal: the benchmark `ipc` measures what it says. Its fits find the constants of points that were
-//! made by the formulas; each way of handing over carries every byte, between processes, at sizes
-//! around each boundary that it has.
+//! Goal: the benchmark `ipc` measures what its names promise. Its fits find the constants of points
+//! that were made by the formulas. Each way of handing over carries every byte, between processes,
+//! at sizes around each boundary that it has.
 //!
-//! Method: the benchmark's own code is compiled into this test. How long anything takes is not
-//! looked at.
+//! Method: the benchmark's own code is compiled into this test. Durations are not checked.
 
 #[path = "../../benches/ipc/main.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -37,8 +36,8 @@ fn every_byte_arrives() {
             let words = bytes / 8;
             let there = pair.one_way(words, 2).unwrap_or_else(|error| panic!("{kind:?}, {bytes} B: {error}"));
             assert_eq!(there.times.len(), 2);
-            // Each has to be written and read; where memory is shared, whoever is still awake makes
-            // no call at all.
+            // Each message has to be written and read. With shared memory, a process that is still
+            // awake makes no call.
             assert!(kind.family() != Family::Message || there.calls >= 2.0, "{kind:?}: {} calls", there.calls);
             pair.round_trip(words, 2).unwrap_or_else(|error| panic!("{kind:?}, {bytes} B and back: {error}"));
         }
@@ -68,7 +67,7 @@ fn the_constants_of_a_line_are_found() {
 
 #[test]
 fn no_cost_is_below_nothing() {
-    // The points ask for a negative fixed cost.
+    // Without the bound, the best fit of these points has a negative fixed cost.
     let rows: Vec<_> =
         [(10.0, 9.0), (20.0, 20.0), (30.0, 31.0)].map(|(x, found)| Row { factors: [1.0, x], found }).into();
     let found = fit::coefficients(&rows);

@@ -116,8 +116,8 @@ fn damage_a_record(files: &mut Files, name: &str) {
     assert!(is_done);
 }
 
-/// Opens a store, all of whose values must be there; what `verify` says of the log; what a feed of
-/// all changes comes to.
+/// Opens a store that must hold all its values. Returns the problems that `verify` finds in the
+/// log, and the result of a feed of all changes.
 fn look(path: &Path, state: &State) -> (Vec<Problem>, Result<(), Error>) {
     let store = in_process().open(path).unwrap();
     assert!(read(&store).unwrap() == *state);
@@ -131,7 +131,7 @@ fn look(path: &Path, state: &State) -> (Vec<Problem>, Result<(), Error>) {
         }
         Ok(())
     };
-    // Who needs nothing of what is lost reads on.
+    // A consumer that needs no lost bytes reads on.
     follow(until).unwrap();
     (problems, follow(TxnId::ZERO))
 }
@@ -165,7 +165,7 @@ fn damage_that_only_followers_meet() {
         let (names, kept) = segments(&image.files);
         for name in [&names[0], &names[kept / 2]] {
             let mut cases: Vec<(String, Damage)> = Vec::new();
-            // Without a header nothing tells that recovery does without the segment, unless the
+            // Without a header nothing shows that recovery does without the segment, unless the
             // store was left in order.
             for len in [0, 100, 128, 4095, 4096, 5000, SEGMENT as usize / 2, SEGMENT as usize - 1] {
                 if clean || len >= 128 {
@@ -195,14 +195,14 @@ fn damage_that_only_followers_meet() {
                 };
                 assert!(problems.iter().any(|problem| names_file(&problem)), "{replay}: {problems:?}");
                 assert!(problems.iter().all(|problem| problem.0.starts_with("wal")), "{replay}: {problems:?}");
-                // A feed of all that is kept: what begins behind the oldest segment does not meet
-                // its damage.
+                // A feed of all that is kept. A feed that begins behind the oldest segment does not
+                // read its damage.
                 match followed {
                     Err(Error::Lagged { oldest }) => assert!(oldest > TxnId::ZERO, "{replay}"),
                     Err(Error::Corrupt { file, .. }) => assert!(file.starts_with("wal"), "{replay}: {file}"),
                     other => panic!("{replay}: {other:?}"),
                 }
-                // The next life opens it as well.
+                // The next open succeeds as well.
                 drop(in_process().open(&path).unwrap());
                 store_files::remove_all(&path);
             }

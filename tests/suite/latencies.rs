@@ -73,8 +73,8 @@ fn each_process_counts_in_the_class_of_its_commits() {
     assert_eq!(anew.lock_hold.urgent.count(), 0, "{anew:#?}");
 }
 
-/// A commit that has time is put off by intent, however little that is; among those that have none
-/// it looked like an illness.
+/// A commit that has time is put off by intent, however little that is. Counted among commits
+/// without time, it looked like a delay.
 #[test]
 fn commits_that_have_time_are_acknowledged_apart() {
     let _limit = limit();
@@ -90,7 +90,7 @@ fn commits_that_have_time_are_acknowledged_apart() {
     }
     let mut txn = store.begin_with(Durability::Within(times[2])).unwrap();
     txn.put(&keys, b"key", b"other").unwrap();
-    // Whoever waits later is counted as such, if there is something to wait for.
+    // A commit whose ticket is waited for later is counted as bulk, if it is not yet durable.
     txn.submit().unwrap().wait().unwrap();
     let now = store.stats().unwrap().latencies.acknowledgement;
     assert_eq!(now.within.since(&before.within).count(), 3, "{now:#?}");

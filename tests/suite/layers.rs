@@ -165,7 +165,7 @@ const OF_SYSTEM: [&str; 8] = [
 /// The command line, what pauses a test's process, and fuzzing are no part of the engine.
 const NO_PART_OF_THE_ENGINE: [&str; 4] = ["bin", "crash", "fuzzing", "system"];
 
-/// What a source of the engine asks of the system past `src/system`.
+/// The system interfaces that a source of the engine uses past `src/system`.
 fn past_system(code: &str) -> Vec<&'static str> {
     OF_SYSTEM.into_iter().filter(|name| code.contains(name)).collect()
 }

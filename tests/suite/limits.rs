@@ -1,10 +1,10 @@
-//! Goal: every stated size works up to its limit, exceeding one is an error that names it and takes
-//! nothing with it, and a store that is overwritten for ever stays as large as it was, or says who
-//! keeps it from that.
+//! Goal: every stated size works up to its limit, and exceeding one is an error that names it and
+//! takes nothing with it. A store that is overwritten for ever stays as large as it was, or names
+//! the reader that keeps it from that.
 //!
-//! Method: values, keys, names and counts at and around their limits; rounds of overwriting with
-//! checkpoints going on, with the number of pages watched; a snapshot that is kept, and what the
-//! figures say of it.
+//! Method: values, keys, names and counts at and around their limits; rounds of overwriting beside
+//! checkpoints, with the number of pages watched; a snapshot that is kept, and its share in the
+//! figures.
 
 use crate::common::{Child, HANGS, Role, TestStore, assert_clean, limit, listen, say};
 use std::time::Duration;
@@ -57,7 +57,7 @@ fn values_from_nothing_to_the_limit() {
     assert!(values.get(b"longest").unwrap().unwrap() == huge);
     assert_eq!(values.get(b"beside it").unwrap().unwrap(), b"v");
     assert!(values.get(b"too long").unwrap().is_none());
-    // Everybody dies; it comes back out of the log and the ring.
+    // All processes end; the value is recovered from the log and the ring.
     drop(huge);
     crate::common::kill_logger(&store);
     drop((values, store));
@@ -185,7 +185,8 @@ fn endless_overwriting_is_bounded() {
     }
 }
 
-/// Who pins what, since when, and what that costs, shows in the figures; so does that it ends.
+/// The figures show which process pins what, since when, and the pages that this costs. They also
+/// show that a pin has ended.
 #[test]
 fn what_a_snapshot_costs_shows() {
     let _limit = limit();
@@ -293,7 +294,7 @@ fn a_full_store_makes_room_by_itself() {
     assert_clean(&store);
 }
 
-/// After an error in the middle of a change a transaction says nothing more of its state, which is
+/// After an error in the middle of a change, every call of a transaction fails: its state is
 /// neither old nor new.
 #[test]
 fn a_failed_transaction_answers_nothing() {

@@ -1,5 +1,5 @@
 //! Goal: a write transaction that stays open for long and the logger never wait for each other
-//! without end, and who waits for a logger that can't serve learns why.
+//! without end. A call that waits for a logger that can't serve returns the reason.
 //!
 //! Method: transactions that outgrow the log's spares, or that just stay open, while the logger has
 //! reasons to take a checkpoint or to leave; loggers whose successor finds damage, or can't be
@@ -50,8 +50,8 @@ fn a_transaction_larger_than_the_spares_meets_a_checkpoint() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// A logger that is told to leave wants a last checkpoint; a transaction that stays open must not
-/// keep it, and the initialisation lock that it holds, for ever.
+/// A logger that is requested to leave takes a last checkpoint. A transaction that stays open must
+/// not delay the logger, and the initialisation lock that it holds, for ever.
 #[test]
 fn the_logger_leaves_beside_an_open_transaction() {
     let dir = tempfile::tempdir().unwrap();
@@ -64,14 +64,15 @@ fn the_logger_leaves_beside_an_open_transaction() {
     let start = Instant::now();
     assert!(untorn::logger::stop_logger(&path, HANGS).unwrap());
     assert!(start.elapsed() < HANGS, "{:?}", start.elapsed());
-    // A successor is started by whoever waits for it.
+    // A process that waits for a logger starts the successor.
     txn.commit().unwrap().wait().unwrap();
     assert_eq!(rows.get(b"b").unwrap().unwrap(), b"2");
     drop((rows, store));
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// A store whose header was lost is no empty directory: opening it must not replace the rest of it.
+/// A store whose header was lost is no empty directory: opening it must not replace its other
+/// files.
 #[test]
 fn a_store_without_its_header_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -106,7 +107,7 @@ fn a_handle_of_a_rolled_back_keyspace_leads_nowhere() {
 }
 
 /// `Duration::MAX` means "as long as it takes". It overflowed the clock, in one place with the
-/// process's gate to the writer lock closed behind it.
+/// process's local queue blocked behind it.
 #[test]
 fn the_longest_time_out_is_no_limit() {
     let dir = tempfile::tempdir().unwrap();
@@ -121,8 +122,8 @@ fn the_longest_time_out_is_no_limit() {
     untorn::logger::stop_logger(&path, Duration::MAX).unwrap();
 }
 
-/// A checkpoint begins between two transactions: it can't be waited for inside of one, and no
-/// longer than the option says for another thread's.
+/// A checkpoint begins between two transactions. A thread with an open transaction can't wait for
+/// it; for another thread's transaction, the wait is limited by the option.
 #[test]
 fn a_checkpoint_does_not_wait_for_its_own_caller() {
     let _limit = limit();
@@ -143,8 +144,8 @@ fn a_checkpoint_does_not_wait_for_its_own_caller() {
     assert_eq!(store.checkpoint().unwrap(), store.snapshot().unwrap().txn_id());
 }
 
-/// The logger dies, and the log is found damaged: whoever waits for a commit hears of the damage
-/// and of the commit, at once, instead of starting loggers until the time is up.
+/// The logger dies, and the log is found damaged. A waiter for a commit gets the damage and the
+/// commit in its error, at once, instead of starting loggers until the timeout.
 #[test]
 fn what_keeps_a_successor_from_serving_is_said() {
     let _limit = limit();
@@ -175,7 +176,7 @@ fn what_keeps_a_successor_from_serving_is_said() {
     assert!(store.durable_snapshot().unwrap().get(&rows, b"b").unwrap().is_some());
 }
 
-/// A task that awaits a commit which no logger can take is told so, and may await it again.
+/// A task that awaits a commit which no logger can take gets an error, and may await it again.
 #[test]
 fn an_awaited_commit_without_a_logger_is_an_error() {
     let _limit = limit();
@@ -212,7 +213,7 @@ fn an_awaited_commit_without_a_logger_is_an_error() {
         };
         assert_eq!(tried[0].program, "/nowhere/untorn-logger");
     }
-    // Somebody else has one run.
+    // Another process starts a logger.
     let other = std::process::Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&test.path).spawn();
     let mut other = other.unwrap();
     ticket.wait_timeout(HANGS).ok();
@@ -223,7 +224,7 @@ fn an_awaited_commit_without_a_logger_is_an_error() {
     other.wait().unwrap();
 }
 
-/// Whoever kills loggers may hit one before it has left its starter: that is no reason to give up.
+/// A kill may hit a logger before it has left its starter; the starter tries again.
 #[test]
 fn a_logger_that_is_killed_while_it_starts_is_started_again() {
     use std::os::unix::fs::PermissionsExt;

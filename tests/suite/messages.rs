@@ -1,6 +1,6 @@
 //! Goal: message-passing clients get what the store has, by every operation, and the same answers
-//! as a direct client; what was acknowledged is as durable as it was asked for; and clients and
-//! loggers come, go and die in any order.
+//! as a direct client. What was acknowledged is as durable as requested. Clients and loggers come,
+//! go and die in any order.
 //!
 //! Method: direct and message-passing clients of one store, in this process and in others, each
 //! checking what the other did.
@@ -19,17 +19,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use untorn::{Batch, CasOutcome, Client, CommitOutcome, Durability, Error, FlushPolicy, Keyspace, TxnId};
 
-/// Says so when there is a child, and lets both live: this process until it is killed, the child
-/// until there is a file of the name `end` in the store's directory.
+/// Forks, reports that, and keeps both alive: this process until it is killed, the child until
+/// there is a file of the name `end` in the store's directory.
 fn fork_and_wait(store: &Path, in_child: impl FnOnce()) -> ! {
-    // SAFETY: the child calls nothing that a thread it has not got could have locked, but for this
-    // library, which says that it knows.
+    // SAFETY: the child calls nothing that a thread it has not got could have locked. The exception
+    // is this library, which documents its behaviour after a fork.
     let child = unsafe { libc::fork() };
     if child == 0 {
         in_child();
         let start = Instant::now();
-        // The test hears no more of this process when the parent is gone.
-        // SAFETY: nobody writes there any more.
+        // The test gets no more output of this process when the parent is gone. SAFETY: the child
+        // writes there no more.
         unsafe { libc::close(1) };
         while store.exists() && !store.join("end").exists() && start.elapsed() < HANGS {
             std::thread::sleep(Duration::from_millis(5));
@@ -78,7 +78,7 @@ fn child() {
     let Some(role) = Role::of_this_process() else { return };
     let socket = role.store.join("logger.sock");
     match &*role.name {
-        // Puts, and says what was acknowledged.
+        // Puts, and prints what was acknowledged.
         "putter" => {
             let client = Client::connect(socket).unwrap();
             let name = role.arguments[0].clone();
@@ -91,7 +91,7 @@ fn child() {
                 }
             }
         }
-        // Asks for a lot and takes nothing.
+        // Requests a lot and reads no reply.
         "silent" => {
             let client = Client::connect(socket).unwrap();
             client.get("k", b"big").unwrap();
@@ -336,7 +336,8 @@ fn batches_and_their_conditions() {
     let CommitOutcome::Committed(second) = client.commit(&batch).unwrap() else { panic!() };
     assert_eq!(client.get("a", b"x").unwrap(), None);
     assert_eq!(client.get_versioned("b", b"y").unwrap().unwrap().1, second);
-    // The key is gone, so the same batch does nothing now, and says which condition it was.
+    // The key is gone, so the same batch does nothing now, and returns the index of the failed
+    // condition.
     assert_eq!(client.commit(&batch).unwrap(), CommitOutcome::Mismatch { index: 1, current: None });
     assert_eq!(client.get_versioned("b", b"y").unwrap().unwrap().1, second);
     let mut batch = Batch::new();
@@ -408,7 +409,7 @@ fn cells_and_counters() {
     assert_eq!(store.counter("hits").unwrap().get().unwrap(), 800);
     assert!(client.counter_add("imu", 1).is_err() && client.counter_get("imu").is_err());
     client.sync().unwrap();
-    // What was durable is there when everybody has gone.
+    // What was durable is there when all processes have gone.
     drop((client, cell, store));
     at.stop_logger();
     let store = at.open();
@@ -418,7 +419,7 @@ fn cells_and_counters() {
     assert_clean(&store);
 }
 
-/// No increment of many clients that only know versions gets lost.
+/// No increment of many clients that swap by versions gets lost.
 #[test]
 fn many_clients_at_once() {
     let _limit = limit();
@@ -480,7 +481,7 @@ fn a_visible_write_is_answered_before_the_flush() {
     assert!(store.stats().unwrap().durable < txn);
     client.sync().unwrap();
     assert!(store.stats().unwrap().durable > txn);
-    // A durable one waits for the flush, here for somebody who hurries it.
+    // A durable put waits for the flush, which the store's `sync` requests here.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| client.put("k", b"c", b"").unwrap());
         let keyspace = store.find_keyspace("k").unwrap().unwrap();

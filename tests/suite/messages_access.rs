@@ -1,10 +1,10 @@
-//! Goal: the access file says who may do what, by the uid that the kernel knows; without it, or
-//! with one that is malformed, only the owner gets in. Nobody gets more than a rule gives, also not
-//! by batches, scans or changes of the file.
+//! Goal: the access file decides which rights a client has, by the uid that the kernel reports.
+//! Without it, or with one that is malformed, only the owner gets in. No client gets more than a
+//! rule gives, also not by batches, scans or changes of the file.
 //!
-//! Method: threads of this process take other user ids, which is what the kernel tells the server
-//! of them. That needs root; without it the tests say that they were skipped, and fail where the
-//! variable `CI` is set.
+//! Method: threads of this process take other user ids, which the kernel reports to the server.
+//! That needs root; without it the tests report that they were skipped, and fail where the variable
+//! `CI` is set.
 
 use crate::common::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -136,7 +136,7 @@ fn read_only_and_read_write() {
     bob.cell_store("c", &[1; 8]).unwrap();
     bob.sync().unwrap();
     bob.checkpoint().unwrap();
-    // The store's own keyspaces are nobody's to write, the owner's neither.
+    // No client writes the store's own keyspaces, not even the owner.
     let owner = Client::connect(house.socket()).unwrap();
     for client in [&bob, &owner] {
         refused(client.put("untorn.cells", b"c", b""), "writing");
@@ -182,7 +182,7 @@ fn prefixes() {
     }
     alice.put("alice.new", b"k", b"").unwrap();
     alice.counter_add("alice.n", 1).unwrap();
-    // A batch is allowed as a whole or not at all, and its conditions tell nothing that can't be
+    // A batch is allowed as a whole or not at all, and its conditions reveal nothing that can't be
     // read.
     refused(alice.commit(Batch::new().put("alice.x", b"k", b"no").put("sensors", b"k", b"no")), "sensors");
     refused(alice.commit(Batch::new().expect_absent("secret", b"k").put("alice.x", b"k", b"no")), "secret");
@@ -195,7 +195,7 @@ fn prefixes() {
     refused(alice.stats(), "figures");
     refused(alice.checkpoint(), "checkpoint");
     alice.sync().unwrap();
-    // Somebody of whom the file says nothing by number.
+    // The file names no rule for this uid.
     let bob = house.connect_as(BOB).unwrap();
     assert_eq!(bob.keyspaces().unwrap(), ["public.a"]);
     refused(bob.get("sensors", b"k"), "reading");
@@ -210,8 +210,7 @@ fn a_malformed_file_lets_only_the_owner_in() {
     house.connect_as(ALICE).unwrap().put("k", b"a", b"1").unwrap();
     let staying = house.connect_as(ALICE).unwrap();
     let own = house.at.path.join("logger.sock");
-    // Then the socket is where it is without a file, and its mode says that nobody else can
-    // connect.
+    // Then the socket is where it is without a file, and its mode lets only the owner connect.
     house.set_bare(&format!("allow {ALICE} read-write\n\nallow {BOB} everything\n"));
     wait_until(|| own.exists());
     refused(staying.get("k", b"a"), "no longer");
@@ -224,7 +223,7 @@ fn a_malformed_file_lets_only_the_owner_in() {
     }
     std::fs::set_permissions(&own, PermissionsExt::from_mode(0o666)).unwrap();
     refused(connect_as(ALICE, &own), "line 3");
-    // A file that others could have written says nothing either.
+    // A file that other users could have written is ignored too.
     house.set_bare(&format!("allow {ALICE} read-write\n"));
     let access = house.at.path.join("access");
     std::fs::set_permissions(&access, PermissionsExt::from_mode(0o666)).unwrap();
@@ -286,7 +285,7 @@ fn a_feed_does_not_tell_what_may_no_longer_be_read() {
     assert_eq!((next.keyspace(), next.key()), ("open", &b"k"[..]));
 }
 
-/// Those who are not the owner leave some connections to the owner, however many they are.
+/// Clients of other users leave some connections to the owner, however many they are.
 #[test]
 fn the_owner_gets_in_beside_many_others() {
     let _limit = limit();
@@ -298,7 +297,7 @@ fn the_owner_gets_in_beside_many_others() {
     Client::connect(house.socket()).unwrap();
 }
 
-/// Nobody but the owner gets more than half of the connections.
+/// Only the owner gets more than half of the connections.
 #[test]
 fn one_user_does_not_shut_out_the_others() {
     let _limit = limit();
@@ -313,8 +312,8 @@ fn one_user_does_not_shut_out_the_others() {
     drop(alices);
 }
 
-/// The socket can't be made where the file wants it: the logger works on, says so, and makes it
-/// when it can.
+/// The socket can't be made at the path in the file: the logger works on, reports the failure, and
+/// makes the socket when it can.
 #[test]
 fn a_place_that_is_not_there_yet() {
     let _limit = limit();
@@ -330,7 +329,7 @@ fn a_place_that_is_not_there_yet() {
     std::fs::create_dir(&wanted).unwrap();
     wait_until(|| place.exists() && !note.exists());
     Client::connect(&place).unwrap().get("k", b"a").unwrap();
-    // Whoever takes the name away, it comes again.
+    // If the socket's file is removed, the logger makes it again.
     std::fs::remove_file(&place).unwrap();
     wait_until(|| place.exists());
     // What is no socket, or another server's, is left alone; also a server's that is too busy to

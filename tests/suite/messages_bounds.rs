@@ -2,8 +2,8 @@
 //! none for what a peer may not have, a reserve for the owner, and few long requests at work at
 //! once.
 //!
-//! Method: threads of this process take other user ids and ask for too much, beside the owner, and
-//! the logger's memory is looked at. That needs root; without it the tests say that they were
+//! Method: threads of this process take other user ids and request too much, beside the owner, and
+//! the logger's memory is measured. That needs root; without it the tests report that they were
 //! skipped, and fail where the variable `CI` is set.
 
 use crate::common::*;

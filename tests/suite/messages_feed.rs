@@ -1,5 +1,5 @@
-//! Goal: a change feed by message tells what a direct one tells, in the same order, of what its
-//! client may read; it goes on where it was when loggers die, and never leaves a gap.
+//! Goal: a change feed by message delivers what a direct one delivers, in the same order, as far as
+//! its client may read it. It goes on where it was when loggers die, and never leaves a gap.
 //!
 //! Method: direct feeds and feeds by message of one store, whose items must be the same, while
 //! writers write, loggers are killed and connections break.
@@ -27,7 +27,7 @@ impl House {
         Client::connect(self.at.path.join("logger.sock")).unwrap()
     }
 
-    /// All durable changes after `from`, as a direct client hears of them.
+    /// All durable changes after `from`, as a direct client reads them.
     fn direct(&self, from: TxnId) -> Vec<Change> {
         self.store.sync().unwrap();
         let mut changes = self.store.changes(from, Feed::Durable).unwrap();
@@ -140,14 +140,14 @@ fn waiting() {
     let start = Instant::now();
     assert!(changes.try_next(SECOND / 2).unwrap().is_none());
     assert!(start.elapsed() >= SECOND / 2 && start.elapsed() < HANGS);
-    // One that waits hears of it when it happens, and holds nobody up meanwhile.
+    // A waiting client gets the change when it happens, and delays no other request meanwhile.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| changes.next().unwrap().unwrap());
         std::thread::sleep(SECOND / 4);
         client.put("k", b"b", b"2").unwrap();
         assert_eq!(waiting.join().unwrap().key(), b"b");
     });
-    // A logger that is told to leave is not held up by those who wait.
+    // Waiting clients do not delay a logger that was requested to leave.
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| changes.next().unwrap());
         std::thread::sleep(SECOND / 4);
@@ -157,7 +157,7 @@ fn waiting() {
     });
 }
 
-/// While loggers are killed, and then compared with what a direct client hears.
+/// While loggers are killed, and then compared with what a direct client reads.
 #[test]
 fn loggers_die_under_a_feed() {
     let _limit = limit();
@@ -208,8 +208,8 @@ fn loggers_die_under_a_feed() {
     assert!(house.store.stats().unwrap().logger_starts >= u64::from(lives));
 }
 
-/// What a client may not read it does not hear of, and each of its transactions has a last change
-/// all the same.
+/// A client gets no change that it may not read. Each of its transactions has a last change all the
+/// same.
 #[test]
 fn only_what_may_be_read() {
     let _limit = limit();
@@ -219,7 +219,7 @@ fn only_what_may_be_read() {
     let keyspaces = names.map(|name| house.store.keyspace(name).unwrap());
     for number in 0..60u32 {
         let mut txn = house.store.begin_with(untorn::Durability::Visible).unwrap();
-        // Every order, and transactions of which there is nothing to hear.
+        // Every order, and transactions without a readable change.
         for digit in 0..4 {
             let which = number / 3u32.pow(digit) % 3;
             txn.put(&keyspaces[which as usize], &[digit as u8], &number.to_le_bytes()).unwrap();

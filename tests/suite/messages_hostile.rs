@@ -90,8 +90,8 @@ fn garbage_in_frames_is_answered() {
         let reply = raw.reply().unwrap();
         match wire::decode::<Reply<'_>>(&reply).unwrap() {
             Reply::Failed(_) => {}
-            // A few of these are requests: for the names of keyspaces, or to close scans that
-            // nobody has opened.
+            // A few of these are requests: for the names of keyspaces, or to close scans that no
+            // client has opened.
             reply => assert!(body.len() < 100, "{reply:?}"),
         }
     }

@@ -99,7 +99,7 @@ impl World {
         self.keyspaces[handle][keyspace].clone().unwrap()
     }
 
-    /// Forgets the handles to a keyspace that was dropped; they must know it.
+    /// Forgets the handles to a keyspace that was dropped; each must return `NoKeyspace`.
     fn forget_keyspace(&mut self, keyspace: usize) {
         for handle in 0..HANDLES {
             if let Some(old) = self.keyspaces[handle][keyspace].take() {

@@ -1,5 +1,5 @@
-//! Goal: who watches a store sees what it does, and changes nothing by looking: `observe`, `untorn
-//! top`, `untorn stat --prometheus`.
+//! Goal: a process that observes a store gets the figures of what the store does, and changes
+//! nothing: `observe`, `untorn top`, `untorn stat --prometheus`.
 //!
 //! Method: another process with a load of known size; what is printed is parsed by the format's
 //! rules.
@@ -84,7 +84,7 @@ fn looking_changes_nothing() {
     drop(store);
     place.stop_logger();
 
-    // Nobody is there, before and after.
+    // No process has the store open, before and after.
     let before = files(&place.path);
     assert!(matches!(observe(&place.path).unwrap(), Observation::Unused));
     assert!(run(&place.path, &["top", "--once", "--interval", "100"]).contains("No process has the store open"));
@@ -93,7 +93,7 @@ fn looking_changes_nothing() {
     assert!(matches!(observe(&place.path).unwrap(), Observation::Unused));
     assert_eq!(files(&place.path), before);
 
-    // Beside a process, whoever looks is none of its clients.
+    // An observer beside another process is not one of the store's clients.
     let mut other = Child::spawn("monitoring::load", &place.path, &[]);
     other.expect("ready");
     assert_eq!(other.ask("5"), "done");

@@ -1,9 +1,9 @@
-//! Goal: opening works for everybody at once, from anywhere, and where it can't it says why: first
-//! openings that race and are killed half-way, long paths, several stores and several handles,
-//! read-only openers, missing rights.
+//! Goal: all processes can open at once, from anywhere, and where one can't the error gives the
+//! reason: first openings that race and are killed half-way, long paths, several stores and several
+//! handles, read-only openers, missing rights.
 //!
-//! Method: real processes in the roles at the end of the file, told by pipes what to do, on real
-//! directories. What needs root says so loudly when it is skipped, and fails where `CI` is set.
+//! Method: real processes in the roles at the end of the file, directed by pipes, on real
+//! directories. What needs root reports loudly that it is skipped, and fails where `CI` is set.
 
 mod rights;
 
@@ -37,8 +37,8 @@ fn ten_open_a_new_store_at_once() {
 }
 
 /// Processes open a store while another one makes so many cells that the shared region grows all
-/// the time. An opener once held what the words say is there against a length that it had looked at
-/// before, and took the region for one of another boot.
+/// the time. An opener once compared the size that the region states with a length that it had read
+/// before. It then took the region for one of another boot.
 #[test]
 fn the_region_grows_while_others_open() {
     let _limit = limit();
@@ -88,8 +88,8 @@ fn openers_are_killed_while_they_make_the_store() {
     }
 }
 
-/// Nobody uses the store any more: the logger leaves by itself, leaving nothing to replay, and a
-/// later opener starts another.
+/// When no process uses the store any more, the logger leaves by itself, leaving nothing to replay,
+/// and a later opener starts another.
 #[test]
 fn an_idle_logger_leaves() {
     let _limit = limit();
@@ -99,7 +99,7 @@ fn an_idle_logger_leaves() {
     });
     store.keyspace("keys").unwrap().put(b"k", b"v").unwrap();
     let logger = store.stats().unwrap().logger_pid.unwrap();
-    // As long as somebody has the store open, it stays.
+    // The logger stays as long as a process has the store open.
     std::thread::sleep(Duration::from_millis(400));
     assert!(exists(logger));
     let before = store.snapshot().unwrap().txn_id();
@@ -257,14 +257,14 @@ fn read_only_maps_nothing_writable() {
     reader.tell("write");
     reader.expect("refused");
     reader.finish();
-    // The writer's process has one; it shows that the look above can fail.
+    // The writer's process has such a mapping; it shows that the check above can fail.
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let arena = std::fs::canonicalize(test.path.join("arena")).unwrap();
     let is_writable = |line: &str| line.ends_with(arena.to_str().unwrap()) && line.contains(" rw-s ");
     assert!(maps.lines().any(is_writable), "{maps}");
 }
 
-/// What stands in the way of opening is named: the path, the file, the right that is missing.
+/// If opening fails, the error names the cause: the path, the file, the right that is missing.
 #[test]
 fn what_is_in_the_way_is_named() {
     let _limit = limit();
@@ -381,7 +381,7 @@ fn child() {
     }
 }
 
-/// Opens a store, writes to it, and says what came of that.
+/// Opens a store, writes to it, and prints the result.
 fn say_opened(options: &untorn::Options, path: &Path) {
     match options.open(path).and_then(|store| store.keyspace("keys")?.put(b"k", b"v")) {
         Ok(_) => say("opened"),

@@ -2,7 +2,8 @@
 //!
 //! Method: they are taken from the document and run, all of them, in their order, in an empty
 //! directory. They make namespaces and change user ids, so this needs root, `unshare` and
-//! `setpriv`; without them it says that it was skipped, and fails where the variable `CI` is set.
+//! `setpriv`. Without them the test reports that it was skipped, and fails where the variable `CI`
+//! is set.
 
 use crate::common::program;
 use crate::common::{HANGS, copy_program, limit};
@@ -43,6 +44,6 @@ fn the_commands_of_the_document() {
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{error}\n{out}", output.status);
     assert!(out.contains("refused, as it should be"), "{error}\n{out}");
-    // What stands in the store after all of them.
+    // What the store contains after all of them.
     assert!(out.contains("alice\t1\ncarol\t3\n"), "{error}\n{out}");
 }

@@ -6,7 +6,7 @@
 //! that are killed. What copies the descriptor is forced: a fork, a spawn that blocks before its
 //! `exec`, a host that closes all descriptors.
 //!
-//! It needs root and `unshare`; without them each test says that it was skipped, and fails where
+//! It needs root and `unshare`; without them each test reports that it was skipped, and fails where
 //! the variable `CI` is set.
 #![allow(unsafe_code)]
 
@@ -88,7 +88,7 @@ fn end(path: &Path) {
     untorn::logger::stop_logger(path, HANGS).unwrap();
 }
 
-/// A process that does what it is told.
+/// A process that executes commands.
 fn acts(path: &Path) {
     let store = open(path);
     let keys = store.keyspace("keys").unwrap();
@@ -250,9 +250,9 @@ fn lower(at: &Path) {
     assert!(before == files(), "the lower layer has changed");
 }
 
-/// What a dead process's children have copied holds nothing once they are on their own: a child of
-/// `fork()` from the beginning, a spawned one from its `exec` on. Until then the dead one counts as
-/// alive.
+/// What a dead process's children have copied holds nothing once they run on their own: a child of
+/// `fork()` from the beginning, a spawned one from its `exec` on. Until then the dead process
+/// counts as alive.
 #[test]
 fn children_of_the_dead() {
     inside("children");
@@ -296,8 +296,8 @@ fn children(at: &Path) {
     end(&path);
 }
 
-/// The host closes descriptors that it does not know: every entry answers so, nothing is written
-/// any more, and the store can be opened again beside the dead handle.
+/// The host closes descriptors that it did not open. Then every entry returns that error, nothing
+/// is written any more, and the store can be opened again beside the dead handle.
 #[test]
 fn the_host_closes_the_descriptor() {
     inside("closing");

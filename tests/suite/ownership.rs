@@ -1,9 +1,9 @@
-//! Goal: a store is its owner's. No other uid joins it or gets anything of it, also not after a
-//! `chmod` that lets everyone in, also not in a user namespace where many uids look like one; root
-//! joins only if it says so, and then its logger is the owner's.
+//! Goal: a store belongs to its owner. No other uid joins it or gets anything of it. A `chmod` that
+//! opens the directory to all does not change that, nor does a user namespace where many uids look
+//! like one. Root joins only with an option, and then its logger runs as the owner.
 //!
 //! Method: processes and threads of several uids, and user namespaces with chosen maps, on real
-//! directories. That needs root; without it the tests say that they were skipped, and fail where
+//! directories. That needs root; without it the tests report that they were skipped, and fail where
 //! the variable `CI` is set.
 
 use crate::common::*;
@@ -24,7 +24,7 @@ const BOB: u32 = 54_332;
 fn child() {
     let Some(role) = Role::of_this_process() else { return };
     match role.name.as_str() {
-        // Opens as a uid, and works until told to end.
+        // Opens as a uid, and works until it is requested to end.
         "open-as" => {
             become_user(role.number(0) as u32);
             open(&role, role.arguments[1] == "foreign");
@@ -93,7 +93,7 @@ fn directory_of(uid: u32) -> TestStore {
     test
 }
 
-/// A store that a uid has made and that nobody uses.
+/// A store that a uid has made and that no process uses.
 fn store_of(uid: u32) -> TestStore {
     let test = directory_of(uid);
     let owner = Child::spawn("ownership::open-as", &test.path, &[&uid.to_string(), ""]);
@@ -129,7 +129,7 @@ fn refused<T>(result: Result<T>, with: &[&str]) {
     }
 }
 
-/// Whoever owns the directory gets everything by its `access` file. So root does not join in
+/// The owner of the directory gets everything by its `access` file. So root does not join in
 /// silence, and leaves everything as it was.
 #[test]
 fn root_does_not_join_by_accident() {
@@ -160,7 +160,7 @@ fn root_does_not_join_by_accident() {
     assert!(matches!(&error, Error::Invalid { what } if what.contains("logger_thread")), "{error}");
 }
 
-/// What a process is, as the kernel tells: a line of its status.
+/// A line of a process's status, as the kernel reports it.
 fn status(pid: u32, name: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -289,7 +289,7 @@ fn modes_let_no_other_user_in() {
         assert!(files(&test.path).iter().all(|file| std::fs::symlink_metadata(file).unwrap().uid() == 0));
         assert!(store.is_none_or(|store| store.stats().unwrap().clients.len() == 1));
     };
-    // While the owner uses it, while nobody does, and when the owner comes back.
+    // While the owner uses it, while no process does, and when the owner comes back.
     try_all(Some(&store));
     drop(store);
     test.stop_logger();
@@ -346,7 +346,7 @@ fn unmapped_users_are_no_user() {
     if !is_root("unmapped_users_are_no_user") {
         return;
     }
-    // The directory of a uid that the namespace does not know: any other such uid would be its
+    // The directory of a uid that is not mapped in the namespace: any other such uid would be its
     // owner.
     let test = store_of(ALICE);
     let_everyone_in(&test.path);
@@ -356,7 +356,7 @@ fn unmapped_users_are_no_user() {
     let said = spawn_inside(&test.path, "").hear();
     assert!(said.contains("user namespace") && said.contains("65534"), "{said}");
 
-    // A logger in the namespace, and peers that it does not know.
+    // A logger in the namespace, and peers whose uids are not mapped there.
     let test = directory_of(INSIDE);
     let public = tempfile::tempdir().unwrap();
     std::fs::set_permissions(public.path(), PermissionsExt::from_mode(0o755)).unwrap();

@@ -1,9 +1,9 @@
 //! Goal: an urgent commit is let in before the bulk commits that wait beside it, of other processes
-//! and of its own; and who is bulk gets in all the same.
+//! and of its own. Bulk commits get in all the same.
 //!
 //! Method: one process holds the writer lock until bulk and urgent waiters have gathered behind it,
-//! in processes and threads of their own, then lets go. The order of the transaction ids says in
-//! which order they were let in.
+//! in processes and threads of their own, then lets go. The order of the transaction ids is the
+//! order in which they were let in.
 
 use crate::common::{Child, Role, TestStore, limit, listen, say};
 use rustix::process::Signal;
@@ -60,7 +60,7 @@ fn rounds_that_beat(chance: f64, mut good: impl FnMut() -> bool) -> usize {
     panic!("{count} of {ROUNDS_MAX}, which a chance of {chance} explains");
 }
 
-/// The ids that waiters get who gather behind an open transaction, each in the order of `roles`.
+/// The ids that waiters get that gather behind an open transaction, each in the order of `roles`.
 fn ids(store: &Store, children: &mut [Child]) -> Vec<u64> {
     let txn = store.begin().unwrap();
     for child in &mut *children {
@@ -89,8 +89,8 @@ fn urgent_processes_are_let_in_first() {
     assert!(waits.urgent.count() >= rounds as u64 && waits.bulk.count() >= 3 * rounds as u64);
 }
 
-/// The threads of one process stand before its gate, one of them, a bulk one, in the queue of
-/// processes: it is lifted.
+/// The threads of one process wait in its local queue. The head, a bulk commit, waits in the queue
+/// of processes: it is boosted.
 #[test]
 fn an_urgent_thread_is_not_kept_behind_a_bulk_one_of_its_process() {
     let _limit = limit();
@@ -150,7 +150,7 @@ fn bulk_commits_are_not_starved() {
 }
 
 /// A bulk commit waits for its share of the log while urgent ones come, but never longer than its
-/// caller says, and a thread that has a transaction open learns so at once. The logger is stopped,
+/// caller's limit. A thread with an open transaction gets the error at once. The logger is stopped,
 /// so that what is published stays pending.
 #[test]
 fn a_bulk_commit_that_must_not_wait_does_not_wait_for_its_share() {

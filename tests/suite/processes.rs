@@ -1,9 +1,9 @@
 //! Goal: several processes use a store at once, and none of them needs to stay alive: transactions
-//! are atomic and ordered for everybody, one sync serves many, the lock outlives its owners, the
-//! logger can be lost at any time.
+//! are atomic and ordered for all processes, one sync serves many, the lock outlives its owners,
+//! the logger can be lost at any time.
 //!
 //! Method: real processes, started from this executable in the roles at the end of the file, are
-//! killed and stopped at random or at chosen moments. What they say was acknowledged is what must
+//! killed and stopped at random or at chosen moments. What they report as acknowledged is what must
 //! be there afterwards. Times are measured and held against bounds that a loaded machine keeps as
 //! well.
 
@@ -180,7 +180,8 @@ fn threads_take_turns() {
     assert_eq!(amount(&keys.get(b"count").unwrap().unwrap()), 2000);
 }
 
-/// Who waits for the lock in vain learns who has it; a stopped owner keeps it, and stops no reader.
+/// A waiter that times out gets the lock's owner in its error. A stopped owner keeps the lock, and
+/// stops no reader.
 #[test]
 fn stopped_lock_holder() {
     let _limit = limit();
@@ -327,9 +328,9 @@ fn killed_logger() {
     assert_clean(&store);
 }
 
-/// Interleaving 14: the logger is stopped: whoever waits for it gets an error after the stated
-/// time, visible commits and readers go on, nobody takes its place, and when it continues
-/// everything is made up for.
+/// Interleaving 14: the logger is stopped. A waiter for it gets an error after the stated time,
+/// visible commits and readers go on, and no process takes its place. When the logger continues, it
+/// makes up for everything.
 #[test]
 fn stopped_logger() {
     let _limit = limit();
@@ -341,8 +342,8 @@ fn stopped_logger() {
     keys.put(b"k", b"before").unwrap();
     let logger = store.stats().unwrap().logger_pid.unwrap();
     send(logger, Signal::STOP);
-    // The error says which transaction is visible all the same: it must not be taken for one that
-    // has not happened.
+    // The error names the transaction that is visible all the same: it must not be taken for one
+    // that has not happened.
     let stalled = |call: &dyn Fn() -> untorn::Result<()>| {
         let start = Instant::now();
         let error = call().unwrap_err();
@@ -371,7 +372,8 @@ fn stopped_logger() {
     reader.expect("visible");
     reader.finish();
     assert_eq!(store.stats().unwrap().logger_pid, Some(logger));
-    // A task that awaits is not told that the logger stalls, but it is woken when it goes on.
+    // A task that awaits gets no error while the logger stalls, but it is woken when the logger
+    // goes on.
     let awaiting = std::thread::spawn({
         let ticket = ticket.clone();
         move || block_on(ticket)

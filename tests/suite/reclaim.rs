@@ -1,9 +1,10 @@
-//! Goal: whatever transactions do to pages, runs and queues, no page is lost, used twice or reused
-//! while a reader needs it, and the logger may die at any time.
+//! Goal: whatever transactions do to pages, extents and queues, no page is lost, used twice or
+//! reused while a reader needs it, and the logger may die at any time.
 //!
 //! Method: random transactions (small and large values, deletes, streams, roll-backs, dropped
-//! keyspaces) against a model, beside pinned snapshots that remember what they saw, checkpoints,
-//! and SIGKILLs of the logger; now and then everything is verified. `UNTORN_SEED=n` replays a run.
+//! keyspaces) against a model. Beside them there are pinned snapshots whose content is recorded,
+//! checkpoints, and SIGKILLs of the logger; now and then everything is verified. `UNTORN_SEED=n`
+//! replays a run.
 
 use crate::common::HANGS;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -34,8 +35,8 @@ fn assert_sees(snapshot: &Snapshot, store: &Store, model: &Model, seed: u64) {
     assert!(expected.next().is_none(), "UNTORN_SEED={seed}");
 }
 
-/// The process of this store's logger: one that runs this very test, not whoever has its number by
-/// now.
+/// The process of this store's logger: one that runs this very test, not another process that has
+/// its id by now.
 fn logger(store: &Store) -> Option<rustix::process::Pid> {
     let pid = store.stats().unwrap().logger_pid.filter(|pid| *pid != std::process::id())?;
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
@@ -115,7 +116,7 @@ fn pages_are_neither_lost_nor_used_twice() {
             assert_sees(&store.snapshot().unwrap(), &store, &model, seed);
         }
         if rng.random_bool(0.003) {
-            // Everybody leaves; the logger is killed, so that recovery has the ring to read.
+            // All processes leave; the logger is killed, so that recovery has the ring to read.
             pins.clear();
             let pid = logger(&store);
             drop((rows, store));
@@ -134,10 +135,10 @@ fn pages_are_neither_lost_nor_used_twice() {
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 
-/// A queue of free pages that needed a page for itself took it from the end of the arena while it
-/// was in the middle of a change, or when the last spare page was to be entered into a queue that
-/// had no room. That was a few pages for each checkpoint, and one for each hundred small commits: a
-/// store that overwrote the same keys grew for ever, nine tenths of it free.
+/// A queue of free pages that needed a page for itself once took it from the end of the arena. That
+/// happened in the middle of a change, or when the last spare page was to be entered into a full
+/// queue. It cost a few pages for each checkpoint, and one for each hundred small commits. A store
+/// that overwrote the same keys grew for ever, nine tenths of it free.
 #[test]
 fn overwriting_the_same_keys_does_not_grow_the_store() {
     for (records, small, rounds) in [(400u32, 0, 150), (100, 20, 400), (4, 200, 300)] {

@@ -1,6 +1,6 @@
 //! Goal: whatever a crash or a damaged byte leaves of the log and of the checkpoint's headers,
-//! recovery yields a state that was, with everything in it that was stated durable, or says which
-//! file is damaged where. Never another state, never a panic.
+//! recovery yields a state that was, with everything in it that was stated durable. Otherwise it
+//! names the damaged file and place. It never yields another state and never panics.
 //!
 //! Method: a small store whose every state is known is stopped as a crash of the kernel would (its
 //! logger killed, its shared region lost); copies of its files are cut or changed at one byte each
@@ -342,8 +342,8 @@ fn shared_region_at_rest() {
     for number in 0..150 {
         let copy = numbered(dir.path(), number);
         image.lay_out(&copy, |_| {});
-        // A copied region has another inode, which tells it from one in use: here that is put
-        // right.
+        // A copied region has another inode, which distinguishes it from one in use: here that is
+        // corrected.
         let path = copy.join("control");
         std::fs::write(&path, &control).unwrap();
         let mut bytes = control.clone();
@@ -372,8 +372,7 @@ fn shared_region_at_rest() {
     store_files::remove_all(&live);
 }
 
-/// Goal: a logger that can't recover says why to whoever opens, at once, from another process as
-/// well.
+/// Goal: if a logger can't recover, the opener gets the reason, at once, also from another process.
 #[test]
 fn errors_of_recovery_reach_the_caller() {
     let dir = scratch();
@@ -426,12 +425,11 @@ fn child() {
 /// Goal: the pages of a checkpoint stay as they are until the next one, those that free queues
 /// consist of included.
 ///
-/// A commit that took the next page of a queue out of a run of free pages, and freed no run itself,
-/// wrote the changed directory of the runs over that of the checkpoint. Recovery then read the
-/// queues of a transaction that it had yet to replay: pages were lost, or used twice. So here a
-/// large value leaves a free run, some records use up the free single pages, and after a
-/// checkpoint, when the queues' pages are sealed, each commit is recovered from what the files hold
-/// just then.
+/// A commit once took the next page of a queue out of a free extent, and freed no extent itself. It
+/// wrote the changed extent directory over that of the checkpoint. Recovery then read the queues of
+/// a transaction that it had yet to replay: pages were lost, or used twice. So here a large value
+/// leaves a free extent, and some records use up the free single pages. A checkpoint then seals the
+/// queues' pages, and each later commit is recovered from what the files hold just then.
 #[test]
 fn pages_of_a_checkpoint_stay_as_they_are() {
     let dir = scratch();

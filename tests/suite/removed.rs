@@ -1,9 +1,9 @@
-//! Goal: what is removed, replaced or renamed under an open store is named, no second world comes
-//! to be beside the living one, and nothing acknowledged is lost. A new `lock` once let an opener
-//! recover a store beneath its users.
+//! Goal: if a file is removed, replaced or renamed under an open store, the error names it. No
+//! second set of users recovers the store beside the living one, and nothing acknowledged is lost.
+//! A new `lock` once let an opener recover a store beneath its users.
 //!
 //! Method: a process holds the store and goes on, while this one removes and renames, opens, and
-//! looks for what was acknowledged.
+//! checks what was acknowledged.
 
 use crate::common::{Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, wait_until};
 use std::path::Path;
@@ -23,7 +23,7 @@ fn child() {
     }
 }
 
-/// Has the store open and does what it is told.
+/// Has the store open and executes commands.
 fn holds(path: &Path) {
     let store = Store::open(path).unwrap();
     let keys = store.keyspace("keys").unwrap();
@@ -44,7 +44,7 @@ fn holds(path: &Path) {
     }
 }
 
-/// Opens the store, and closes it when it is told to. The logger stays until it is stopped.
+/// Opens the store, and closes it at a command. The logger stays until it is stopped.
 fn leaves(path: &Path) {
     let store = Store::options().logger_idle(Duration::MAX).open(path).unwrap();
     store.keyspace("keys").unwrap().put("k", "v").unwrap();
@@ -55,7 +55,7 @@ fn leaves(path: &Path) {
     listen();
 }
 
-/// Tries to open the store, and says what is in the way.
+/// Tries to open the store, and prints the error.
 fn opens(path: &Path) {
     match Store::open(path) {
         Ok(store) => say(format!("opened beside {}", store.stats().unwrap().clients.len() - 1)),
@@ -69,7 +69,7 @@ fn holder(path: &Path) -> Child {
     holder
 }
 
-/// What another process meets that opens the store.
+/// The result that another process gets when it opens the store.
 fn open_elsewhere(path: &Path) -> String {
     let opener = Child::spawn("removed::opens", path, &[]);
     let answer = opener.hear();
@@ -94,8 +94,9 @@ fn put_until_refused(holder: &mut Child, acknowledged: &mut Vec<String>) -> Stri
 /// How a file of a store comes to be missing.
 type Removal = fn(&Path);
 
-/// `lock` goes in each way that it can: the opener hears what is wrong, and so does the process
-/// that goes on; when that has closed the store, all that was acknowledged is there.
+/// `lock` is removed in each possible way. The opener gets the reason as an error, and so does the
+/// process that goes on. When that process has closed the store, all that was acknowledged is
+/// there.
 #[test]
 fn lock_is_removed_while_a_process_has_the_store_open() {
     let _limit = limit();
@@ -135,7 +136,7 @@ fn lock_is_removed_while_a_process_has_the_store_open() {
 
 /// The last client has just closed the store, after it did nothing for a while. A logger that would
 /// stay for ever notices all the same that `lock`, or the directory, is removed. It once began to
-/// watch the directory only when its next look beside clients came.
+/// watch the directory only at its next check beside clients.
 #[test]
 fn a_removal_soon_after_the_last_client_left_is_noticed() {
     let _limit = limit();

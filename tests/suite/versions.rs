@@ -1,6 +1,6 @@
-//! Goal: a version names one write of one key for ever: it moves with each write, survives replay,
-//! tells a deleted and rewritten key from the old one, and a swap that expects it excludes all
-//! others, over processes that are killed.
+//! Goal: a version names one write of one key for ever. It moves with each write, survives replay,
+//! and distinguishes a deleted and rewritten key from the old one. A swap that expects it excludes
+//! all others, over processes that are killed.
 //!
 //! Method: single calls first; then processes that count one key up by swaps, killed at random,
 //! whose acknowledged swaps must all be in the sum, none twice.
@@ -122,13 +122,13 @@ fn counting_by_swaps_loses_nothing_to_kills() {
         kills += 1;
     }
     let counted = keys.get(b"count").unwrap().map_or(0, |value| u64::from_le_bytes((*value).try_into().unwrap()));
-    // A killed process may have swapped once without having said so.
+    // A killed process may have swapped once without having reported it.
     assert!((acknowledged..=acknowledged + kills).contains(&counted), "{counted} counted, {acknowledged} said");
     assert!(acknowledged > 0);
     assert_clean(&store);
 }
 
-/// Counts one key up by swaps, and says each that succeeded.
+/// Counts one key up by swaps, and prints each that succeeded.
 fn swapper(role: &Role) {
     let store = Store::options().durability(Durability::Visible).open(&role.store).unwrap();
     let keys = store.keyspace("keys").unwrap();

@@ -1,9 +1,9 @@
-//! Goal: what cells and counters promise holds at the worst instants, and the checks that say so
-//! can fail.
+//! Goal: cells and counters keep their contract at the worst instants, and the checks of it can
+//! fail.
 //!
-//! Method: processes with crash points die in the middle of a store, or everybody does, and the
-//! kernel; each check is then made with a planted bug as well, which it must catch. Interleaving 18
-//! of docs/design.md is here.
+//! Method: processes with crash points die in the middle of a store, or all processes and the
+//! kernel do. Each check is then made with a planted bug as well, which it must catch. Interleaving
+//! 18 of docs/design.md is here.
 
 use crate::common::{HANGS, wait_until};
 use crate::workload::victim::{caught, kernel_crash, kill_loggers, logger_of, signal};
@@ -22,7 +22,7 @@ fn role() {
     let Some((name, path, arguments)) = my_role() else { return };
     let mut options = Store::options();
     if name == "durable" {
-        // Samples only for who asks.
+        // No samples by time; each is requested.
         options.sample_interval(Duration::from_secs(3600));
     }
     let store = options.durability(Durability::Visible).open(&path).unwrap();
@@ -46,7 +46,7 @@ fn store_for_ever(store: &Store, len: usize) {
     }
 }
 
-/// Loads, checks each value, and says how often, and how long the longest took.
+/// Loads, checks each value, and prints the number of loads and the longest duration.
 fn load_for_a_while(store: &Store, time: Duration) {
     let cell = store.find_cell("cell").unwrap().unwrap();
     let (start, mut loads, mut longest) = (Instant::now(), 0_u64, Duration::ZERO);
@@ -73,10 +73,10 @@ fn store_durably(store: &Store) {
     }
 }
 
-/// Stores, and says which version each value has.
+/// Stores, and prints the version of each value.
 fn say_versions(store: &Store) {
     let cell = store.cell("cell", 64).unwrap();
-    // No other life's numbers.
+    // Numbers that no other process uses.
     let mut n = u64::from(std::process::id()) << 32;
     loop {
         n += 1;
@@ -87,8 +87,8 @@ fn say_versions(store: &Store) {
 
 // ---- one writer dies in the middle
 
-/// A writer is killed with half a value written; whoever loads then gets the last whole one, at
-/// once.
+/// A writer is killed with half a value written. A reader that loads then gets the last whole
+/// value, at once.
 fn half_a_store(bug: &str) -> Result<(), String> {
     let place = Place::new();
     let path = place.path();
@@ -125,8 +125,8 @@ fn planted_a_cell_of_a_single_copy_is_caught() {
     half_a_store("single-copy-cell").expect_err("the bug was not caught");
 }
 
-/// A cell's creator dies when its entry says what it is to be, but not yet that it is in use.
-/// Whatever becomes that entry next has room of its own.
+/// A cell's creator dies when its entry states the cell's kind, but not yet that it is in use. The
+/// next cell in that entry has room of its own.
 #[test]
 fn a_creator_dies_with_a_smaller_cell_in_the_entry() {
     let place = Place::new();
@@ -203,9 +203,9 @@ fn planted_a_counter_by_load_and_store_is_caught() {
     assert!(counted("counter-by-load-and-store") < 600_000, "the bug was not caught");
 }
 
-// ---- everybody dies, and the kernel
+// ---- all processes die, and the kernel
 
-/// The sampler is held in the middle of a round, and then everybody dies. The log goes on
+/// The sampler is held in the middle of a round, and then all processes die. The log goes on
 /// meanwhile.
 fn durable_stores(bug: &str) -> Result<(), String> {
     let place = Place::new();

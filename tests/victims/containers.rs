@@ -1,13 +1,13 @@
-//! Goal: containers share a store as other processes do, whatever they share besides: a process of
-//! one that dies is noticed in the other, one that lives is never taken for dead, and the logger
-//! may run in either, or go with it.
+//! Goal: containers share a store as other processes do, whatever they share besides. The death of
+//! a process is noticed in the other container, a living process is never taken for dead, and the
+//! logger may run in either, or go with it.
 //!
 //! Method: real namespaces (see `container`), two to a test, that see one store at two different
-//! paths. The processes that matter have the same process id in both, so that whoever asks the
-//! kernel about an id of the other container meets a stranger: a living one in place of the dead,
-//! or none in place of the living. The host, which sees all, says who is stopped or killed.
+//! paths. The processes that matter have the same process id in both. So a query of the kernel by
+//! an id of the other container finds the wrong process: a living one in place of the dead, or none
+//! in place of the living. The host, which sees all, decides which process is stopped or killed.
 //!
-//! It needs root and `unshare`; without them each test says that it was skipped, and fails where
+//! It needs root and `unshare`; without them each test reports that it was skipped, and fails where
 //! the variable `CI` is set.
 
 mod container;
@@ -71,7 +71,7 @@ impl Pair {
     }
 }
 
-/// The host looks at the store, as one more client.
+/// The host opens the store, as one more client.
 fn host(path: &Path) -> Store {
     worker::options().open(path).unwrap()
 }
@@ -101,8 +101,8 @@ fn both_open_at_once() {
     assert_clean(&host(&pair.test.path));
 }
 
-/// A process dies in A with all that one can hold; in B a process of the same id lives. Were the
-/// dead one looked for by its id, it would be alive for ever.
+/// A process dies in A with all that one can hold; in B a process of the same id lives. A liveness
+/// test by process id would take the dead one for alive for ever.
 #[test]
 fn the_dead_are_noticed() {
     if !is_possible("the_dead_are_noticed") {
@@ -139,7 +139,7 @@ fn the_dead_are_noticed() {
     a.kill();
     wait_until(|| pins() == 0);
     wait_until(|| store.stats().unwrap().clients.len() == 2);
-    // The living one of that id stays; and the host is there.
+    // The living process of that id stays; and the host is there.
     assert_eq!(b.ask("pids"), format!("[{SAME}, {}]", std::process::id()));
 
     // In the middle of a store into a cell.
@@ -165,9 +165,9 @@ fn the_dead_are_noticed() {
     assert_clean(&store);
 }
 
-/// A process is stopped in A with all that one can hold; in B, where the logger runs that looks for
-/// the dead, there is none of that id. Were it looked for by its id, it would be taken for dead,
-/// and its lock given to another.
+/// A process is stopped in A with all that one can hold. In B, where the logger runs that tests for
+/// dead processes, none has that id. A liveness test by process id would take it for dead, and give
+/// its lock to another.
 #[test]
 fn the_living_are_never_taken_for_dead() {
     if !is_possible("the_living_are_never_taken_for_dead") {
@@ -188,7 +188,7 @@ fn the_living_are_never_taken_for_dead() {
         assert_eq!(b.ask(&format!("put k {n}")), "put");
     }
     store.checkpoint().unwrap();
-    // Longer than the logger takes to look for the dead.
+    // Longer than the logger's interval between liveness tests.
     std::thread::sleep(Duration::from_millis(300));
     for n in 0..30 {
         assert_eq!(b.ask(&format!("put k {n}")), "put");
@@ -233,8 +233,8 @@ fn the_living_are_never_taken_for_dead() {
     assert_clean(&store);
 }
 
-/// A liveness that asks the kernel about pids, as many a lock file does, fails in both ways, and
-/// the two tests above would show it.
+/// A liveness test by process id, as many a lock file has it, fails in both ways, and the two tests
+/// above would show it.
 #[test]
 fn planted_liveness_by_pid_is_caught() {
     if !is_possible("planted_liveness_by_pid_is_caught") {
@@ -251,7 +251,7 @@ fn planted_liveness_by_pid_is_caught() {
     std::thread::sleep(Duration::from_secs(1));
     assert!(b.child.heard().is_empty(), "the dead one was noticed although somebody of its id lives");
     b.kill();
-    // Where nobody has the id, the dead one is noticed even so.
+    // If no process has the id, the death is noticed even so.
     let mut b = pair.worker_b(SAME + 20);
     assert!(b.ask("wait").parse::<u64>().is_ok());
     let mut a = pair.worker_a(SAME);
@@ -260,7 +260,7 @@ fn planted_liveness_by_pid_is_caught() {
     assert_eq!(b.ask("begin"), "begun", "the living one kept its lock although nobody of its id lives");
 }
 
-/// What a counting worker said was acknowledged.
+/// What a counting worker reported as acknowledged.
 fn heard(worker: &Inside) -> u64 {
     worker.child.heard().last().map_or(0, |line| line.parse().unwrap())
 }
@@ -316,9 +316,9 @@ fn the_logger_dies_with_its_container() {
     assert_clean(&store);
 }
 
-/// Two containers whose user namespaces know the owner of the store by different ids, 0 and 1000,
-/// and neither of them as root of the host. For others of the container the store is closed, and
-/// the error says what to use instead.
+/// Two containers whose user namespaces map the owner of the store to different ids, 0 and 1000,
+/// and neither of them to root of the host. For other users of the container the store is closed,
+/// and the error names what to use instead.
 #[test]
 fn user_namespaces() {
     const OWNER: u32 = 100_000;
@@ -413,7 +413,7 @@ fn nothing_but_the_socket() {
         assert!(client.ask("get private k").starts_with("error: "));
     }
     assert!(reader.ask("put shared a of-reader").starts_with("error: "));
-    // Another user of the container is another user of the host, whom nobody has allowed in.
+    // Another user of the container is another user of the host, whom no rule allows in.
     let stranger = of_writer.run("messenger", SAME, 5, "/run/untorn/untorn.sock", &[]);
     let said = stranger.child.hear();
     assert!(said.starts_with("refused: "), "{said}");

@@ -1,9 +1,9 @@
 //! Goal: a sync of the arena or of a checkpoint's header that fails is never taken for one that
-//! worked: no checkpoint any more, a mark that stays, errors that say so; readers go on; and after
-//! all have closed the store, it is whole again.
+//! worked. After it there is no checkpoint any more, the mark stays, and errors name it. Readers go
+//! on; after all clients have closed the store, it is whole again.
 //!
-//! Method: this test builds itself once more with crash points, by which a sync can be made to
-//! fail, and a logger be held before it.
+//! Method: this test builds itself once more with crash points. These make a sync fail, and hold
+//! the logger before it.
 
 use crate::common::{HANGS, wait_until};
 use crate::workload::victim::{kill_loggers, logger_of};
@@ -38,10 +38,11 @@ fn busy(path: &Path, arguments: &[String]) {
     }
 }
 
-/// A store that a failed sync has marked, still open, and what its writer was told before that.
+/// A store that a failed sync has marked, still open, and what its writer got acknowledged before
+/// that.
 ///
-/// The logger is held before the sync until another client has joined, since a marked store that
-/// nobody uses any more is recovered at once.
+/// The logger is held before the sync until another client has joined: a marked store without a
+/// client is recovered at once.
 fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64)) {
     assert!(Role::own("failed_sync::busy", path, "before 4").end());
     kill_loggers(path);
@@ -59,8 +60,8 @@ fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64
     (store, role.acknowledged())
 }
 
-/// A failed sync of the arena, of the header: no checkpoint any more, a sticky mark, errors that
-/// say so, readers go on; after all have closed it, the store is whole again.
+/// A failed sync of the arena, or of the header: no checkpoint any more, a sticky mark, errors that
+/// name it, readers go on. After all clients have closed the store, it is whole again.
 #[test]
 fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
     // The first write of a header is recovery's.
@@ -73,7 +74,8 @@ fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
         assert!(store.stats().unwrap().needs_recovery.is_some());
         check(&store, &store.snapshot().unwrap());
         drop(store);
-        // A marked store's logger makes room as soon as nobody uses it; told, it is quicker.
+        // The logger of a marked store leaves as soon as no client uses the store; a request makes
+        // it quicker.
         untorn::logger::stop_logger(&path, HANGS).unwrap();
         let store = open_small(&path);
         let found = check(&store, &store.snapshot().unwrap());
@@ -85,23 +87,23 @@ fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
     }
 }
 
-/// A client by message that comes when all have closed a marked store is sent away, and does not
-/// keep it from its recovery.
+/// A message-passing client that comes when all clients have closed a marked store is refused, and
+/// does not keep the store from its recovery.
 ///
-/// The logger once opened the store for it, and as any opener waited there for the logger of a
-/// marked store to leave, which was itself; and it did not leave, since somebody was connected.
+/// The logger once opened the store for that client, and as any opener waited there for the logger
+/// of a marked store to leave, which was itself. It did not leave, since a client was connected.
 /// When it gave up, the client was let in to the region that takes no writes.
 #[test]
 fn a_client_by_message_is_not_let_in_to_a_marked_store_that_all_have_left() {
     let place = Place::new();
     let path = place.path();
     let (store, _) = marked(&path, "checkpoint.pages_summed", "arena.sync", 1);
-    // Those who come earlier are served.
+    // A client that comes earlier is served.
     drop(untorn::Client::connect(path.join("logger.sock")).unwrap());
     // The last of them has left as well.
     wait_until(|| store.stats().unwrap().clients.len() <= 1);
     drop(store);
-    // By the logger that leaves, or since it has left: nobody here starts another one.
+    // The leaving logger refuses, or it has left: no process here starts another one.
     assert!(untorn::Client::connect(path.join("logger.sock")).is_err());
     let store = open_small(&path);
     store.begin().unwrap().rollback();

@@ -224,8 +224,8 @@ fn deaths(disk: &Disk) {
     assert_clean(&disk.open().unwrap());
 }
 
-/// What is visible and not durable, and what stands in cells alone, is in the old `control` only,
-/// whose blocks the new one takes.
+/// What is visible and not durable, and what cells alone hold, is in the old `control` only, whose
+/// blocks the new one takes.
 #[test]
 fn nothing_visible_is_lost() {
     run("unflushed", None);
@@ -371,7 +371,7 @@ fn points(disk: &Disk, program: &Path) {
         let store = disk.open().unwrap();
         store.cell("cell", 8).unwrap().store(&[1; 8]).unwrap();
         put(&store, "a", point);
-        // The loggers of two more lives are killed, so that no spare is left.
+        // Two more loggers are killed, so that no spare is left.
         close_and_kill(store);
         disk.fill();
         for round in 0..2_u8 {

@@ -191,8 +191,8 @@ fn foreground(role: &Role) {
     listen();
 }
 
-/// A process without a free descriptor could not tell that a lock's holder was dead, and waited for
-/// it for ever. With the logger dead, it was told after 30 s that the logger is alive.
+/// A process without a free descriptor could not detect that a lock's holder was dead, and waited
+/// for it for ever. With the logger dead, its error after 30 s stated that the logger is alive.
 #[test]
 fn a_process_without_descriptors_tells_who_is_dead() {
     let _limit = limit();
@@ -284,7 +284,7 @@ fn other_clock(role: &Role) {
 }
 
 /// A waiter whose deadline has passed requests a flush, which the logger makes whatever its clock
-/// says. What broke: it waited for the logger's own clock alone. The logger is stopped here, so
+/// shows. What broke: it waited for the logger's own clock alone. The logger is stopped here, so
 /// that it cannot flush for any other reason.
 #[test]
 fn a_waiter_requests_a_flush_when_its_deadline_has_passed() {

@@ -1,11 +1,11 @@
 //! Goal: the orders of events around pages, pins and checkpoints that break lesser designs break
-//! nothing here: what a checkpoint or a reader stands on stays whole, whoever stalls or dies
-//! between two steps.
+//! nothing here. What a checkpoint or a reader depends on stays whole, whichever process stalls or
+//! dies between two steps.
 //!
 //! Method: each order is forced. Victims (this executable with crash points) wait at gates before
-//! the very step in question while others go on; then they are released or killed, or everybody is
-//! and `control` is removed, which is what a crash of the kernel leaves. Where it is cheap, a
-//! planted bug shows that the check can fail.
+//! the very step in question while others go on. Then they are released or killed, or all processes
+//! are killed and `control` is removed, which is what a crash of the kernel leaves. Where it is
+//! cheap, a planted bug shows that the check can fail.
 
 use crate::common::{exists, limit, wait_until};
 use crate::workload::victim::{Scene, caught, kernel_crash, signal};
@@ -52,7 +52,7 @@ fn recovered(path: &Path) -> (u64, Figures) {
 
 // ---- checkpoints
 
-/// When everybody dies, in the case of a checkpoint whose header is on disk and stated nowhere.
+/// When all processes die, in the case of a checkpoint whose header is on disk and stated nowhere.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum AllDie {
     /// While the successor has its byte and has done nothing yet.
@@ -117,8 +117,8 @@ fn unstated_header(when: AllDie, bug: &str) {
 
 /// Interleaving 4: the header of C is on disk and K unpublished when the logger dies; more commits
 /// than there are slots follow, then a new logger comes. If C protected no pages until a logger
-/// says so, or the new logger chose another C, those commits would overwrite pages of the header
-/// that recovery takes.
+/// published it, or the new logger chose another C, those commits would overwrite pages of the
+/// header that recovery takes.
 #[test]
 fn a_header_that_nothing_states_stays_whole_while_commits_follow() {
     let _limit = limit_with_victim();
@@ -130,7 +130,7 @@ fn a_header_that_nothing_states_stays_whole_while_commits_follow() {
 }
 
 /// Commits go on while the logger is held at `point` of a checkpoint; its header is written, and
-/// everybody dies.
+/// all processes die.
 fn commits_during_checkpoint(point: &str, bug: &str) {
     let scene = Scene::new();
     let (during, header) = (scene.gate("during"), scene.gate("header"));
@@ -163,8 +163,8 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
 }
 
 /// Interleaving 9: pages are freed after the checkpoint has started that contains the queues'
-/// tails. Were such a tail filled further, its bytes would no longer be those that were summed, and
-/// recovery would refuse a store that nobody damaged, or hand out pages that are in use.
+/// tails. If such a tail were filled further, its bytes would no longer be those that were summed.
+/// Recovery would refuse an undamaged store, or hand out pages that are in use.
 #[test]
 fn a_tail_that_a_checkpoint_contains_is_sealed() {
     let _limit = limit_with_victim();
@@ -218,8 +218,8 @@ fn stalled_for(commits: u64, bug: &str) {
 }
 
 /// Interleaving 8: a reader stalls between publishing its pin and reading the slot of what it
-/// pinned, until that slot is used again. It must come back with a newer snapshot and a pin on that
-/// one, not with a slot that is being filled, or with pages that its old pin does not hold.
+/// pinned, until that slot is used again. It must return a newer snapshot and a pin on that one. It
+/// must not return a slot that is being filled, or pages that its old pin does not hold.
 #[test]
 fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
     let _limit = limit_with_victim();
@@ -231,9 +231,9 @@ fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
 }
 
 /// Interleaving 7: a durable reader is held between reading which transaction is durable and
-/// pinning it, and between pinning it and reading its slot, while the logger publishes others and
-/// lets go of its pin, and a writer reuses the pages. The reader must notice; else it reads pages
-/// that nobody kept for it.
+/// pinning it, and between pinning it and reading its slot. Meanwhile the logger publishes others
+/// and releases its pin, and a writer reuses the pages. The reader must notice; else it reads pages
+/// that no pin protected.
 #[test]
 fn a_durable_reader_notices_that_the_logger_moved_on() {
     let _limit = limit_with_victim();
@@ -278,8 +278,8 @@ fn a_durable_reader_notices_that_the_logger_moved_on() {
     }
 }
 
-/// Short readers, each a thread of its own, one after the other, until told to end; how many there
-/// were.
+/// Short readers, each a thread of its own, one after the other, until a command ends them; prints
+/// how many there were.
 fn passers_by(path: &Path) {
     let store = worker::options().open(path).unwrap();
     let told = std::thread::spawn(listen);
@@ -364,10 +364,10 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
         rounds - 120
     );
     assert!(passed > 1000, "{passed} readers passed by");
-    // A round for the stalled reader, for each of two short ones, for each of the two pins of the
-    // logger, and all that becomes visible during a sync that takes long. Measured: 0 to 1,000
-    // pages, whatever the number of rounds. Were all kept that is freed meanwhile, it would be all
-    // that the rounds replace.
+    // The limit covers a round for the stalled reader, for each of two short ones, and for each of
+    // the two pins of the logger. It also covers all that becomes visible during a sync that takes
+    // long. Measured: 0 to 1,000 pages, whatever the number of rounds. If all pages freed meanwhile
+    // were kept, it would be all that the rounds replace.
     let replaced = (rounds - 120) * ROUND_PAGES;
     assert!(
         grown <= replaced / 10,

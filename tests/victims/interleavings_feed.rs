@@ -1,8 +1,8 @@
 //! Goal: the orders of events that would make a feed skip, repeat or invent something don't.
 //!
-//! Method: each order is forced, as in `interleavings`. A worker commits step by step, a follower
-//! (both processes of this executable with crash points) says what its feed tells. Planted bugs
-//! show that the checks can fail.
+//! Method: each order is forced, as in `interleavings`. A worker commits step by step; a follower
+//! prints what its feed delivers. Both are processes of this executable with crash points. Planted
+//! bugs show that the checks can fail.
 
 use crate::common::{HANGS, limit, wait_until};
 use crate::workload::victim::{Scene, caught, kernel_crash};
@@ -32,7 +32,7 @@ fn limit_with_victim() -> crate::common::Limit {
     limit()
 }
 
-/// The role: `from feed`. Says `n number txn` for each commit of a worker, `s keyspace` once for
+/// The role: `from feed`. Prints `n number txn` for each commit of a worker, `s keyspace` once for
 /// each transaction that changed another keyspace, `e error` when it ends.
 fn follow(path: &Path, arguments: &[String]) {
     let store = worker::options().read_only(true).open(path).unwrap();
@@ -58,7 +58,7 @@ fn follow(path: &Path, arguments: &[String]) {
     }
 }
 
-/// The commits that a follower has told of, in its order, and their ids.
+/// The commits that a follower has printed, in its order, and their ids.
 fn told(follower: &Role) -> Vec<(u64, TxnId)> {
     let lines = follower.lines().into_iter();
     let parse = |line: String| {
@@ -82,7 +82,7 @@ fn now(path: &Path) -> TxnId {
     worker::options().read_only(true).open(path).unwrap().snapshot().unwrap().txn_id()
 }
 
-/// Interleaving 22. A consumer hears of visible commits and notes where it is; the kernel crashes
+/// Interleaving 22. A consumer reads visible commits and records its position; the kernel crashes
 /// before a sync has covered them. Its position names nothing any more, also after other commits
 /// have taken their place.
 #[test]
@@ -97,7 +97,7 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
         let from = now(&scene.path);
         let store = worker::options().open(&scene.path).unwrap();
         store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
-        // The logger looks at the policy when it wakes.
+        // The logger reads the policy when it wakes.
         std::thread::sleep(Duration::from_millis(120));
         // What was lost before is refused, and what was durable goes on.
         for id in &lost {
@@ -132,7 +132,7 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
     assert_verified(&few.store);
 }
 
-/// A follower stops between its look at the ring and its copy, while writers lap the ring. It
+/// A follower stops between its check of the ring and its copy, while writers lap the ring. It
 /// notices, and goes on from the segments.
 #[test]
 fn the_ring_is_overwritten_under_a_follower() {
@@ -157,7 +157,7 @@ fn the_ring_is_overwritten_under_a_follower() {
 }
 
 /// A transaction streams while it is followed, and rolls back, or its process is killed; then
-/// others commit. A feed tells nothing of it before it commits, nor afterwards.
+/// others commit. A feed delivers nothing of it before it commits, nor afterwards.
 fn a_stream_is_followed(bug: &str) {
     let scene = Scene::new();
     let mut worker = start_worker(&scene, "");
@@ -170,7 +170,7 @@ fn a_stream_is_followed(bug: &str) {
         assert!(!followers.iter().any(said), "a feed tells of a transaction that has not committed: {name}");
     };
     let hears = |count: usize, name: &str| {
-        // A follower that has told what it must not, or has failed, may tell no more.
+        // A follower that has printed what it must not, or has failed, may print no more.
         let has_ended = |follower: &Role| {
             follower.lines().iter().any(|line| line.starts_with("e ") || *line == format!("s {name}"))
         };
@@ -237,8 +237,8 @@ fn planted_a_durable_feed_ahead_of_the_sync_is_caught() {
     eprintln!("feed-before-fsync, caught: {error}");
 }
 
-/// A follower stops while everything that it has not read is recycled: it hears so, and not of what
-/// comes next.
+/// A follower stops while everything that it has not read is recycled. It gets an error, and not
+/// what comes next.
 fn the_log_is_recycled_under_a_follower(bug: &str) {
     let scene = Scene::new();
     let store = worker::options().retain_changes(0, Duration::ZERO).open(&scene.path).unwrap();

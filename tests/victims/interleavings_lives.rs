@@ -1,6 +1,6 @@
-//! Goal: who comes, leaves, forks, dies or looks in from elsewhere at the worst moment harms
-//! nobody: no lock is kept by the dead, no client is without a logger, no copy of a store or of a
-//! handle takes itself for the original.
+//! Goal: a process that joins, leaves, forks, dies or observes from elsewhere at the worst moment
+//! harms no other. No lock is kept by the dead, no client is without a logger, no copy of a store
+//! or of a handle takes itself for the original.
 //!
 //! Method: openers and loggers are held at gates (victims: this executable with crash points) while
 //! others come or go; real forks, whose children outlive their parents; copies of a store's files
@@ -46,7 +46,7 @@ fn limit_with_victim() -> crate::common::Limit {
 
 // ---- other boots, other copies
 
-/// Tries to open, and says what came of it.
+/// Tries to open, and prints the result.
 fn stranger(path: &Path) {
     let opened = worker::options().open(path);
     match &opened {
@@ -59,7 +59,8 @@ fn stranger(path: &Path) {
 
 /// Interleaving 6: a process of another boot (a container on another kernel, a directory shared by
 /// two machines) opens the store while the first lives. It must not join a region that its memory
-/// doesn't share, nor recover beneath the living; when they are gone it gets in, by recovery.
+/// doesn't share, nor recover beneath living processes. When those are gone it gets in, by
+/// recovery.
 #[test]
 fn a_process_of_another_boot_is_refused_while_the_first_lives() {
     let _limit = limit_with_victim();
@@ -95,9 +96,9 @@ fn a_process_of_another_boot_is_refused_while_the_first_lives() {
 }
 
 /// Interleaving 6: the directory of a living store is copied, region and lock file and all, and the
-/// copy is opened in the same boot. Its region says that it belongs to this boot; were it believed,
-/// the copy would stand on commit slots, locks and a log ring of somebody else's. It recovers by
-/// its files alone, and both go on.
+/// copy is opened in the same boot. Its region states that it belongs to this boot. If that were
+/// accepted, the copy would use commit slots, locks and a log ring of the other store. It recovers
+/// by its files alone, and both go on.
 #[test]
 fn a_copied_store_goes_its_own_way() {
     let _limit = limit();
@@ -106,7 +107,7 @@ fn a_copied_store_goes_its_own_way() {
     few.commits(40, true).unwrap();
     few.store.checkpoint().unwrap();
     few.commits(10, true).unwrap();
-    // Visible and not durable: it stands in the ring alone.
+    // Visible and not durable: only the ring holds it.
     few.store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
     few.commits(7, false).unwrap();
     // Copied in the middle of a transaction, so that the region names a living owner of the lock.
@@ -145,7 +146,7 @@ fn a_copied_store_goes_its_own_way() {
 
 // ---- forks
 
-/// Opens the store, has all descriptors closed that it does not know, and goes on, step by step.
+/// Opens the store, closes all descriptors that the host did not open, and goes on, step by step.
 fn closes_descriptors(path: &Path) {
     let few = Few::open(worker::options().open(path).unwrap()).unwrap();
     few.commits(10, true).unwrap();
@@ -185,10 +186,10 @@ fn closes_descriptors(path: &Path) {
     assert!(others.iter().all(|file| file.metadata().is_ok()), "a descriptor was closed that was not the store's");
 }
 
-/// Interleaving 11: the host closes all descriptors that it doesn't know, right after the store was
+/// Interleaving 11: the host closes all descriptors that it did not open, right after the store was
 /// opened, and their numbers come to name other files. A liveness byte held by a descriptor would
-/// be free, and its owner reaped while it lives; a descriptor used unseen would write into somebody
-/// else's file.
+/// be free, and its owner reaped while it lives. A descriptor used unchecked would write into a
+/// file of the host.
 #[test]
 fn the_host_closes_all_descriptors() {
     let _limit = limit();

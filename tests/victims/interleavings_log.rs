@@ -2,8 +2,8 @@
 //! that end half-way, devices that fill at the worst moment, wakers that die before they wake.
 //!
 //! Method: each order is forced by gates in victims (this executable with crash points), by
-//! signals, and by a small tmpfs that the test fills. What was acknowledged is looked for after
-//! everybody was killed and `control` was removed, which is what a crash of the kernel leaves.
+//! signals, and by a small tmpfs that the test fills. After all processes were killed and `control`
+//! was removed, as a crash of the kernel leaves it, the test checks what was acknowledged.
 
 mod full_device;
 
@@ -160,7 +160,7 @@ fn a_writer_dies_after_its_publication_and_wakes_nobody() {
             writer.kill();
             waits.join().unwrap().saturating_duration_since(killed)
         });
-        // Nothing is asked of the logger here: its own time-out is 50 ms.
+        // The logger gets no request here: its own time-out is 50 ms.
         let begun = Instant::now();
         wait_until(|| few.store.stats().unwrap().durable > durable);
         eprintln!("the lock after {waited:?}, durable {:?} after that", begun.elapsed());
@@ -171,15 +171,15 @@ fn a_writer_dies_after_its_publication_and_wakes_nobody() {
     assert_verified(&few.store);
 }
 
-/// Interleaving 15: the logger stops, or dies, between publishing what is durable and waking those
-/// who wait for it. They look by themselves every few milliseconds; if they slept until woken, it
-/// would be for ever.
+/// Interleaving 15: the logger stops, or dies, between publishing what is durable and waking its
+/// waiters. They poll by themselves every few milliseconds; if they slept until woken, they would
+/// wait for ever.
 #[test]
 fn the_logger_dies_before_it_wakes_those_it_has_served() {
     let _limit = limit_with_victim();
     let scene = Scene::new();
     let published = scene.gate("published");
-    // Whoever starts a logger, it has the gate.
+    // Either client may start a logger; each passes the gate on to it.
     let mut clients = [0, 1]
         .map(|_| scene.victim(victim(), "interleavings_log::worker", "", &[published.at("flush.before_wake")], ""));
     clients.iter().for_each(|client| drop(client.wait_for("ready")));
@@ -188,12 +188,12 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
         let held = Figures::ask(first).logger_pid;
         published.close();
         let begun = Instant::now();
-        // Its flush is published and nobody woken: it returns all the same.
+        // Its flush is published and no waiter woken: it returns all the same.
         first.ask("commit 1 durable");
         published.wait();
         let served = begun.elapsed();
         assert!(served < HANGS, "served after {served:?}");
-        // Now somebody waits whom only a successor can serve.
+        // Now a client waits that only a successor can serve.
         let heard = other.lines().len();
         other.tell("commit 1 durable");
         std::thread::sleep(Duration::from_millis(50));
@@ -241,7 +241,7 @@ fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
     assert_verified(&store);
 }
 
-// ---- deadlines that nobody can serve
+// ---- deadlines that no logger can serve
 
 /// The flush thread's rounds in a second: some twenty at most while it rests.
 fn rounds_in_a_second(path: &Path) -> u64 {
@@ -260,8 +260,8 @@ fn rounds_in_a_second(path: &Path) -> u64 {
 /// Far more than it needs, and far less than a thread has time for that does not sleep.
 const ROUNDS_MAX: u64 = 2000;
 
-/// A writer has announced a deadline and is stopped before its published. Nothing can be flushed
-/// for it, and the flush thread looked again and again, as fast as a processor can.
+/// A writer has announced a deadline and is stopped before its commit is published. Nothing can be
+/// flushed for it. The flush thread once checked again and again, without a pause.
 #[test]
 fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
     let _limit = limit_with_victim();
@@ -337,8 +337,8 @@ fn every_so_many_bytes_more_than_the_ring_holds() {
 
 /// Interleaving 13 the other way round: small commits, each charged a block of the log, use that up
 /// long before they fill the ring, and a flush is not due for an hour. The writer that waited for
-/// the log held the lock that a checkpoint needed to make files of the log free; nobody flushed,
-/// which alone would have given the blocks back, and it got `LoggerStalled`.
+/// the log held the lock that a checkpoint needed to make files of the log free. Only a flush would
+/// have given the blocks back, and none came; the writer got `LoggerStalled`.
 #[test]
 fn small_visible_commits_use_up_the_log_before_a_flush_is_due() {
     let _limit = limit();

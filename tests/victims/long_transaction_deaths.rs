@@ -2,9 +2,8 @@
 //! at all, wherever its writer, or every process, dies.
 //!
 //! Method: writers that are killed at each point between the first frame of the log and the end of
-//! the commit (victims: this executable with crash points). A process that lives looks at once;
-//! then all are killed, with and without the loss of the shared region, and the store is opened
-//! again.
+//! the commit (victims: this executable with crash points). A living process checks at once; then
+//! all are killed, with and without the loss of the shared region, and the store is opened again.
 
 use crate::common::limit;
 use crate::workload::victim::{Scene, kernel_crash, kill_loggers};
@@ -92,7 +91,7 @@ fn transaction<'s>(store: &'s Store, rows: &Keyspace, how: How) -> WriteTxn<'s> 
     txn
 }
 
-/// The role: removes when it is told so, and says so. A logger that dies as it starts is started
+/// The role: removes at a command, and reports that. A logger that dies as it starts is started
 /// again.
 fn remove(path: &Path, arguments: &[String]) {
     let store = loop {

@@ -1,10 +1,10 @@
-//! Goal: whoever waits for a process that recovers the store, takes it over or leaves it waits as
-//! long as that makes progress, however long it takes, and gives up when it makes none. An open
-//! once failed after a fixed time while the log was still being replayed.
+//! Goal: a process that waits while another one recovers, takes over or leaves the store waits as
+//! long as that one makes progress. It gives up when that one makes none. An open once failed after
+//! a fixed time while the log was still being replayed.
 //!
-//! Method: victims, whose loggers sleep at each record that they replay, or at each piece of work
-//! that they show, so that the whole takes several times the limit of the one that waits; and one
-//! that is held. The limit of an open, which no option lowers, is lowered by a variable.
+//! Method: victims whose loggers sleep at each record that they replay, or at each piece of work
+//! that they show. So the whole takes several times the limit of the one that waits. Another victim
+//! is held. The limit of an open, which no option lowers, is lowered by a variable.
 
 use crate::common::limit;
 use crate::workload::victim::{Scene, kill_loggers};
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Store};
 
-/// How long those who wait go without visible progress: many times as long as a piece of work takes
+/// How long a waiter goes without visible progress: many times as long as a piece of work takes
 /// here.
 const LIMIT: Duration = Duration::from_secs(3);
 /// Work that is slowed takes longer than this.
@@ -46,7 +46,7 @@ fn role() {
     }
 }
 
-/// Fills the store, a commit for each key, and goes on when it is told to.
+/// Fills the store, a commit for each key, and then executes commands.
 fn fills(path: &Path) {
     let mut options = Store::options();
     options.logger_idle(Duration::from_millis(50)).logger_timeout(LIMIT);

@@ -2,7 +2,7 @@
 //! one never waits for another process.
 //!
 //! Method: the occupancy map in `control` is read from the file: its bits are the slots that each
-//! scan looks at. Where a process dies, or is held, in the middle of a claim, it is a victim (this
+//! scan reads. Where a process dies, or is held, in the middle of a claim, it is a victim (this
 //! executable with crash points).
 
 use crate::common::{limit, wait_until};
@@ -23,7 +23,7 @@ fn role() {
     }
 }
 
-/// Holds so many snapshots, each of another transaction, until told to end.
+/// Holds `count` snapshots, each of another transaction, until a command ends it.
 fn hold(path: &Path, count: usize) {
     let store = worker::options().open(path).unwrap();
     say("open");
@@ -50,7 +50,7 @@ fn put(store: &Store, keys: &Keyspace, n: usize) {
     let _ticket = txn.commit().unwrap();
 }
 
-/// The slots that a scan looks at.
+/// The slots that a scan reads.
 fn entered(path: &Path) -> u32 {
     let mut map = vec![0; READER_MAP_BYTES];
     let control = std::fs::File::open(path.join("control")).unwrap();

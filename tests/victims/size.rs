@@ -1,5 +1,5 @@
-//! Goal: a store takes little of the disk until it holds much, each of its parts grows when it is
-//! needed, and a process that is killed between the steps of growing leaves a store that goes on.
+//! Goal: a store takes little of the disk until it holds much, and each of its parts grows when it
+//! is needed. A process that is killed between the steps of growing leaves a store that goes on.
 //!
 //! Method: the blocks of all files are counted as `du` counts them, while the store is open.
 //! Processes with crash points die at the steps of the ring's and the client table's growth.

@@ -1,7 +1,7 @@
 //! Goal: a follower gets the bytes of the stream or an error, whatever happens to the files it
-//! reads, and can begin at each place that it is told of. Method: random runs of a writer that
-//! recycles and keeps segments, with followers that are fast, slow, or read in another thread; and
-//! damaged bytes.
+//! reads, and can begin at each resume point that the log returns. Method: random runs of a writer
+//! that recycles and keeps segments, with followers that are fast, slow, or read in another thread;
+//! and damaged bytes.
 
 mod common;
 
@@ -150,7 +150,7 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
             found += 1;
         }
         let stats = writer.log.pool().stats();
-        // The position has moved before a file is gone: a reader that misses one learns why.
+        // The position has moved before a file is gone: a reader that misses one gets the reason.
         let files = disk.list().unwrap().len();
         let mut freed = false;
         let on_freed = || {

@@ -1,4 +1,4 @@
-//! Goal: the interleavings that break lesser logs. Method: each is told step by step on a disk in
+//! Goal: the interleavings that break lesser logs. Method: each is run step by step on a disk in
 //! memory that loses what a failed sync left clean.
 
 mod common;
@@ -48,8 +48,7 @@ fn a_failed_sync_whose_logger_is_killed_loses_nothing_that_is_acknowledged_later
 }
 
 /// A power cut keeps record 2 and not record 1. After recovery a record of the same length takes
-/// 1's place and is acknowledged. The power is cut again: record 2 must not rise from the dead
-/// behind it.
+/// 1's place and is acknowledged. The power is cut again: record 2 must not reappear behind it.
 #[test]
 fn a_record_of_a_lost_future_never_follows_its_replacement() {
     let disk = SimDisk::new(1);
@@ -82,8 +81,8 @@ fn a_record_of_a_lost_future_never_follows_its_replacement() {
     }
 }
 
-/// As before, but the recovered log is written to the very same file again: nothing but salt and
-/// number tells the old batch from a new one.
+/// As before, but the recovered log is written to the very same file again: only salt and number
+/// distinguish the old batch from a new one.
 #[test]
 fn old_batches_in_a_recycled_file_never_pass() {
     let disk = SimDisk::new(1);
@@ -199,8 +198,8 @@ fn a_failed_segment_takes_no_more_bytes() {
     }
 }
 
-/// A reader beside the logger follows the durable position across segments, and learns when it fell
-/// behind.
+/// A reader beside the logger follows the durable position across segments, and gets an error when
+/// it fell behind.
 #[test]
 fn a_follower_reads_across_segments_and_falls_behind() {
     let disk = SimDisk::new(1);
@@ -266,9 +265,9 @@ impl Disk for Crossed {
     }
 }
 
-/// One thread deletes a surplus spare while another makes one: the new file must not get the name
-/// that is about to be removed, or it would be gone while the pool counts on it, perhaps with a
-/// segment in it already.
+/// One thread deletes a surplus spare while another makes one. The new file must not get the name
+/// that is about to be removed. Otherwise it would be gone while the pool counts on it, perhaps
+/// with a segment in it already.
 #[test]
 fn a_spare_that_is_made_while_another_is_deleted_stays() {
     let disk = Arc::new(Crossed { disk: SimDisk::new(1), pool: Mutex::default() });

@@ -20,7 +20,7 @@ struct Model {
     disk: SimDisk,
     log: Log<SimDisk>,
     stream: Stream,
-    /// What the logger says; `log_state.durable` is what was acknowledged.
+    /// The state that the logger records; `log_state.durable` is what was acknowledged.
     log_state: LogState,
     /// What became of it, to see that the histories reach the places that matter.
     seen: Seen,
@@ -78,7 +78,7 @@ impl Model {
         let flushed = flush(&mut self.log, &self.stream, &mut self.log_state);
         if let Err(error) = flushed {
             self.seen.faults += 1;
-            // The logger may die, or the power, before anybody acts on the error.
+            // The logger may die, or the power fail, before the error is handled.
             match self.rng.below(4) {
                 0 => self.logger_dies(),
                 1 => self.power_cut(),
@@ -117,7 +117,7 @@ impl Model {
             return;
         };
         match self.rng.below(3) {
-            // Synced, and the logger dies before it can say so.
+            // Synced, and the logger dies before it can record that.
             0 => {
                 self.log.sync().unwrap();
                 self.logger_dies();

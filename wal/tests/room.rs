@@ -46,7 +46,7 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
                 claimed = true;
             }
             if !claimed {
-                break; // A flush of nothing would write an empty batch, which nobody has paid for.
+                break; // A flush of nothing would write an empty batch: no block is claimed for it.
             }
             if rng.one_in(30) {
                 disk.fail(Some(Call::Sync), 0, Fault::Io);
@@ -78,9 +78,9 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
     }
 }
 
-/// Files that grow: what was promised fits whatever the sizes of the spares, also if a sync fails
-/// while the newest spares are larger than the current segment, or a device without room has left
-/// small ones.
+/// Files that grow: what was promised fits whatever the sizes of the spares. This also holds if a
+/// sync fails while the newest spares are larger than the current segment, or if a device without
+/// room has left small ones.
 #[test]
 fn what_was_given_room_fits_while_the_files_grow() {
     let shape = LogShape::new(STORE, 8 << 20).unwrap();

@@ -1,5 +1,5 @@
-//! Goal: whatever bytes come over the socket, decoding them ends in a message or an error, takes no
-//! memory for what is only claimed, and what was encoded comes out as it was.
+//! Goal: whatever bytes come over the socket, decoding them ends in a message or an error, and
+//! takes no memory for what is only claimed. What was encoded is decoded unchanged.
 //!
 //! Method: random bytes, random messages, and valid messages with bytes changed, cut and added;
 //! with an allocator that counts. How many cases: `PROPTEST_CASES`.
@@ -345,8 +345,8 @@ fn the_bytes_of_version_3() {
     );
 }
 
-/// In pieces it is the same frame; long values are not copied, and who refuses a piece is not asked
-/// again.
+/// A frame in pieces has the bytes of a whole one. Long values are not copied, and a sink that
+/// refuses a piece gets no other.
 #[test]
 fn a_frame_in_pieces() {
     for (key, value) in [(1, 0), (10, 70_000), (65_500, 65_535), (70_000, 1 << 20), (3, (64 << 10) - 60), (3, 64 << 10)]

@@ -64,8 +64,9 @@ fn damage_while_an_older_value_is_read() {
     crate::common::send(logger, Signal::CONT);
 }
 
-/// An older value is asked for by message, and the server is gone: an error of the connection, and
-/// never another value. The same client reads it again once there is a server.
+/// A message-passing client requests an older value, and the server is gone. The result is an error
+/// of the connection, and never another value. The same client reads it again once there is a
+/// server.
 #[test]
 fn the_server_dies_before_an_older_value_is_read() {
     let _limit = limit();

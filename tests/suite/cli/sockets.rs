@@ -19,7 +19,7 @@ fn the_logger_says_how_it_is_used() {
     assert!(said.contains("store"), "{said}");
 }
 
-/// `untorn-logger` in the foreground, told to leave at the end.
+/// `untorn-logger` in the foreground, stopped by a request at the end.
 struct Logger {
     process: std::process::Child,
     store: PathBuf,
@@ -114,8 +114,8 @@ fn a_socket_in_place_of_a_directory() {
     let socket = logger.socket();
     drop(logger);
     assert!(!socket.exists());
-    // A socket that is gone is a store that is not there, and one that nobody serves is an error of
-    // its own.
+    // If the socket is gone, the store does not exist. If the socket exists and no server accepts
+    // on it, the error is another one.
     let socket = socket.to_str().unwrap();
     assert_eq!(run(&["get", socket, "users", "alice"], b"").code, 3);
     assert_eq!(run(&["put", socket, "users", "alice", "1"], b"").code, 3);

@@ -29,7 +29,7 @@ impl Watch {
         }
     }
 
-    /// Ends it as a terminal does; its exit code and what it said of errors.
+    /// Ends it as a terminal does; returns its exit code and its error output.
     fn interrupt(mut self, signal: libc::c_int) -> (Option<i32>, String) {
         // SAFETY: signals a child of ours that has not been waited for.
         #[allow(unsafe_code)]
@@ -62,7 +62,7 @@ fn watch_follows_the_changes() {
     json.expect(&[r#"{"txn":5,"keyspace":"users","kind":"delete","key":"al\tice","value":null,"last":true}"#]);
     let hex = Watch::start(&fixture, &["other", "6b", "--hex", "--from", "0"]);
     hex.expect(&["0.4\tother\tput\t6b\t76"]);
-    // They wait for more, and each sees what it was asked for.
+    // They wait for more, and each prints what its arguments select.
     fixture.run("put", &["users", "bob", "2"]).ok();
     all.expect(&["0.6\tusers\tput\tbob\t2"]);
     json.expect(&[r#"{"txn":6,"keyspace":"users","kind":"put","key":"bob","value":"2","last":true}"#]);
@@ -90,7 +90,7 @@ fn watch_begins_now_unless_told_otherwise() {
     let fixture = Fixture::new();
     fixture.run("put", &["users", "before", "1"]).ok();
     let watch = Watch::start(&fixture, &["users"]);
-    // Nobody tells when it has begun.
+    // `watch` does not announce its start, so the test repeats the change until it is printed.
     let line = loop {
         fixture.run("put", &["users", "after", "2"]).ok();
         match watch.lines.recv_timeout(Duration::from_millis(50)) {

@@ -92,7 +92,7 @@ fn use_cells(store: &Store, number: u64) {
     }
 }
 
-/// Reads a part of the feed. Errors are as good as changes, but what it tells must have happened.
+/// Reads a part of the feed. Errors are as good as changes, but each change must have happened.
 fn follow(store: &Store) {
     for feed in [Feed::Visible, Feed::Durable] {
         let Ok(mut changes) = store.changes(TxnId::ZERO, feed) else { continue };
@@ -182,7 +182,8 @@ fn bits_flip_in_the_live_region() {
         child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         let status = ended.unwrap_or_else(|| panic!("{replay}: the client hangs\n{said}"));
         assert!(status.success(), "{replay}: {status}\n{said}");
-        // The logger may have been told to leave, may have given up, but it has not crashed.
+        // The logger may have been requested to leave, or may have given up, but it has not
+        // crashed.
         if let Some(status) = logger.0.try_wait().unwrap() {
             assert!(status.signal().is_none() && status.code() != Some(101), "{replay}: the logger: {status}");
         }

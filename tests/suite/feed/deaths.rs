@@ -11,7 +11,7 @@ fn a_logger_that_is_killed_is_replaced_for_a_follower() {
     let mut durable = store.changes(now(&store), Feed::Durable).unwrap();
     for n in 0..5_u64 {
         kill_logger(&store);
-        // Nobody but the follower calls again.
+        // After this commit, only the follower calls.
         let mut txn = store.begin_with(Durability::Visible).unwrap();
         txn.put(&keys, b"k", &n.to_be_bytes()).unwrap();
         txn.commit().unwrap();
@@ -19,8 +19,8 @@ fn a_logger_that_is_killed_is_replaced_for_a_follower() {
     }
 }
 
-/// What is visible is heard of without the logger; who waits for durability hears that it is
-/// stopped, and misses nothing.
+/// A visible feed delivers without the logger. A durable feed reports that the logger is stopped,
+/// and misses nothing.
 #[test]
 fn a_stopped_logger_under_followers() {
     let _limit = limit();
@@ -100,7 +100,8 @@ fn a_consumer_that_is_killed_resumes_without_gap_or_duplicate() {
             if round == 4 {
                 kill_logger(&store);
             }
-            // What it said before it was killed counts as processed, whole transactions only.
+            // What the consumer printed before it was killed counts as processed, whole
+            // transactions only.
             for line in consumer.kill() {
                 note(&line, &mut position, &mut seen);
             }

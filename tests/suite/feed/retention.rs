@@ -35,7 +35,8 @@ fn who_falls_behind_hears_from_where_it_goes_on() {
     let found = numbers(&found);
     assert_eq!(found, (count - found.len() as u64..count).collect::<Vec<_>>());
     assert!(found.len() > 400, "only {} of {count} were kept", found.len());
-    // The one that fell behind had read some bytes ahead; then it is told, and is told again.
+    // The slow follower had read some bytes ahead. It delivers those, then each call returns
+    // `Lagged`.
     let mut delivered = vec![0];
     let lagged = loop {
         match behind.try_next(HANGS) {

@@ -24,7 +24,7 @@ impl Wrong {
         }
     }
 
-    /// Says them to the parent; the exit code of the child.
+    /// Prints the wrong answers for the parent; returns the exit code of the child.
     fn code(self) -> i32 {
         self.0.iter().for_each(say);
         i32::from(!self.0.is_empty())

@@ -15,7 +15,7 @@ pub(crate) enum Kind {
 }
 
 impl Device {
-    /// `None` where nothing may be mounted; prints so, and fails if that is the gate.
+    /// Returns `None` where nothing may be mounted, and prints that; panics where `CI` is set.
     pub(crate) fn mount(kind: Kind, mib: u64) -> Option<Device> {
         let dir = tempfile::tempdir().unwrap();
         let run = |program: &str, arguments: &[&str]| {

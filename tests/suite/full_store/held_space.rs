@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// A snapshot in another process holds the space. The error says so, and whose it is; when it is
-/// gone, so is the error.
+/// A snapshot in another process holds the space. The error names the snapshot and its process;
+/// when the snapshot is gone, so is the error.
 #[test]
 fn who_holds_the_space_is_named() {
     let _limit = limit();

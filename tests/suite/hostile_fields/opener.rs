@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Opens stores in another process, and holds those that are refused against what they were.
+/// Opens stores in another process, and compares each refused store with its former bytes.
 pub(super) struct Opener {
     pub(super) child: Child,
     pub(super) dir: PathBuf,
@@ -17,7 +17,7 @@ impl Opener {
         Opener { child, dir: dir.to_owned(), number: 0, opened: 0, refused: 0 }
     }
 
-    /// Opens the store with one field changed. Says how that ended; a store that was refused has
+    /// Opens the store with one field changed. Returns how that ended; a store that was refused has
     /// each file as it was.
     pub(super) fn open(&mut self, image: &Image, field: &Field, value: u64) -> String {
         self.number += 1;
@@ -71,8 +71,7 @@ pub(super) fn use_store(path: &Path) -> untorn::Result<()> {
     Ok(())
 }
 
-/// Joins the store of the role, and uses it each time it is told to. Says how each of these uses
-/// ended.
+/// Joins the store of the role, and uses it at each command. Prints how each of these uses ended.
 pub(super) fn use_while_forged(role: &Role) {
     let mut options = in_process();
     options.logger_timeout(Duration::from_millis(100));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The logger stays while somebody is connected, and leaves when nobody is.
+/// The logger stays while a client is connected, and leaves when none is.
 #[test]
 fn the_logger_stays_for_messages_and_leaves_without() {
     let _limit = limit();
@@ -29,7 +29,7 @@ fn the_logger_stays_for_messages_and_leaves_without() {
     assert_eq!(&*store.find_keyspace("k").unwrap().unwrap().get(b"a").unwrap().unwrap(), b"1");
 }
 
-/// One that is told to leave ends the connections. A client goes on with the next one.
+/// A logger that is requested to leave ends the connections. A client goes on with the next logger.
 #[test]
 fn a_logger_that_is_told_to_leave_and_the_next_one() {
     let _limit = limit();
@@ -74,7 +74,7 @@ fn the_logger_is_killed() {
     let client = at.client();
     let mut scan = client.scan("k", ..).unwrap();
     scan.next().unwrap().unwrap();
-    // Nobody starts another before somebody writes.
+    // No process starts another logger before the next write.
     let pid = store.stats().unwrap().logger_pid.unwrap();
     send(pid, Signal::KILL);
     wait_until(|| !exists(pid));
@@ -223,8 +223,8 @@ fn what_is_no_socket() {
     assert!(matches!(Client::connect(at.path.join("none")), Err(Error::NotFound { .. })));
 }
 
-/// A child that lives on keeps no connection of its parent's open: neither a client's, whose seat
-/// the server gives away, nor a server's.
+/// A child that outlives its parent keeps none of its connections open: neither a client's, whose
+/// permit the server gives to another, nor a server's.
 #[test]
 fn children_keep_no_connections() {
     let _limit = limit();
@@ -236,7 +236,7 @@ fn children_keep_no_connections() {
     assert_eq!(clients, 2, "this process, and the logger for those who pass messages");
     let mut forker = Child::spawn("messages::forker", &at.path, &[]);
     forker.expect("forked");
-    // The client's process ends, and its child does not: the server hears of it.
+    // The client's process ends, and its child does not: the server detects the end.
     forker.kill();
     drop(client);
     wait_until(|| store.stats().unwrap().clients.len() == 1);
@@ -255,8 +255,8 @@ fn children_keep_no_connections() {
     std::fs::write(at.path.join("end"), "").unwrap();
 }
 
-/// A host that closes what it doesn't know takes a connection, and not more: its own files get none
-/// of our bytes.
+/// A host that closes descriptors it did not open breaks a connection, and no more: its own files
+/// get none of our bytes.
 #[test]
 fn the_host_closes_descriptors() {
     let _limit = limit();
@@ -268,8 +268,7 @@ fn the_host_closes_descriptors() {
     host.finish();
 }
 
-/// A logger that leaves when nobody is there, just as somebody comes: whoever has been let in is
-/// served.
+/// A client connects just as the idle logger leaves: if the connection was accepted, it is served.
 #[test]
 fn the_logger_leaves_as_somebody_connects() {
     use rand::{Rng, SeedableRng};

@@ -72,8 +72,8 @@ fn ranges_are_deleted_as_by_a_direct_client() {
     assert_clean(&store);
 }
 
-/// A condition that does not hold keeps a batch from deleting a range; a follower is told of one
-/// that was deleted as one change.
+/// A condition that does not hold keeps a batch from deleting a range. A follower gets a deleted
+/// range as one change.
 #[test]
 fn conditions_and_followers_of_ranges() {
     let _limit = limit();
@@ -99,8 +99,8 @@ fn conditions_and_followers_of_ranges() {
     assert_eq!((change.key(), change.end()), (&b"a"[..], Some(&b"c"[..])));
 }
 
-/// The logger is killed while it deletes a range: all of its keys are there, or none, and none if
-/// the client was told so.
+/// The logger is killed while it deletes a range: all of its keys are there, or none. If the call
+/// succeeded, none is there.
 #[test]
 fn a_range_is_deleted_as_a_whole() {
     let _limit = limit();

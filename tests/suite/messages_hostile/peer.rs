@@ -15,7 +15,7 @@ impl Victim {
         let store = at.open();
         std::fs::write(at.path.join("access"), access).unwrap();
         let logger = store.stats().unwrap().logger_pid.unwrap();
-        // The policy is in force when it is looked at next.
+        // The policy is in force at the logger's next check.
         std::thread::sleep(Duration::from_millis(100));
         store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
         Victim { at, store, logger }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Requests without end, and nobody who reads the replies.
+/// Clients send requests without end and read no replies.
 #[test]
 fn floods() {
     let _limit = limit();
@@ -44,7 +44,7 @@ fn floods() {
     victim.end();
 }
 
-/// What a connection keeps from one request to the next is small, whatever it was asked for.
+/// What a connection keeps from one request to the next is small, whatever the request was.
 #[test]
 fn long_edges_and_prefixes_are_not_kept() {
     let _limit = limit();
@@ -86,8 +86,8 @@ fn long_edges_and_prefixes_are_not_kept() {
     victim.end();
 }
 
-/// The memory of long messages is used again for a moment, and goes although all who sent them are
-/// still there.
+/// The memory of long messages is reused for a moment, then released although all their senders are
+/// still connected.
 #[test]
 fn memory_of_long_messages_goes_back() {
     let _limit = limit();
@@ -111,7 +111,7 @@ fn memory_of_long_messages_goes_back() {
     victim.end();
 }
 
-/// Feeds whose next change is a large one, and that are not asked for it.
+/// Feeds whose next change is a large one, which their clients do not request.
 #[test]
 fn feeds_that_are_left_lying() {
     let _limit = limit();
@@ -143,8 +143,8 @@ fn feeds_that_are_left_lying() {
     }
     let grown = victim.resident_bytes().saturating_sub(before);
     assert!(grown < 200 << 20, "{grown} bytes for feeds that nobody reads");
-    // There is no room for what these take, and they tell all the same what there was to tell, in
-    // order, once.
+    // There is no room for what these take. They deliver all the changes all the same, in order,
+    // once.
     for raw in raws.iter_mut().rev().take(2) {
         let mut told = Vec::new();
         while told.len() < 41 {
@@ -186,8 +186,8 @@ fn connections_leave_descriptors_for_the_log() {
     assert!(logger.wait().unwrap().success());
 }
 
-/// A commit may have much time, but a seat and its thread are not held for that when their peer has
-/// gone; the commit stands.
+/// A commit may have much time. If its peer has gone, the connection permit and the thread are
+/// released all the same; the commit stays.
 #[test]
 fn who_hangs_up_before_a_deadline_frees_the_seat() {
     let _limit = limit();
@@ -198,20 +198,20 @@ fn who_hangs_up_before_a_deadline_frees_the_seat() {
     let request = Request::Put { keyspace: "k", key: b"b", value: b"1", durability };
     peer.send(&wire::encode(&request).unwrap()).unwrap();
     wait_until(|| keys.get(b"b").unwrap().is_some());
-    // Who only says no more waits for its answer.
+    // A peer that shuts down only its sending side still waits for its answer.
     peer.0.shutdown(std::net::Shutdown::Write).unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(Client::connect(victim.at.path.join("logger.sock")).is_err());
     drop(peer);
     wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());
     assert_eq!(keys.get(b"b").unwrap().unwrap(), b"1");
-    // Its seat is taken until it is noticed that this one has gone as well.
+    // Its permit is in use until the server notices that this peer has gone as well.
     wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());
     drop(keys);
 }
 
-/// A logger that is told to leave asks for the flush of a commit that still has time, and says that
-/// it is durable. It once left its client in doubt, though a flush followed.
+/// A logger that is requested to leave flushes a commit that still has time, and answers that it is
+/// durable. It once left its client in doubt, though a flush followed.
 #[test]
 fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
     let _limit = limit();
@@ -234,7 +234,7 @@ fn a_commit_that_has_time_is_answered_when_the_logger_leaves() {
     assert_clean(&victim.store);
 }
 
-/// Somebody who connects all the time does not keep the socket from being moved.
+/// A client that connects all the time does not keep the socket from being moved.
 #[test]
 fn the_socket_moves_in_a_storm() {
     let _limit = limit();
@@ -290,7 +290,7 @@ fn no_more_connections_than_there_may_be() {
     let clients: Vec<Client> = (0..3).map(|_| victim.client()).collect();
     let refused = Client::connect(victim.at.path.join("logger.sock"));
     assert!(matches!(&refused, Err(Error::Busy { what }) if what.contains('3')), "{refused:?}");
-    // Those that are there are served; a seat that is left can be taken.
+    // Connected clients are served; a released permit can be taken.
     clients.iter().for_each(|client| drop(client.get("k", b"a").unwrap()));
     drop(clients);
     wait_until(|| Client::connect(victim.at.path.join("logger.sock")).is_ok());
@@ -298,7 +298,7 @@ fn no_more_connections_than_there_may_be() {
     victim.end();
 }
 
-/// Nobody who is idle costs anything: no thread of the logger spins.
+/// Idle connections cost nothing: no thread of the logger spins.
 #[test]
 fn idle_connections_do_not_spin() {
     let _limit = limit();

@@ -38,7 +38,7 @@ fn servers_that_a_client_does_not_understand() {
     server.join().unwrap();
 }
 
-/// Servers that answer everything and tell nothing: a client notices, or its time is over.
+/// Servers that answer everything without content: a client notices, or its time-out ends the call.
 #[test]
 fn servers_that_lead_on() {
     let _limit = limit();
@@ -75,7 +75,7 @@ fn servers_that_lead_on() {
     assert!(matches!(ended, Err(Error::Disconnected { .. })), "{ended:?}");
 }
 
-/// What a server says is printed by programs: it is no command for their terminals.
+/// Programs print the texts of a server, so these must contain no command for a terminal.
 #[test]
 fn texts_of_a_server_are_plain() {
     let _limit = limit();

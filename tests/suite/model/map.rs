@@ -21,14 +21,14 @@ pub(crate) fn in_range<'m>(map: Option<&'m Map>, bounds: &Bounds) -> Vec<(&'m Ve
     map.into_iter().flatten().filter(|(key, _)| above(key) && below(key)).collect()
 }
 
-/// Removes a range from a map, and says how many entries there were.
+/// Removes a range from a map, and returns how many entries that were.
 pub(crate) fn remove_range(map: &mut Map, bounds: &Bounds) -> u64 {
     let keys: Vec<Vec<u8>> = in_range(Some(map), bounds).into_iter().map(|(key, _)| key.clone()).collect();
     keys.iter().for_each(|key| drop(map.remove(key)));
     keys.len() as u64
 }
 
-/// Takes from both ends, as the bits of `turns` say, and holds it against what is expected.
+/// Takes entries from both ends, by the bits of `turns`, and compares them with the expected ones.
 pub(crate) fn compare<K: AsRef<[u8]>, V: AsRef<[u8]>>(
     mut found: impl DoubleEndedIterator<Item = untorn::Result<(K, V)>>,
     expected: Vec<(&Vec<u8>, &Vec<u8>)>,

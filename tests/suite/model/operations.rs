@@ -20,7 +20,7 @@ pub(crate) enum Change {
     Drop {
         keyspace: usize,
     },
-    /// A range is looked at in the middle of the transaction.
+    /// A range is read in the middle of the transaction.
     Look {
         keyspace: usize,
         bounds: Bounds,

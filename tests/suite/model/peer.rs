@@ -37,7 +37,7 @@ pub(crate) fn digest(model: &Model) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// One transaction as the test tells it, and what it finds on the way.
+/// Runs one transaction by the test's commands, and reports what it finds on the way.
 pub(crate) fn peer_transaction(store: &Store) {
     let mut txn = store.begin().unwrap();
     let mut found = Vec::new();

@@ -1,8 +1,8 @@
-//! Users who lack rights, and root, which has all of them.
+//! Users without rights, and root, which has all of them.
 
 use super::*;
 
-/// Without the rights that a direct client needs, the error says which file and which right; and
+/// Without the rights that a direct client needs, the error names the file and the right; and
 /// nothing was changed.
 #[test]
 fn missing_rights_are_named() {
@@ -17,7 +17,7 @@ fn missing_rights_are_named() {
     let mode = |name: &str, mode: u32| {
         std::fs::set_permissions(test.path.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    // By default nobody else gets in.
+    // By default no other user gets in.
     assert_eq!(std::fs::metadata(&test.path).unwrap().permissions().mode() & 0o777, 0o700);
     for name in ["arena", "checkpoint", "control", "lock"] {
         assert_eq!(std::fs::metadata(test.path.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
@@ -45,8 +45,8 @@ fn missing_rights_are_named() {
     assert_clean(&keeper);
 }
 
-/// Root looks at somebody's store while nobody uses it, and works with it: the logger that it
-/// starts, and so the files that are made then, must not lock the owner out.
+/// Root opens another user's store while no process uses it, and works with it. The logger that
+/// root starts, and so the files made then, must not lock the owner out.
 #[test]
 fn root_leaves_a_store_to_its_owner() {
     const USER: u32 = 12345;
@@ -92,7 +92,7 @@ fn is_root(what: &str) -> bool {
     false
 }
 
-/// Opens as a user without rights, and says what came of it.
+/// Opens as a user without rights, and prints the result.
 pub(super) fn as_nobody(path: &Path, read_only: bool) {
     let nobody = rustix::process::Uid::from_raw(65534);
     rustix::thread::set_thread_uid(nobody).unwrap();

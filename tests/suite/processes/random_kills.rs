@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A writer that keeps pairs, and what it said.
+/// A writer that keeps pairs, and the newest number that it reported.
 struct Pairs {
     child: Child,
     name: String,
@@ -45,7 +45,7 @@ impl Pairs {
 }
 
 /// Processes are killed at random for some seconds, the logger among them. What was acknowledged is
-/// there, nothing is there by half, and nobody is held up.
+/// there, nothing is there by half, and no process is held up.
 #[test]
 fn random_kills() {
     let _limit = limit();

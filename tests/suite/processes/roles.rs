@@ -72,7 +72,7 @@ pub(crate) fn put(role: &Role) {
     }
 }
 
-/// Begins a transaction and changes much in it, says so, and goes on when told.
+/// Begins a transaction and changes much in it, reports that, and goes on at a command.
 pub(crate) fn hold(role: &Role) {
     let store = Store::open(&role.store).unwrap();
     let keys = store.keyspace("keys").unwrap();
@@ -88,7 +88,7 @@ pub(crate) fn hold(role: &Role) {
     }
 }
 
-/// Counts in two keys at once, and says each number once it is acknowledged.
+/// Counts in two keys at once, and prints each number once it is acknowledged.
 pub(crate) fn pairs(role: &Role) {
     let mut random = StdRng::seed_from_u64(role.number(1));
     let store = Store::open(&role.store).unwrap();

@@ -42,8 +42,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// A ticket can be waited on, for a while or until the end, looked at, and awaited without any
-/// runtime.
+/// A ticket can be waited for, with a limit or without, polled, and awaited without any runtime.
 #[test]
 fn tickets() {
     let _limit = limit();

@@ -36,7 +36,7 @@ pub(crate) struct Plan<'p> {
 /// A running container.
 pub(crate) struct Container {
     init: Child,
-    /// Its first process, as the host knows it.
+    /// The host's id of its first process.
     pid: u32,
     has_user_namespace: bool,
     has_proc: bool,
@@ -47,14 +47,14 @@ pub(crate) struct Container {
 /// A process in a container. Killed when dropped.
 pub(crate) struct Inside {
     pub(crate) child: Child,
-    /// As the host knows it.
+    /// The host's id of the process.
     pid: u32,
     /// Names it also when it has ended, and its id is another's.
     process: OwnedFd,
 }
 
-/// Whether containers can be made here. Where they can't, that is said aloud, and is an error where
-/// nothing may be skipped.
+/// Whether containers can be made here. If not, it prints that the test is skipped, and panics
+/// where the variable `CI` is set.
 pub(crate) fn is_possible(test: &str) -> bool {
     let namespaces = ["--user", "--keep-caps", "--mount", "--pid", "--ipc", "--uts", "--fork"];
     let problem = match Command::new("unshare").args(namespaces).arg("true").output() {

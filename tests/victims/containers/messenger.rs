@@ -1,5 +1,5 @@
-//! A process that has nothing of a store but a path to its socket, and does what it is told, one
-//! command at a time.
+//! A process that has nothing of a store but a path to its socket, and executes one command at a
+//! time.
 
 use crate::common::{HANGS, Role, listen, say};
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn answer(client: &Client, words: &[&str]) -> untorn::Result<String> {
         ["storm", keyspace] => loop {
             client.put(keyspace, b"storm", &[7; 100_000])?;
         },
-        // What there is in its world, but for libraries.
+        // Lists the root directory, but for libraries.
         ["look"] => {
             let names = std::fs::read_dir("/").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
             let mut names: Vec<String> = names.filter(|name| !name.starts_with("lib") && name != "usr").collect();

@@ -1,4 +1,4 @@
-//! A process that does with a store what it is told, one command at a time: see [`answer`].
+//! A process that uses a store by one command at a time: see [`answer`].
 
 use crate::common::{Role, listen, say};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +71,7 @@ impl Worker {
                 "begun".into()
             }
             ["end"] => format!("{}", self.txn.take().expect("begun").commit().is_ok()),
-            // Without a limit, so that the answer tells how long a take-over takes.
+            // Without a limit, so that the answer shows how long a take-over takes.
             ["wait"] => {
                 let start = Instant::now();
                 let txn = loop {
@@ -118,7 +118,7 @@ impl Worker {
                 self.cell.load(&mut value)?;
                 if value.iter().all(|byte| *byte == value[0]) { "whole".into() } else { "torn".into() }
             }
-            // Commits numbers for ever, the odd ones visibly, and says each when it is
+            // Commits numbers for ever, the odd ones visibly, and prints each when it is
             // acknowledged.
             ["count", name] => {
                 for number in 1u64.. {

@@ -3,8 +3,8 @@
 use super::*;
 use untorn::reason::LockHolder;
 
-/// A child of fork() that lives until it is told otherwise. It ends by itself after a minute,
-/// should nobody be left to tell it.
+/// A child of fork() that lives until it is killed. It ends by itself after a minute, in case the
+/// test does not kill it.
 pub(crate) fn fork_sleeper() -> i32 {
     // SAFETY: the child does nothing but sleep, by calls that are safe after a fork.
     unsafe {
@@ -49,7 +49,7 @@ pub(crate) fn forks_while_opening(path: &Path) {
     let path = path.to_path_buf();
     let opening = std::thread::spawn(move || worker::options().open(&path).map(drop));
     say("opening");
-    // Told when the opener is held.
+    // A command comes when the opener is held.
     listen();
     say(format_args!("forked {}", fork_sleeper()));
     listen();
@@ -94,7 +94,7 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
         });
         assert_verified(&few.store);
     }
-    // A child alone is nobody: the logger leaves, and the next one recovers.
+    // A child without its parent is no client: the logger leaves, and the next one recovers.
     let mut parent = Role::own("interleavings_lives::forks-in-transaction", &scene.path, "");
     let child = Orphan(parent.wait_for("forked ").split_once(' ').unwrap().1.parse().unwrap());
     let logger = few.store.stats().unwrap().logger_pid.unwrap();
@@ -137,8 +137,8 @@ fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
     }
 }
 
-/// What a child of fork() meets when it uses its copies, and then drops them; 0 if all is as it
-/// should be.
+/// Uses the copies in a child of fork(), then drops them. Returns 0 if each use returned `Forked`,
+/// else 10 and the index of the first that did not.
 fn use_copies(
     few: Few,
     held: (untorn::Snapshot, untorn::Value, untorn::Ticket),
@@ -264,7 +264,7 @@ fn a_child_drops_its_copies() {
         matches!(&error, Error::LockTimeout { holder, .. } if matches!(holder, Some(LockHolder::Process { pid: found, .. }) if *found == pid)),
         "{error}"
     );
-    // Longer than the dead are looked for.
+    // Longer than the interval between liveness tests.
     std::thread::sleep(Duration::from_millis(250));
     let stats = few.store.stats().unwrap();
     assert!(stats.clients.iter().any(|client| client.pid == pid), "{stats:?}");

@@ -8,7 +8,7 @@ struct Device {
 }
 
 impl Device {
-    /// `None` where nothing may be mounted; says so, and fails if that is the gate.
+    /// Returns `None` where nothing may be mounted, and prints that; panics where `CI` is set.
     fn mount(size: &str) -> Option<Device> {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
@@ -66,7 +66,7 @@ fn commit_on_a_full_device(few: &Few, from: u64) -> u64 {
     last
 }
 
-/// After everybody was killed and the kernel crashed, all that was acknowledged is there.
+/// After all processes were killed and the kernel crashed, all that was acknowledged is there.
 fn assert_recovered(device: &Device, expected: u64) {
     kernel_crash(&device.path());
     let store = open_on(device);

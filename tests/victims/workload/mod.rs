@@ -1,5 +1,5 @@
 //! What the tests with several processes share: children that run a role of this test executable,
-//! and a workload whose every state tells whether it is whole.
+//! and a workload whose every state shows whether it is whole.
 #![allow(dead_code, unreachable_pub)]
 
 pub(crate) mod victim;
@@ -31,7 +31,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Its clients are gone by now; the logger leaves at once when told, and for certain with
+        // Its clients are gone by now. The logger leaves at once by a request, and for certain with
         // its directory.
         let _ = untorn::logger::stop_logger(self.path(), HANGS);
     }
@@ -40,9 +40,9 @@ impl Drop for Place {
 /// A child process that runs a role; killed when dropped.
 pub(crate) struct Role {
     pub(crate) child: Child,
-    /// What it has said so far, a line each.
+    /// The lines that it has printed so far.
     said: Arc<Mutex<Vec<String>>>,
-    /// Ends when the role has, and all that it said was read.
+    /// Ends when the role has, and all its lines were read.
     reader: Option<JoinHandle<()>>,
     role: String,
     complaints: Complaints,
@@ -82,11 +82,11 @@ impl Role {
         self.said.lock().expect("not poisoned").clone()
     }
 
-    /// Waits until the role has said a line that begins with `what`.
+    /// Waits until the role has printed a line that begins with `what`.
     pub(crate) fn wait_for(&self, what: &str) -> String {
         let start = Instant::now();
         loop {
-            // Before the look at the lines: all that it said was read then.
+            // Before the lines are searched: if the reader has ended, they are complete.
             let has_ended = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
             if let Some(line) = self.lines().into_iter().find(|line| line.starts_with(what)) {
                 return line;
@@ -97,12 +97,12 @@ impl Role {
         }
     }
 
-    /// Tells the role a line: see [`listen`].
+    /// Sends the role a line: see [`listen`].
     pub(crate) fn tell(&mut self, line: &str) {
         let _ = writeln!(self.child.stdin.as_mut().expect("piped"), "{line}");
     }
 
-    /// Tells the role a line, and waits for its answer: the next line that it says.
+    /// Sends the role a line, and waits for its answer: the next line that it prints.
     #[track_caller]
     pub(crate) fn ask(&mut self, line: &str) -> String {
         let heard = self.lines().len();
@@ -110,7 +110,7 @@ impl Role {
         self.hear(heard)
     }
 
-    /// Waits for the line that the role says after its first `heard` ones.
+    /// Waits for the line that the role prints after its first `heard` ones.
     #[track_caller]
     pub(crate) fn hear(&mut self, heard: usize) -> String {
         let start = Instant::now();
@@ -118,7 +118,8 @@ impl Role {
             if let Some(line) = self.lines().get(heard) {
                 return line.clone();
             }
-            // What it said last is read when the reader has ended, which is asked first.
+            // The reader's end is checked before the child's: once the reader has ended, the last
+            // line is read.
             let is_read = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
             let ended = self.child.try_wait().expect("a child of ours");
             let is_over = is_read && ended.is_some() && self.lines().len() <= heard;
@@ -146,12 +147,12 @@ impl Role {
         ended.success()
     }
 
-    /// The newest number that the writer said to be durable in its cell.
+    /// The newest number that the writer reported as durable in its cell.
     pub(crate) fn acknowledged_cell(&self) -> u64 {
         self.lines().iter().filter_map(|line| line.strip_prefix("C ")?.parse().ok()).max().unwrap_or(0)
     }
 
-    /// The newest transaction that the writer said to be visible, and durable.
+    /// The newest transaction that the writer reported as visible, and as durable.
     pub(crate) fn acknowledged(&self) -> (u64, u64) {
         let (mut visible, mut durable) = (0, 0);
         for line in self.lines() {
@@ -193,20 +194,20 @@ pub(crate) fn open_small(path: &Path) -> Store {
 /// run itself.
 pub(crate) fn my_role() -> Option<(String, PathBuf, Vec<String>)> {
     let name = std::env::var("UNTORN_TEST_ROLE").ok()?;
-    // Nobody survives the test, however that ends, but for its loggers and what it forks.
+    // The role dies with the test, however the test ends; its loggers and forked children do not.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
     let path = std::env::var_os("UNTORN_TEST_STORE")?;
     let arguments = std::env::var("UNTORN_TEST_ARGUMENTS").unwrap_or_default();
     Some((name, path.into(), arguments.split_whitespace().map(str::to_string).collect()))
 }
 
-/// Waits for what the test tells; `None` when there will be nothing more.
+/// Waits for the test's next line; `None` when there will be nothing more.
 pub(crate) fn listen() -> Option<String> {
     let mut line = String::new();
     (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())
 }
 
-/// Says a line to the test.
+/// Sends a line to the test.
 pub(crate) fn say(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "~ {line}");
@@ -359,7 +360,7 @@ pub(crate) fn assert_verified(store: &Store) {
     check_feed(store);
 }
 
-/// The log must tell the same history as the pages, as far back as it is retained.
+/// The log must contain the same history as the pages, as far back as it is retained.
 pub(crate) fn check_feed(store: &Store) {
     let snapshot = store.snapshot().unwrap();
     let mut changes = match store.changes(TxnId::ZERO, Feed::Visible) {

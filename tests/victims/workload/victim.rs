@@ -71,8 +71,8 @@ pub(crate) fn kernel_crash(path: &Path) {
 
 /// A place where processes wait while it is closed.
 ///
-/// A process under the order [`Gate::at`] goes by freely as long as the gate is open, and is held
-/// as soon as it is not.
+/// A process under the order [`Gate::at`] passes while the gate is open, and is held while it is
+/// closed.
 pub(crate) struct Gate {
     path: PathBuf,
 }
@@ -93,14 +93,14 @@ impl Gate {
         std::fs::write(&self.path, "").unwrap();
     }
 
-    /// From now on whoever comes is held.
+    /// Holds each process that arrives from now on.
     pub(crate) fn close(&self) {
         let _ = std::fs::remove_file(&self.path);
-        // Who is held says so again and again, so that nothing older than this counts.
+        // A held process creates this file whenever it is missing, so an older one can be removed.
         let _ = std::fs::remove_file(self.path.with_extension("reached"));
     }
 
-    /// Waits until somebody is held.
+    /// Waits until a process is held.
     #[track_caller]
     pub(crate) fn wait(&self) {
         wait_until(|| self.is_reached());

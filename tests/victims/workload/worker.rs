@@ -1,5 +1,5 @@
-//! A worker: a process that does one step after another as the test tells it, on a few keys that it
-//! overwrites again and again, so that pages are freed and reused with each commit.
+//! A worker: a process that executes one command of the test after another. It overwrites a few
+//! keys again and again, so that pages are freed and reused with each commit.
 //!
 //! Each answer is one line. The keys' values follow from the number of the last commit, so one
 //! snapshot shows whether it is whole.
@@ -14,8 +14,8 @@ const KEYS: u64 = 8;
 /// Bytes of one value of a stream.
 pub(crate) const STREAM_VALUE: usize = 1000;
 
-/// A small ring, a log that holds some hundred commits without a logger, checkpoints only when
-/// asked for.
+/// A small ring, a log that holds some hundred commits without a logger, checkpoints only by
+/// request.
 pub(crate) fn options() -> Options {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(1 << 20).checkpoint_bytes(1 << 40);
@@ -138,7 +138,7 @@ pub(crate) fn work(path: &Path) {
                 say(last + 1);
             }
             ["checkpoint"] => say(store.checkpoint().unwrap()),
-            // The answer comes when it has been asked for, not when it is there.
+            // Answers when the checkpoint is requested, not when it is done.
             ["begin-checkpoint"] => {
                 let store = store.clone();
                 std::thread::spawn(move || store.checkpoint());
@@ -179,7 +179,7 @@ pub(crate) fn work(path: &Path) {
     }
 }
 
-/// The keys of a stream; found in the log's files by a test that looks.
+/// The keys of a stream; a test finds them in the log's files.
 pub(crate) fn stream_key(name: &str, i: u64) -> Vec<u8> {
     format!("{name}-stream-{i:06}").into_bytes()
 }
