@@ -18,7 +18,7 @@
 use crate::ids::PageId;
 use crate::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_LEN_MAX};
 use crate::{Error, LimitKind, Result, TxnId};
-pub(crate) use untorn_wal::le::{set_u16, set_u32, u16_at, u32_at, u64_at};
+pub(crate) use untorn_wal::le::{set_u16, set_u32, set_u64, u16_at, u32_at, u64_at};
 
 /// The length of an entry of a free queue in bytes: page and count, created_txn, freed_txn.
 pub(crate) const QUEUE_ENTRY_BYTES: usize = 24;
@@ -336,8 +336,4 @@ impl StoredValue<'_> {
     pub(crate) fn decode_extent(bytes: &[u8; EXTENT_REF_LEN]) -> StoredValue<'static> {
         StoredValue::Extent { page: PageId(u32_at(bytes, 0)), pages: u32_at(bytes, 4), len: u64_at(bytes, 8) }
     }
-}
-
-pub(crate) fn set_u64(bytes: &mut [u8], at: usize, value: u64) {
-    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }

@@ -35,7 +35,7 @@ pub use log::{records, segments};
 pub use messages::{access, reply, request};
 pub use pages::{arena, page};
 pub use seeds::seeds;
-use untorn_wal::le::{u32_at, u64_at};
+use untorn_wal::le::{set_u32, u32_at, u64_at};
 
 /// A target: its name, and the function that takes the bytes.
 pub type FuzzTarget = (&'static str, fn(&[u8]));
@@ -65,10 +65,6 @@ fn crc(parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
-}
-
-fn set_u32(bytes: &mut [u8], at: usize, value: u32) {
-    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
 /// Returns a file in memory that holds these bytes.

@@ -37,3 +37,9 @@ pub fn set_u16(bytes: &mut [u8], at: usize, value: u16) {
 pub fn set_u32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
+
+/// Stores 8 bytes from `at` on.
+#[inline(always)]
+pub fn set_u64(bytes: &mut [u8], at: usize, value: u64) {
+    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}

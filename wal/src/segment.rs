@@ -27,7 +27,7 @@
 //! payload starts from the salt. The chain is the checksum of the batch header before, or of the
 //! segment header for the first batch.
 
-use crate::le::{u32_at, u64_at};
+use crate::le::{set_u32, set_u64, u32_at, u64_at};
 use crate::{
     Lsn, SegmentNumber, StoreId,
     error::{LogError, Result},
@@ -147,13 +147,13 @@ impl LogState {
     }
 
     fn put(&self, out: &mut [u8]) {
-        put_u64(out, 0, self.durable.0);
-        put_u64(out, 8, self.durable_txn);
-        put_u64(out, 16, self.safe_start.0);
-        put_u64(out, 24, self.checkpoint_txn);
-        put_u64(out, 32, self.checkpoint_lsn.0);
-        put_u32(out, 40, self.incarnation);
-        put_u32(out, 44, 0);
+        set_u64(out, 0, self.durable.0);
+        set_u64(out, 8, self.durable_txn);
+        set_u64(out, 16, self.safe_start.0);
+        set_u64(out, 24, self.checkpoint_txn);
+        set_u64(out, 32, self.checkpoint_lsn.0);
+        set_u32(out, 40, self.incarnation);
+        set_u32(out, 44, 0);
     }
 
     fn get(bytes: &[u8]) -> Option<LogState> {
@@ -203,17 +203,17 @@ impl SegmentHeader {
     pub fn encode(&self, shape: &LogShape) -> ([u8; SEGMENT_HEADER_BYTES], u32) {
         let mut out = [0; SEGMENT_HEADER_BYTES];
         out[..8].copy_from_slice(&SEGMENT_MAGIC);
-        put_u32(&mut out, 8, FORMAT_VERSION);
-        put_u32(&mut out, 12, shape.segment_blocks());
+        set_u32(&mut out, 8, FORMAT_VERSION);
+        set_u32(&mut out, 12, shape.segment_blocks());
         out[16..32].copy_from_slice(&shape.store.0);
-        put_u64(&mut out, 32, self.number.0);
-        put_u64(&mut out, 40, self.salt);
-        put_u64(&mut out, 48, self.start.0);
+        set_u64(&mut out, 32, self.number.0);
+        set_u64(&mut out, 40, self.salt);
+        set_u64(&mut out, 48, self.start.0);
         self.log_state.put(&mut out[56..56 + STATED_BYTES]);
-        put_u64(&mut out, 104, self.started_ms);
-        put_u64(&mut out, 112, self.region);
+        set_u64(&mut out, 104, self.started_ms);
+        set_u64(&mut out, 112, self.region);
         let crc = crc32fast::hash(&out[..CRC_AT]);
-        put_u32(&mut out, CRC_AT, crc);
+        set_u32(&mut out, CRC_AT, crc);
         (out, crc)
     }
 
@@ -289,16 +289,16 @@ impl BatchHeader {
     pub fn encode(&self, store: StoreId) -> ([u8; BATCH_HEADER_BYTES], u32) {
         let mut out = [0; BATCH_HEADER_BYTES];
         out[..8].copy_from_slice(&BATCH_MAGIC);
-        put_u64(&mut out, 8, self.number.0);
-        put_u64(&mut out, 16, self.salt);
-        put_u64(&mut out, 24, self.lsn.0);
-        put_u32(&mut out, 32, self.payload_len);
-        put_u32(&mut out, 36, self.payload_crc);
-        put_u32(&mut out, 40, self.chain);
-        put_u32(&mut out, 44, self.block);
+        set_u64(&mut out, 8, self.number.0);
+        set_u64(&mut out, 16, self.salt);
+        set_u64(&mut out, 24, self.lsn.0);
+        set_u32(&mut out, 32, self.payload_len);
+        set_u32(&mut out, 36, self.payload_crc);
+        set_u32(&mut out, 40, self.chain);
+        set_u32(&mut out, 44, self.block);
         self.log_state.put(&mut out[48..48 + STATED_BYTES]);
         let crc = batch_checksum(store, &out);
-        put_u32(&mut out, CRC_AT, crc);
+        set_u32(&mut out, CRC_AT, crc);
         (out, crc)
     }
 
@@ -358,12 +358,4 @@ fn batch_checksum(store: StoreId, header: &[u8; BATCH_HEADER_BYTES]) -> u32 {
     hasher.update(&store.0);
     hasher.update(&header[..CRC_AT]);
     hasher.finalize()
-}
-
-fn put_u32(out: &mut [u8], at: usize, value: u32) {
-    out[at..at + 4].copy_from_slice(&value.to_le_bytes());
-}
-
-fn put_u64(out: &mut [u8], at: usize, value: u64) {
-    out[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
