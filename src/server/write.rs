@@ -14,7 +14,7 @@ use crate::server::{ServerState, WRITER_LOCK_TIMEOUT};
 use crate::shared::socket::SocketStream;
 use crate::system::clock;
 use crate::system::clock::now_ns;
-use crate::{Durability, Error, LimitKind, Result, Ticket, TxnId, WriteTxn};
+use crate::{Durability, Error, Keyspace, LimitKind, Result, Ticket, TxnId, WriteTxn};
 use std::time::Duration;
 use untorn_wal::wire;
 use untorn_wal::wire::{Edge, Operation, Reply};
@@ -50,11 +50,7 @@ impl<'s> Session<'s> {
         key: &[u8],
         durability: wire::Durability,
     ) -> Result<Answer<'s>> {
-        refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
-        let durability = durability_of(durability, rights)?;
-        let mut txn = self.begin(durability)?;
-        // Under the writer lock, the visible state is the one from which the transaction began.
-        let keyspace = self.store.find_keyspace(name)?.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
+        let (mut txn, keyspace, durability) = self.begin_in(rights, name, durability)?;
         let was_there = txn.delete(&keyspace, key)?;
         finish(txn, durability, |txn| Reply::Deleted { txn, was_there })
     }
@@ -66,10 +62,7 @@ impl<'s> Session<'s> {
         (lower, upper): (Edge<'_>, Edge<'_>),
         durability: wire::Durability,
     ) -> Result<Answer<'s>> {
-        refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
-        let durability = durability_of(durability, rights)?;
-        let mut txn = self.begin(durability)?;
-        let keyspace = self.store.find_keyspace(name)?.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
+        let (mut txn, keyspace, durability) = self.begin_in(rights, name, durability)?;
         let removed = txn.delete_range(&keyspace, (batch::bound(lower), batch::bound(upper)))?;
         finish(txn, durability, |txn| Reply::RangeDeleted { txn, removed })
     }
@@ -102,6 +95,21 @@ impl<'s> Session<'s> {
             return Answer::small(&Reply::Unmet { index: index as u32, current: current.map(TxnId::as_u64) });
         }
         finish(txn, durability, |txn| Reply::Committed { txn })
+    }
+
+    /// Begins a transaction that removes from the keyspace `name`, which must exist.
+    fn begin_in(
+        &self,
+        rights: &Rights<'_>,
+        name: &str,
+        durability: wire::Durability,
+    ) -> Result<(WriteTxn<'_>, Keyspace, Durability)> {
+        refuse_unless(rights.may_write(name), "writing", "keyspace", name)?;
+        let durability = durability_of(durability, rights)?;
+        let txn = self.begin(durability)?;
+        // Under the writer lock, the visible state is the one from which the transaction began.
+        let keyspace = self.store.find_keyspace(name)?.ok_or_else(|| Error::NoKeyspace { name: cut_name(name) })?;
+        Ok((txn, keyspace, durability))
     }
 
     /// Waits for the writer lock in slices, but as a single wait, so that it ages.
