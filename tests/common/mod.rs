@@ -7,6 +7,7 @@
 //! parent, each with a single write, so that a kill leaves no partial line.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod device;
 pub mod program;
 pub mod store_files;
 

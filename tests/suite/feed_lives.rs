@@ -4,11 +4,10 @@
 //!
 //! Method: real processes; a small tmpfs of its own where a device must fill.
 
+use crate::common::device::{Device, Kind};
 use crate::common::{Child, HANGS, Role, TestStore, assert_clean, kill_logger, limit, say, seed};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 
@@ -138,43 +137,12 @@ fn everybody_is_killed_again_and_again() {
 
 // ---- a full device
 
-/// A small file system of its own. Unmounted when dropped, after its store's logger has left.
-struct Device {
-    dir: tempfile::TempDir,
-}
-
-impl Device {
-    fn mount(size: &str) -> Option<Device> {
-        let dir = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        let mounted =
-            mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "untorn-test"]).arg(dir.path()).status();
-        if mounted.as_ref().is_ok_and(|status| status.success()) {
-            return Some(Device { dir });
-        }
-        assert!(std::env::var_os("CI").is_none(), "the gate must be able to mount: {mounted:?}");
-        eprintln!("SKIPPED, and so not tested: no tmpfs can be mounted here ({mounted:?})");
-        None
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("store")
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = untorn::logger::stop_logger(self.path(), HANGS);
-        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
-    }
-}
-
 /// What is kept for followers takes all room that is left, and gives way before any commit fails:
 /// for the log, and for the arena, until nothing is kept any more.
 #[test]
 fn on_a_full_device_what_is_kept_gives_way() {
     let _limit = limit();
-    let Some(device) = Device::mount("24m") else { return };
+    let Some(device) = Device::mount(Kind::Tmpfs, 24) else { return };
     let mut options = Store::options();
     small(&mut options);
     options.retain_changes(u64::MAX, Duration::MAX).logger_timeout(HANGS);

@@ -6,14 +6,10 @@
 //! Method: small file systems that the test fills (they need root), stores with a small `max_size`,
 //! snapshots in other processes, kills. A delete that fails once fails the test.
 
-mod device;
 mod held_space;
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, kill_logger, limit, listen, say, wait_until};
-use device::{Device, Kind};
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::Command;
+use crate::common::device::{Device, Kind};
+use crate::common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say, wait_until};
 use untorn::{Durability, Error, Keyspace, LimitKind, Store, limits};
 
 /// A wait that lasts longer is a hang.
@@ -98,6 +94,13 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// Small segments, so that a full device shows after few commits.
+fn open_on(device: &Device) -> Store {
+    let mut options = Store::options();
+    options.ring_size(64 << 10).segment_size(256 << 10).max_size(1 << 30).durability(Durability::Visible);
+    options.open(device.path()).unwrap()
+}
+
 /// A store filled its own device. The log had no room, though most pages were free and each
 /// checkpoint succeeded: the last spare segment was never used, and no checkpoint freed the segment
 /// that was being written.
@@ -106,7 +109,7 @@ fn a_store_that_fills_its_own_volume_can_delete() {
     let _limit = limit();
     for (kind, mib) in [(Kind::Tmpfs, 20), (Kind::Ext4, 32)] {
         let Some(device) = Device::mount(kind, mib) else { continue };
-        let store = device.open();
+        let store = open_on(&device);
         let rows = store.keyspace("rows").unwrap();
         let count = fill(&store, &rows, 900);
         eprintln!("{kind:?}: {count} records fill {mib} MiB");
@@ -130,7 +133,7 @@ fn a_store_that_fills_its_own_volume_can_delete() {
 fn on_a_device_that_others_fill_deletes_get_through() {
     let _limit = limit();
     let Some(device) = Device::mount(Kind::Tmpfs, 12) else { return };
-    let store = device.open();
+    let store = open_on(&device);
     let rows = store.keyspace("rows").unwrap();
     let mut txn = store.begin().unwrap();
     for key in 0..3000_u64 {
@@ -149,9 +152,9 @@ fn on_a_device_that_others_fill_deletes_get_through() {
     // All die, and the machine with them.
     kill_logger(&store);
     drop((rows, store));
-    std::fs::remove_file(device.dir.path().join("filler")).unwrap();
+    device.free();
     std::fs::remove_file(device.path().join("control")).unwrap();
-    let store = device.open();
+    let store = open_on(&device);
     assert_clean(&store);
 }
 
@@ -161,7 +164,7 @@ fn on_a_device_that_others_fill_deletes_get_through() {
 fn after_a_stream_that_failed_the_next_one_gets_through() {
     let _limit = limit();
     let Some(device) = Device::mount(Kind::Tmpfs, 20) else { return };
-    let store = device.open();
+    let store = open_on(&device);
     let rows = store.keyspace("rows").unwrap();
     let count = fill(&store, &rows, 900);
     // Of what is deleted more becomes free than the next records need.

@@ -6,16 +6,12 @@
 //! 18 of docs/design.md is here.
 
 use crate::common::{HANGS, wait_until};
-use crate::workload::victim::{caught, kernel_crash, kill_loggers, logger_of, signal};
+use crate::workload::victim::{self, caught, kernel_crash, kill_loggers, logger_of, signal};
 use crate::workload::{Place, Role, my_role, open_small, say, sealed, unsealed};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Cell, Durability, Store, Version};
-
-fn victim() -> &'static Path {
-    crate::workload::victim::build()
-}
 
 #[test]
 fn role() {
@@ -96,14 +92,19 @@ fn half_a_store(bug: &str) -> Result<(), String> {
         let store = open_small(&path);
         let cell = store.cell("cell", 64).unwrap();
         // All processes of a cell must agree on the number of its copies.
-        let before = Role::start(victim(), "cells_deaths::store", &path, "64", &[("UNTORN_BUG", bug)]);
+        let before = Role::start(victim::build(), "cells_deaths::store", &path, "64", &[("UNTORN_BUG", bug)]);
         before.wait_for("storing");
         drop(before);
         let orders = "cell.half_filled@100:kill";
-        let mut writer =
-            Role::start(victim(), "cells_deaths::store", &path, "64", &[("UNTORN_CRASH", orders), ("UNTORN_BUG", bug)]);
+        let mut writer = Role::start(
+            victim::build(),
+            "cells_deaths::store",
+            &path,
+            "64",
+            &[("UNTORN_CRASH", orders), ("UNTORN_BUG", bug)],
+        );
         assert!(!writer.end());
-        let mut reader = Role::start(victim(), "cells_deaths::load", &path, "1", &[("UNTORN_BUG", bug)]);
+        let mut reader = Role::start(victim::build(), "cells_deaths::load", &path, "1", &[("UNTORN_BUG", bug)]);
         assert!(reader.end(), "the reader failed");
         // The next writer finds the latch held by a dead one.
         let begun = Instant::now();
@@ -133,8 +134,13 @@ fn a_creator_dies_with_a_smaller_cell_in_the_entry() {
     let path = place.path();
     let checked = caught(|| {
         let store = open_small(&path);
-        let mut creator =
-            Role::start(victim(), "cells_deaths::create", &path, "", &[("UNTORN_CRASH", "cell.entry_filled:kill")]);
+        let mut creator = Role::start(
+            victim::build(),
+            "cells_deaths::create",
+            &path,
+            "",
+            &[("UNTORN_CRASH", "cell.entry_filled:kill")],
+        );
         assert!(!creator.end());
         let large = store.cell("large", 4096).unwrap();
         let others: Vec<Cell> = (0..4).map(|n| store.cell(&format!("other {n}"), 64).unwrap()).collect();
@@ -162,9 +168,9 @@ fn restless_writer(bug: &str) -> Result<String, String> {
     let place = Place::new();
     let path = place.path();
     let _store = open_small(&path);
-    let writer = Role::start(victim(), "cells_deaths::store", &path, "4096", &[("UNTORN_BUG", bug)]);
+    let writer = Role::start(victim::build(), "cells_deaths::store", &path, "4096", &[("UNTORN_BUG", bug)]);
     writer.wait_for("storing");
-    let mut reader = Role::start(victim(), "cells_deaths::load", &path, "2", &[("UNTORN_BUG", bug)]);
+    let mut reader = Role::start(victim::build(), "cells_deaths::load", &path, "2", &[("UNTORN_BUG", bug)]);
     let is_whole = reader.end();
     let said = reader.lines().join("; ");
     drop(writer);
@@ -191,8 +197,9 @@ fn counted(bug: &str) -> u64 {
     let place = Place::new();
     let store = open_small(&place.path());
     let count = store.counter("count").unwrap();
-    let mut adders: Vec<Role> =
-        (0..3).map(|_| Role::start(victim(), "cells_deaths::add", &place.path(), "", &[("UNTORN_BUG", bug)])).collect();
+    let mut adders: Vec<Role> = (0..3)
+        .map(|_| Role::start(victim::build(), "cells_deaths::add", &place.path(), "", &[("UNTORN_BUG", bug)]))
+        .collect();
     adders.iter_mut().for_each(|adder| assert!(adder.end()));
     count.get().unwrap()
 }
@@ -213,7 +220,7 @@ fn durable_stores(bug: &str) -> Result<(), String> {
     let once = path.with_extension("once").to_string_lossy().into_owned();
     let orders = format!("sample.collected@30:hold={}", path.with_extension("gate").display());
     let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_BUG", bug)];
-    let mut writer = Role::start(victim(), "cells_deaths::durable", &path, "", &env);
+    let mut writer = Role::start(victim::build(), "cells_deaths::durable", &path, "", &env);
     writer.wait_for("20");
     wait_until(|| Path::new(&format!("{once}-sample.collected")).exists());
     std::thread::sleep(Duration::from_millis(50));
@@ -238,7 +245,7 @@ fn lost_versions(bug: &str) -> Result<(), String> {
     let path = place.path();
     let mut values = BTreeMap::new();
     for life in 0..3 {
-        let mut writer = Role::start(victim(), "cells_deaths::versions", &path, "", &[("UNTORN_BUG", bug)]);
+        let mut writer = Role::start(victim::build(), "cells_deaths::versions", &path, "", &[("UNTORN_BUG", bug)]);
         writer.hear(2000);
         // From here on nothing is sampled.
         signal(logger_of(&path).unwrap(), libc::SIGSTOP);

@@ -15,6 +15,7 @@ mod messenger;
 mod worker;
 
 use crate::common::{HANGS, Role, TestStore, assert_clean, limit, wait_until};
+use crate::workload::victim;
 use container::{Container, Inside, Plan, is_possible};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
@@ -240,7 +241,7 @@ fn planted_liveness_by_pid_is_caught() {
     if !is_possible("planted_liveness_by_pid_is_caught") {
         return;
     }
-    crate::workload::victim::build();
+    victim::build();
     let _limit = limit();
     let mut pair = Pair::with_bug(Some("liveness-by-pid"));
     let mut b = pair.worker_b(SAME);

@@ -6,7 +6,7 @@
 //! the logger before it.
 
 use crate::common::{HANGS, wait_until};
-use crate::workload::victim::{kill_loggers, logger_of};
+use crate::workload::victim::{self, kill_loggers, logger_of};
 use crate::workload::{Place, Role, Writer, assert_verified, check, my_role, open_small, say};
 use std::path::Path;
 use untorn::{Durability, Store};
@@ -50,7 +50,7 @@ fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64
     let once = path.with_extension("once").to_string_lossy().into_owned();
     let orders = format!("{before}:hold={},{point}@{nth}:fail", gate.display());
     let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once)];
-    let mut role = Role::start(crate::workload::victim::build(), "failed_sync::busy", path, "victim", &env);
+    let mut role = Role::start(victim::build(), "failed_sync::busy", path, "victim", &env);
     wait_until(|| gate.with_extension("reached").exists());
     let store = open_small(path);
     std::fs::write(&gate, "").unwrap();

@@ -10,6 +10,7 @@
 //! the variable `CI` is set.
 
 use crate::common::{Child, Role, assert_clean, exists, kill_logger, limit, say, send, wait_until};
+use crate::workload::victim;
 use rustix::process::Signal;
 use std::fs::File;
 use std::io::Write;
@@ -362,7 +363,7 @@ fn gaps(disk: &Disk) {
 /// next one succeeds.
 #[test]
 fn recoveries_die_at_each_step() {
-    run("points", Some(crate::workload::victim::build()));
+    run("points", Some(victim::build()));
 }
 
 fn points(disk: &Disk, program: &Path) {

@@ -6,6 +6,7 @@
 //! executable, built once more with crash points, by which a thread can be made to panic.
 
 use crate::common::{Child, HANGS, Role, TestStore, assert_clean, copy_program, limit, listen, say, wait_until};
+use crate::workload::victim;
 use std::future::Future;
 use std::pin::pin;
 use std::process::Command;
@@ -155,7 +156,7 @@ fn a_waker_that_panics_keeps_no_other_task_waiting() {
 /// A logger in the foreground, one of whose threads had panicked, kept its byte and did nothing.
 #[test]
 fn a_thread_that_panics_ends_the_logger() {
-    let victim = crate::workload::victim::build();
+    let victim = victim::build();
     let _limit = limit();
     for (thread, point) in [
         ("flush", "flush.looked"),

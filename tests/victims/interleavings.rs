@@ -8,7 +8,7 @@
 //! cheap, a planted bug shows that the check can fail.
 
 use crate::common::{exists, limit, wait_until};
-use crate::workload::victim::{Scene, caught, kernel_crash, signal};
+use crate::workload::victim::{self, Scene, caught, kernel_crash, signal};
 use crate::workload::worker::{self, Few, Figures, number};
 use crate::workload::{Role, assert_verified, listen, my_role, say};
 use std::path::Path;
@@ -23,16 +23,6 @@ fn role() {
         "passers-by" => passers_by(&path),
         other => panic!("no role {other}"),
     }
-}
-
-fn victim() -> &'static Path {
-    crate::workload::victim::build()
-}
-
-/// The limit of a test that begins once its victim is built.
-fn limit_with_victim() -> crate::common::Limit {
-    victim();
-    limit()
 }
 
 /// Opens the store after a crash of the kernel: the last commit's number, and the figures at once
@@ -67,7 +57,7 @@ fn unstated_header(when: AllDie, bug: &str) {
     let scene = Scene::new();
     let (header, successor) = (scene.gate("header"), scene.gate("successor"));
     let orders = [header.at("checkpoint.header_written"), successor.at("logger.byte_taken")];
-    let mut worker = scene.victim(victim(), "interleavings::worker", "", &orders, bug);
+    let mut worker = scene.victim(victim::build(), "interleavings::worker", "", &orders, bug);
     worker.wait_for("ready");
     worker.ask("grow-log");
     worker.ask("commit 60 durable");
@@ -121,7 +111,7 @@ fn unstated_header(when: AllDie, bug: &str) {
 /// header that recovery takes.
 #[test]
 fn a_header_that_nothing_states_stays_whole_while_commits_follow() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     for when in [AllDie::BeforeTheSuccessor, AllDie::AfterItsHeader, AllDie::AfterItsCheckpoint] {
         unstated_header(when, "");
     }
@@ -135,7 +125,7 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
     let scene = Scene::new();
     let (during, header) = (scene.gate("during"), scene.gate("header"));
     let orders = [during.at(point), header.at("checkpoint.header_written")];
-    let mut worker = scene.victim(victim(), "interleavings::worker", "", &orders, bug);
+    let mut worker = scene.victim(victim::build(), "interleavings::worker", "", &orders, bug);
     worker.wait_for("ready");
     worker.ask("commit 60 durable");
     // (With the bug, the next commit would find this checkpoint's tail changed; recovery is to find
@@ -167,7 +157,7 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
 /// Recovery would refuse an undamaged store, or hand out pages that are in use.
 #[test]
 fn a_tail_that_a_checkpoint_contains_is_sealed() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     for point in ["checkpoint.started", "checkpoint.pages_summed"] {
         commits_during_checkpoint(point, "");
     }
@@ -183,7 +173,7 @@ fn stalled_for(commits: u64, bug: &str) {
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     few.commits(20, true).unwrap();
     let pinned = scene.gate("pinned");
-    let mut reader = scene.victim(victim(), "interleavings::worker", "", &[pinned.at("reader.pinned")], bug);
+    let mut reader = scene.victim(victim::build(), "interleavings::worker", "", &[pinned.at("reader.pinned")], bug);
     reader.wait_for("ready");
     // A transaction that the reader has not at hand from its last pin.
     few.store.checkpoint().unwrap();
@@ -222,7 +212,7 @@ fn stalled_for(commits: u64, bug: &str) {
 /// must not return a slot that is being filled, or pages that its old pin does not hold.
 #[test]
 fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     for commits in [1, 61, 62, 63, 64, 65, 200] {
         stalled_for(commits, "");
     }
@@ -236,13 +226,13 @@ fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
 /// that no pin protected.
 #[test]
 fn a_durable_reader_notices_that_the_logger_moved_on() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     for point in ["reader.durable_read", "reader.durable_pinned"] {
         let scene = Scene::new();
         let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
         few.commits(40, true).unwrap();
         let gate = scene.gate("gate");
-        let mut reader = scene.victim(victim(), "interleavings::worker", "", &[gate.at(point)], "");
+        let mut reader = scene.victim(victim::build(), "interleavings::worker", "", &[gate.at(point)], "");
         reader.wait_for("ready");
         gate.close();
         let heard = reader.lines().len();

@@ -4,8 +4,8 @@
 //! prints what its feed delivers. Both are processes of this executable with crash points. Planted
 //! bugs show that the checks can fail.
 
-use crate::common::{HANGS, limit, wait_until};
-use crate::workload::victim::{Scene, caught, kernel_crash};
+use crate::common::{HANGS, wait_until};
+use crate::workload::victim::{self, Scene, caught, kernel_crash};
 use crate::workload::worker::{self, Few};
 use crate::workload::{Role, assert_verified, my_role, say, unsealed};
 use std::path::Path;
@@ -20,16 +20,6 @@ fn role() {
         "follower" => follow(&path, &arguments),
         other => panic!("no role {other}"),
     }
-}
-
-fn victim() -> &'static Path {
-    crate::workload::victim::build()
-}
-
-/// The limit of a test that begins once its victim is built.
-fn limit_with_victim() -> crate::common::Limit {
-    victim();
-    limit()
 }
 
 /// The role: `from feed`. Prints `n number txn` for each commit of a worker, `s keyspace` once for
@@ -73,7 +63,7 @@ fn numbers(follower: &Role) -> Vec<u64> {
 }
 
 fn start_worker(scene: &Scene, bug: &str) -> Role {
-    let worker = scene.victim(victim(), "interleavings_feed::worker", "", &[], bug);
+    let worker = scene.victim(victim::build(), "interleavings_feed::worker", "", &[], bug);
     worker.wait_for("ready");
     worker
 }
@@ -87,7 +77,7 @@ fn now(path: &Path) -> TxnId {
 /// have taken their place.
 #[test]
 fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
     let mut lost = Vec::new();
     let mut kept: Option<TxnId> = None;
@@ -114,8 +104,13 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
             assert_eq!(unsealed(next.value().unwrap()), 5 * life + 1);
         }
         drop(store);
-        let follower =
-            scene.victim(victim(), "interleavings_feed::follower", &format!("{} visible", from.as_u64()), &[], "");
+        let follower = scene.victim(
+            victim::build(),
+            "interleavings_feed::follower",
+            &format!("{} visible", from.as_u64()),
+            &[],
+            "",
+        );
         follower.wait_for("ready");
         worker.ask("commit 4 visible");
         wait_until(|| told(&follower).len() == 4);
@@ -136,13 +131,13 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
 /// notices, and goes on from the segments.
 #[test]
 fn the_ring_is_overwritten_under_a_follower() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     for feed in ["visible", "durable"] {
         let scene = Scene::new();
         let mut worker = start_worker(&scene, "");
         let gate = scene.gate("copy");
         let orders = [gate.at("feed.before_copy")];
-        let follower = scene.victim(victim(), "interleavings_feed::follower", &format!("0 {feed}"), &orders, "");
+        let follower = scene.victim(victim::build(), "interleavings_feed::follower", &format!("0 {feed}"), &orders, "");
         follower.wait_for("ready");
         for round in 0..5 {
             gate.close();
@@ -163,7 +158,7 @@ fn a_stream_is_followed(bug: &str) {
     let mut worker = start_worker(&scene, "");
     worker.ask("commit 1 durable");
     let followers = ["visible", "durable"]
-        .map(|feed| scene.victim(victim(), "interleavings_feed::follower", &format!("0 {feed}"), &[], bug));
+        .map(|feed| scene.victim(victim::build(), "interleavings_feed::follower", &format!("0 {feed}"), &[], bug));
     followers.iter().for_each(|follower| drop(follower.wait_for("ready")));
     let quiet = |name: &str| {
         let said = |follower: &Role| follower.lines().contains(&format!("s {name}"));
@@ -201,13 +196,13 @@ fn a_stream_is_followed(bug: &str) {
 
 #[test]
 fn streams_are_followed_that_commit_and_that_do_not() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     a_stream_is_followed("");
 }
 
 #[test]
 fn planted_a_stream_that_is_told_before_it_commits_is_caught() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let error = caught(|| a_stream_is_followed("feed-open-stream")).expect_err("the bug was not caught");
     eprintln!("feed-open-stream, caught: {error}");
 }
@@ -220,7 +215,7 @@ fn the_durable_feed_waits(bug: &str) {
     let store = worker::options().open(&scene.path).unwrap();
     store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
     std::thread::sleep(Duration::from_millis(120));
-    let follower = scene.victim(victim(), "interleavings_feed::follower", "0 durable", &[], bug);
+    let follower = scene.victim(victim::build(), "interleavings_feed::follower", "0 durable", &[], bug);
     wait_until(|| told(&follower).len() == 2);
     worker.ask("commit 2 visible");
     std::thread::sleep(Duration::from_millis(300));
@@ -231,7 +226,7 @@ fn the_durable_feed_waits(bug: &str) {
 
 #[test]
 fn planted_a_durable_feed_ahead_of_the_sync_is_caught() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     the_durable_feed_waits("");
     let error = caught(|| the_durable_feed_waits("feed-before-fsync")).expect_err("the bug was not caught");
     eprintln!("feed-before-fsync, caught: {error}");
@@ -247,7 +242,7 @@ fn the_log_is_recycled_under_a_follower(bug: &str) {
     let orders = [gate.at("feed.before_copy")];
     gate.close();
     worker.ask("commit 3 durable");
-    let follower = scene.victim(victim(), "interleavings_feed::follower", "0 durable", &orders, bug);
+    let follower = scene.victim(victim::build(), "interleavings_feed::follower", "0 durable", &orders, bug);
     gate.wait();
     let is_gone = |store: &Store| {
         let mut changes = store.changes(TxnId::ZERO, Feed::Durable)?;
@@ -271,7 +266,7 @@ fn the_log_is_recycled_under_a_follower(bug: &str) {
 
 #[test]
 fn planted_a_gap_where_the_log_is_gone_is_caught() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     the_log_is_recycled_under_a_follower("");
     let bug = "feed-skips-what-is-gone";
     let error = caught(|| the_log_is_recycled_under_a_follower(bug)).expect_err("the bug was not caught");

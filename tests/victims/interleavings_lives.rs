@@ -11,7 +11,7 @@
 mod forks;
 
 use crate::common::{HANGS, exists, limit, wait_until};
-use crate::workload::victim::{Scene, kernel_crash, kill_loggers, signal};
+use crate::workload::victim::{self, Scene, kernel_crash, kill_loggers, signal};
 use crate::workload::worker::{self, Few, Figures, number};
 use crate::workload::{Role, assert_verified, listen, my_role, say};
 use forks::{child_drops, forks_in_transaction, forks_while_opening};
@@ -34,16 +34,6 @@ fn role() {
     }
 }
 
-fn victim() -> &'static Path {
-    crate::workload::victim::build()
-}
-
-/// The limit of a test that begins once its victim is built.
-fn limit_with_victim() -> crate::common::Limit {
-    victim();
-    limit()
-}
-
 // ---- other boots, other copies
 
 /// Tries to open, and prints the result.
@@ -63,21 +53,21 @@ fn stranger(path: &Path) {
 /// recovery.
 #[test]
 fn a_process_of_another_boot_is_refused_while_the_first_lives() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     few.commits(10, true).unwrap();
     let logger = few.store.stats().unwrap().logger_pid;
     let other_boot = [("UNTORN_BOOT_ID", "b007")];
     for _ in 0..3 {
-        let mut stranger = Role::start(victim(), "interleavings_lives::stranger", &scene.path, "", &other_boot);
+        let mut stranger = Role::start(victim::build(), "interleavings_lives::stranger", &scene.path, "", &other_boot);
         assert_eq!(stranger.hear(0), "mismatch control");
         few.commits(10, true).unwrap();
         drop(stranger);
     }
     // Without a logger as well: the client that lives is what counts.
     signal(logger.unwrap() as i32, libc::SIGSTOP);
-    let mut stranger = Role::start(victim(), "interleavings_lives::stranger", &scene.path, "", &other_boot);
+    let mut stranger = Role::start(victim::build(), "interleavings_lives::stranger", &scene.path, "", &other_boot);
     assert_eq!(stranger.hear(0), "mismatch control");
     signal(logger.unwrap() as i32, libc::SIGCONT);
     drop(stranger);
@@ -89,7 +79,7 @@ fn a_process_of_another_boot_is_refused_while_the_first_lives() {
     // A logger alone makes room by and by.
     worker::options().logger_idle(Duration::from_millis(100)).open(&scene.path).unwrap();
     drop(few);
-    let mut stranger = Role::start(victim(), "interleavings_lives::stranger", &scene.path, "", &other_boot);
+    let mut stranger = Role::start(victim::build(), "interleavings_lives::stranger", &scene.path, "", &other_boot);
     assert_eq!(stranger.hear(0), "opened 50");
     // And now it is the other way round.
     assert!(matches!(Store::open(&scene.path), Err(Error::Mismatch { .. })));
@@ -227,12 +217,12 @@ fn the_host_closes_all_descriptors() {
 /// and is never left with a logger that is on its way out.
 #[test]
 fn the_logger_leaves_as_a_client_comes() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     for point in ["logger.unneeded", "logger.leaving", "logger.byte_dropped"] {
         let scene = Scene::new();
         let gate = scene.gate("gate");
         gate.close();
-        let mut brief = scene.victim(victim(), "interleavings_lives::brief", "", &[gate.at(point)], "");
+        let mut brief = scene.victim(victim::build(), "interleavings_lives::brief", "", &[gate.at(point)], "");
         gate.wait();
         assert!(brief.end());
         let mut comer = Role::own("interleavings_lives::worker", &scene.path, "");

@@ -8,12 +8,10 @@
 mod full_device;
 
 use crate::common::{HANGS, limit, wait_until};
-use crate::workload::victim::{Scene, caught, kernel_crash, kill_loggers, logger_of, signal};
+use crate::workload::victim::{self, Scene, caught, kernel_crash, kill_loggers, logger_of, signal};
 use crate::workload::worker::{self, Few, Figures, STREAM_VALUE, number, stream_key};
 use crate::workload::{Role, assert_verified, my_role, sealed, unsealed};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, FlushPolicy, Store};
 
@@ -24,16 +22,6 @@ fn role() {
         "worker" => worker::work(&path),
         other => panic!("no role {other}"),
     }
-}
-
-fn victim() -> &'static Path {
-    crate::workload::victim::build()
-}
-
-/// The limit of a test that begins once its victim is built.
-fn limit_with_victim() -> crate::common::Limit {
-    victim();
-    limit()
 }
 
 // ---- streams
@@ -64,8 +52,8 @@ fn is_in_log(path: &Path, wanted: &[u8]) -> bool {
 fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
     let what = format!("{stream:?}, {next:?}, checkpoint {checkpoint}");
     let scene = Scene::new();
-    let mut streamer = scene.victim(victim(), "interleavings_log::worker", "", &[], bug);
-    let mut other = scene.victim(victim(), "interleavings_log::worker", "", &[], bug);
+    let mut streamer = scene.victim(victim::build(), "interleavings_log::worker", "", &[], bug);
+    let mut other = scene.victim(victim::build(), "interleavings_log::worker", "", &[], bug);
     streamer.wait_for("ready");
     other.wait_for("ready");
     other.ask("commit 20 durable");
@@ -114,7 +102,7 @@ fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
 /// acknowledged would be lost.
 #[test]
 fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     for checkpoint in [false, true] {
         unfinished_stream(Stream::Dies, Next::ShortOfAnother, checkpoint, "");
         unfinished_stream(Stream::RollsBack, Next::ShortOfAnother, checkpoint, "");
@@ -132,14 +120,14 @@ fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
 /// on: the logger makes the commit durable by itself, the lock is taken over.
 #[test]
 fn a_writer_dies_after_its_publication_and_wakes_nobody() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
     let few = Few::open(worker::options().open(&scene.path).unwrap()).unwrap();
     few.commits(5, true).unwrap();
     for round in 1..=5 {
         let published = scene.gate("published");
         let mut writer =
-            scene.victim(victim(), "interleavings_log::worker", "", &[published.at("commit.after_swing")], "");
+            scene.victim(victim::build(), "interleavings_log::worker", "", &[published.at("commit.after_swing")], "");
         writer.wait_for("ready");
         let durable = few.store.durable_snapshot().unwrap().txn_id();
         // The logger has nothing to do, and sleeps.
@@ -176,12 +164,13 @@ fn a_writer_dies_after_its_publication_and_wakes_nobody() {
 /// wait for ever.
 #[test]
 fn the_logger_dies_before_it_wakes_those_it_has_served() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
     let published = scene.gate("published");
     // Either client may start a logger; each passes the gate on to it.
-    let mut clients = [0, 1]
-        .map(|_| scene.victim(victim(), "interleavings_log::worker", "", &[published.at("flush.before_wake")], ""));
+    let mut clients = [0, 1].map(|_| {
+        scene.victim(victim::build(), "interleavings_log::worker", "", &[published.at("flush.before_wake")], "")
+    });
     clients.iter().for_each(|client| drop(client.wait_for("ready")));
     let [first, other] = &mut clients;
     for round in 1..=3 {
@@ -217,11 +206,11 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
 /// publishes the same commits again, and once counted them again.
 #[test]
 fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
     let published = scene.gate("half-published");
     let mut worker =
-        scene.victim(victim(), "interleavings_log::worker", "", &[published.at("flush.half_published")], "");
+        scene.victim(victim::build(), "interleavings_log::worker", "", &[published.at("flush.half_published")], "");
     worker.wait_for("ready");
     worker.ask("commit 5 durable");
     let store = worker::options().create(false).open(&scene.path).unwrap();
@@ -264,13 +253,13 @@ const ROUNDS_MAX: u64 = 2000;
 /// flushed for it. The flush thread once checked again and again, without a pause.
 #[test]
 fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
     let published = scene.gate("published");
-    let mut starter = scene.victim(victim(), "interleavings_log::worker", "", &[], "");
+    let mut starter = scene.victim(victim::build(), "interleavings_log::worker", "", &[], "");
     starter.wait_for("ready");
     let mut writer =
-        scene.victim(victim(), "interleavings_log::worker", "", &[published.at("commit.before_swing")], "");
+        scene.victim(victim::build(), "interleavings_log::worker", "", &[published.at("commit.before_swing")], "");
     writer.wait_for("ready");
     starter.ask("commit 5 durable");
     published.close();
@@ -286,9 +275,9 @@ fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
 /// The log breaks while a commit waits that had a deadline: that stays for ever.
 #[test]
 fn the_log_breaks_under_a_deadline() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
-    let starter = scene.victim(victim(), "interleavings_log::worker", "", &["wal.sync@30:fail".into()], "");
+    let starter = scene.victim(victim::build(), "interleavings_log::worker", "", &["wal.sync@30:fail".into()], "");
     starter.wait_for("ready");
     let few = Few::open(worker::options().create(false).open(&scene.path).unwrap()).unwrap();
     let logger = few.store.stats().unwrap().logger_pid.unwrap();

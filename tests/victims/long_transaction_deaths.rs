@@ -6,7 +6,7 @@
 //! all are killed, with and without the loss of the shared region, and the store is opened again.
 
 use crate::common::limit;
-use crate::workload::victim::{Scene, kernel_crash, kill_loggers};
+use crate::workload::victim::{self, Scene, kernel_crash, kill_loggers};
 use crate::workload::{assert_verified, listen, my_role, say, sealed, unsealed};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,10 +24,6 @@ fn role() {
         "remover" => remove(&path, &arguments),
         other => panic!("no role {other}"),
     }
-}
-
-fn victim() -> &'static Path {
-    crate::workload::victim::build()
 }
 
 fn options() -> Options {
@@ -146,7 +142,8 @@ fn dies_at(point: &str, how: How, is_visible: bool) {
             store.checkpoint().unwrap();
         }
         let orders = [format!("{point}:kill")];
-        let mut writer = scene.victim(victim(), "long_transaction_deaths::remover", &format!("{how:?}"), &orders, "");
+        let mut writer =
+            scene.victim(victim::build(), "long_transaction_deaths::remover", &format!("{how:?}"), &orders, "");
         writer.wait_for("ready");
         writer.tell("remove");
         writer.child.wait().unwrap();
@@ -178,7 +175,7 @@ fn dies_at(point: &str, how: How, is_visible: bool) {
 
 #[test]
 fn a_writer_that_dies_removes_all_or_nothing() {
-    victim();
+    victim::build();
     let _limit = limit();
     for point in ["commit.pages_written", "commit.record_written", "commit.before_swing"] {
         [How::Short, How::Long, How::WithSavepoints].iter().for_each(|how| dies_at(point, *how, false));
@@ -200,7 +197,7 @@ fn a_writer_that_dies_removes_all_or_nothing() {
 /// it again.
 #[test]
 fn a_replay_that_dies_is_done_again() {
-    victim();
+    victim::build();
     let _limit = limit();
     let scene = Scene::new();
     let store = options().open(&scene.path).unwrap();
@@ -213,8 +210,13 @@ fn a_replay_that_dies_is_done_again() {
     let once = scene.path.with_file_name("once").to_string_lossy().into_owned();
     let orders =
         [("UNTORN_CRASH", "replay.committed@0:kill"), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_CRASH_TIMES", "3")];
-    let mut opener =
-        crate::workload::Role::start(victim(), "long_transaction_deaths::remover", &scene.path, "Short", &orders);
+    let mut opener = crate::workload::Role::start(
+        victim::build(),
+        "long_transaction_deaths::remover",
+        &scene.path,
+        "Short",
+        &orders,
+    );
     opener.wait_for("ready");
     assert!(Path::new(&format!("{once}-replay.committed-3")).exists(), "the logger was killed three times");
     opener.kill();

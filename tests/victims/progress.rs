@@ -6,8 +6,7 @@
 //! that they show. So the whole takes several times the limit of the one that waits. Another victim
 //! is held. The limit of an open, which no option lowers, is lowered by a variable.
 
-use crate::common::limit;
-use crate::workload::victim::{Scene, kill_loggers};
+use crate::workload::victim::{self, Scene, kill_loggers};
 use crate::workload::{Role, listen, my_role, say};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,15 +19,6 @@ const LIMIT: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(7);
 /// Commits in the log, and pages in the checkpoint.
 const COUNT: u32 = 350;
-
-fn victim() -> &'static Path {
-    crate::workload::victim::build()
-}
-
-fn limit_with_victim() -> crate::common::Limit {
-    victim();
-    limit()
-}
 
 #[test]
 fn role() {
@@ -73,7 +63,7 @@ fn fills(path: &Path) {
 /// A store whose log is to be replayed.
 fn left_in_disorder() -> Scene {
     let scene = Scene::new();
-    let mut filler = Role::start(victim(), "progress::fills", &scene.path, "", &[]);
+    let mut filler = Role::start(victim::build(), "progress::fills", &scene.path, "", &[]);
     filler.wait_for("filled");
     // The logger first: it would leave the store in order. The filler is stopped, or it might start
     // another one.
@@ -87,7 +77,7 @@ fn left_in_disorder() -> Scene {
 fn opener(scene: &Scene, orders: &str) -> Role {
     let ms = LIMIT.as_millis().to_string();
     Role::start(
-        victim(),
+        victim::build(),
         "progress::opens",
         &scene.path,
         "",
@@ -97,7 +87,7 @@ fn opener(scene: &Scene, orders: &str) -> Role {
 
 #[test]
 fn an_open_waits_as_long_as_recovery_makes_progress() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = left_in_disorder();
     let began = Instant::now();
     let mut opener = opener(&scene, "replay.committed@0:pause=25");
@@ -107,7 +97,7 @@ fn an_open_waits_as_long_as_recovery_makes_progress() {
 
 #[test]
 fn an_open_gives_up_when_recovery_makes_no_progress() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = left_in_disorder();
     let gate = scene.gate("gate");
     gate.close();
@@ -122,11 +112,11 @@ fn an_open_gives_up_when_recovery_makes_no_progress() {
 
 #[test]
 fn an_open_waits_as_long_as_a_logger_that_leaves_makes_progress() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
     let gate = scene.gate("gate");
     let orders = format!("{},progress.stepped@0:pause=40", gate.at("logger.leaving"));
-    let mut filler = Role::start(victim(), "progress::fills", &scene.path, "", &[("UNTORN_CRASH", &orders)]);
+    let mut filler = Role::start(victim::build(), "progress::fills", &scene.path, "", &[("UNTORN_CRASH", &orders)]);
     filler.wait_for("filled");
     gate.close();
     assert!(filler.end());
@@ -141,10 +131,10 @@ fn an_open_waits_as_long_as_a_logger_that_leaves_makes_progress() {
 /// A client waits for its commit while a new logger takes over from one that was killed.
 #[test]
 fn a_commit_waits_as_long_as_a_new_logger_makes_progress() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     let scene = Scene::new();
     let orders = [("UNTORN_CRASH", "progress.stepped@0:pause=700")];
-    let mut filler = Role::start(victim(), "progress::fills", &scene.path, "", &orders);
+    let mut filler = Role::start(victim::build(), "progress::fills", &scene.path, "", &orders);
     filler.wait_for("filled");
     kill_loggers(&scene.path);
     let began = Instant::now();

@@ -6,7 +6,8 @@
 //! of the test's choice. All mounts are in the container's own namespace, so the host never sees
 //! them; they and all of its processes go when `init` does, which dies with the test.
 
-use crate::common::{Child, Role, copy_program, exists, listen, say, wait_until};
+use crate::common::{Child, Role, copy_program, exists, is_stopped, listen, say, wait_until};
+use crate::workload::victim;
 use rustix::fs::{Mode, RawMode, chmod};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
@@ -77,7 +78,7 @@ impl Container {
         fs::set_permissions(root.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let program = root.path().join("test");
         let original = match plan.bug {
-            Some(_) => crate::workload::victim::build().to_path_buf(),
+            Some(_) => victim::build().to_path_buf(),
             None => std::env::current_exe().unwrap(),
         };
         copy_program(&original, &program);
@@ -171,11 +172,6 @@ impl Drop for Inside {
             self.kill();
         }
     }
-}
-
-fn is_stopped(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"))
 }
 
 /// The child of `unshare` or `nsenter`.

@@ -111,12 +111,13 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
 /// there, with the initialisation lock held; its child lives on. Others must get in at once.
 #[test]
 fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
-    let _limit = limit_with_victim();
+    let _limit = victim::limit_with_victim();
     for point in ["create.after_arena", "client.entered"] {
         let scene = Scene::new();
         let gate = scene.gate("gate");
         gate.close();
-        let mut parent = scene.victim(victim(), "interleavings_lives::forks-while-opening", "", &[gate.at(point)], "");
+        let mut parent =
+            scene.victim(victim::build(), "interleavings_lives::forks-while-opening", "", &[gate.at(point)], "");
         gate.wait();
         let heard = parent.lines().len().max(1);
         parent.tell("fork");

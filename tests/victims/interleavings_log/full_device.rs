@@ -1,50 +1,11 @@
 //! Interleavings 13 and 16 on a device that is full.
 
 use super::*;
+use crate::common::device::{Device, Kind};
 
-/// A small file system of its own, which the test can fill. Unmounted when dropped.
-struct Device {
-    dir: tempfile::TempDir,
-}
-
-impl Device {
-    /// Returns `None` where nothing may be mounted, and prints that; panics where `CI` is set.
-    fn mount(size: &str) -> Option<Device> {
-        let dir = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        let mounted =
-            mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "untorn-test"]).arg(dir.path()).status();
-        if mounted.as_ref().is_ok_and(|status| status.success()) {
-            return Some(Device { dir });
-        }
-        assert!(std::env::var_os("CI").is_none(), "the gate must be able to mount: {mounted:?}");
-        eprintln!("SKIPPED, and so not tested: no tmpfs can be mounted here ({mounted:?})");
-        None
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("store")
-    }
-
-    /// Takes all room that is left.
-    fn fill(&self) {
-        let mut file = std::fs::File::create(self.dir.path().join("filler")).unwrap();
-        for piece in [1 << 16, 1 << 12, 1] {
-            while file.write_all(&vec![1; piece]).is_ok() {}
-        }
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.dir.path().join("filler")).unwrap();
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        kill_loggers(&self.path());
-        // Lazily: a mapping of a process on its way out must not keep it.
-        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
-    }
+/// A small file system. A logger may be stopped or held, so its loggers are killed at the end.
+fn mount(mib: u64) -> Option<Device> {
+    Some(Device::mount(Kind::Tmpfs, mib)?.ending_loggers_by(kill_loggers))
 }
 
 /// Small segments, so that a full device shows after few commits.
@@ -80,14 +41,15 @@ fn assert_recovered(device: &Device, expected: u64) {
 /// device can hold fails before its published. Nothing that was acknowledged is lost.
 #[test]
 fn the_device_fills_between_publication_and_flush() {
-    let _limit = limit_with_victim();
-    let Some(device) = Device::mount("12m") else { return };
+    let _limit = victim::limit_with_victim();
+    let Some(device) = mount(12) else { return };
     let path = device.path();
-    let gate = crate::workload::victim::Gate::open_at(path.with_file_name("flush"));
+    let gate = victim::Gate::open_at(path.with_file_name("flush"));
     {
         // The logger is started by a victim, and so is one.
         let orders = gate.at("flush.before_write");
-        let mut starter = Role::start(victim(), "interleavings_log::worker", &path, "", &[("UNTORN_CRASH", &orders)]);
+        let mut starter =
+            Role::start(victim::build(), "interleavings_log::worker", &path, "", &[("UNTORN_CRASH", &orders)]);
         starter.wait_for("ready");
         let mut options = worker::options();
         let few = Few::open(options.logger_timeout(HANGS).open(&path).unwrap()).unwrap();
@@ -145,7 +107,7 @@ fn the_device_fills_between_publication_and_flush() {
 #[test]
 fn tiny_durable_commits_use_up_the_log_of_a_full_device() {
     let _limit = limit();
-    let Some(device) = Device::mount("10m") else { return };
+    let Some(device) = mount(10) else { return };
     let few = Few::open(open_on(&device)).unwrap();
     few.commits(10, true).unwrap();
     device.fill();
@@ -169,7 +131,7 @@ fn tiny_durable_commits_use_up_the_log_of_a_full_device() {
 #[test]
 fn after_a_stream_that_filled_the_log_an_ordinary_writer_gets_through() {
     let _limit = limit();
-    let Some(device) = Device::mount("10m") else { return };
+    let Some(device) = mount(10) else { return };
     let few = Few::open(open_on(&device)).unwrap();
     few.commits(10, true).unwrap();
     let keys = few.store.keyspace("stream").unwrap();

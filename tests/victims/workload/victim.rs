@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use super::{Place, Role};
-use crate::common::{HANGS, program, wait_until};
+use crate::common::{HANGS, Limit, exists, limit, program, wait_until};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -20,6 +20,12 @@ pub(crate) fn build() -> &'static Path {
         Ok(path) => path,
         Err(error) => panic!("building the victims: {error}"),
     }
+}
+
+/// The limit of a test that begins once its victim is built.
+pub(crate) fn limit_with_victim() -> Limit {
+    build();
+    limit()
 }
 
 /// The logger of a store, if one lives.
@@ -46,20 +52,12 @@ pub(crate) fn kill_loggers(path: &Path) {
             if variables.split('\0').any(|variable| variable == format!("UNTORN_BECOME_LOGGER={wanted}")) {
                 signal(pid, libc::SIGKILL);
                 let start = Instant::now();
-                while !has_ended(&entry.path()) && start.elapsed() < HANGS {
+                while exists(pid as u32) && start.elapsed() < HANGS {
                     std::thread::sleep(Duration::from_micros(200));
                 }
             }
         }
     }
-}
-
-/// Whether all threads of a process have closed their files, and so let go of its locks. `process`
-/// is its folder in `/proc`.
-fn has_ended(process: &Path) -> bool {
-    let threads = std::fs::read_dir(process.join("task")).map_or(0, |tasks| tasks.count());
-    let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
-    threads == 0 || (threads == 1 && status.contains("State:\tZ"))
 }
 
 /// What a kernel crash leaves of a store whose clients have been killed: no logger, no shared

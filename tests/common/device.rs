@@ -1,10 +1,15 @@
 //! A device of its own for each store, which can be filled.
 
-use super::*;
+use crate::common::HANGS;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// A small file system of its own, which the test can fill. Unmounted when dropped.
+/// A small file system of its own, which the test can fill. When it is dropped, the loggers of its
+/// store are ended, and it is unmounted.
 pub(crate) struct Device {
-    pub(crate) dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
+    end_loggers: fn(&Path),
 }
 
 /// The kinds of file systems that are tried.
@@ -40,7 +45,7 @@ impl Device {
             }
         };
         match mounted {
-            Ok(()) => Some(Device { dir }),
+            Ok(()) => Some(Device { dir, end_loggers: stop_logger }),
             Err(why) => {
                 assert!(std::env::var_os("CI").is_none(), "the gate must be able to mount {kind:?}: {why}");
                 eprintln!("SKIPPED, and so not tested: no {kind:?} can be mounted here ({why})");
@@ -49,15 +54,14 @@ impl Device {
         }
     }
 
-    pub(crate) fn path(&self) -> PathBuf {
-        self.dir.path().join("store")
+    /// Sets how the loggers of the store are ended, instead of with [`untorn::logger::stop_logger`].
+    pub(crate) fn ending_loggers_by(mut self, end_loggers: fn(&Path)) -> Device {
+        self.end_loggers = end_loggers;
+        self
     }
 
-    /// Small segments, so that a full device shows after few commits.
-    pub(crate) fn open(&self) -> Store {
-        let mut options = Store::options();
-        options.ring_size(64 << 10).segment_size(256 << 10).max_size(1 << 30).durability(Durability::Visible);
-        options.open(self.path()).unwrap()
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("store")
     }
 
     /// Takes all room that is left.
@@ -67,12 +71,21 @@ impl Device {
             while file.write_all(&vec![1; piece]).and_then(|()| file.sync_data()).is_ok() {}
         }
     }
+
+    /// Frees what [`Device::fill`] has taken.
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.dir.path().join("filler")).unwrap();
+    }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let _ = untorn::logger::stop_logger(self.path(), HANGS);
+        (self.end_loggers)(&self.path());
         // Lazily: a mapping of a process on its way out must not keep it.
         let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
     }
+}
+
+fn stop_logger(store: &Path) {
+    let _ = untorn::logger::stop_logger(store, HANGS);
 }
