@@ -65,11 +65,11 @@ fn run(way: &str, path: &Path) -> Anything<u64> {
     let mut children: Vec<Child> = (0..PROCESSES).map(|_| start()).collect::<Result<_, _>>()?;
     let mut acknowledged = 0;
     for _ in 0..KILLS {
-        let mut victim = children.remove(0);
-        let mut lines = BufReader::new(victim.stdout.take().expect("piped")).lines();
+        let mut dying = children.remove(0);
+        let mut lines = BufReader::new(dying.stdout.take().expect("piped")).lines();
         acknowledged += lines.by_ref().take(ROUNDS as usize / 4).count() as u64;
-        let killed = victim.kill();
-        victim.wait()?;
+        let killed = dying.kill();
+        dying.wait()?;
         killed?;
         // The additions that it reported before it died count as well.
         acknowledged += lines.count() as u64;

@@ -75,7 +75,8 @@
 //! the handlers unless the variable is set. In a library that a host loads, it does nothing.
 //!
 //! # Map of the modules
-//! Each folder imports only what is below it in this list; `tests/suite/layers.rs` checks that.
+//! Each folder imports only what is below it in this list; `tests/suite/repository/layers.rs` checks
+//! that.
 //!
 //! - `access`: what direct and message-passing clients have in common
 //! - [`logger`]: the process that makes commits durable
@@ -131,15 +132,15 @@ pub use api::cells::CellInfo;
 pub use api::cells::cell::Cell;
 pub use api::cells::counter::Counter;
 pub use api::cells::record::{KEYSPACE as CELLS_KEYSPACE, Sample};
-pub use api::changes::Changes;
 pub use api::cursor::{Cursor, TxnCursor};
+pub use api::feed::changes::Changes;
 pub use api::keyspace::Keyspace;
-pub use api::observe::{Observation, observe};
+pub use api::monitoring::observe::{Observation, observe};
+pub use api::monitoring::verify::{Problem, VerifyReport};
 pub use api::savepoint::Savepoint;
 pub use api::snapshot::{Key, Range, Snapshot, SnapshotRange, Value};
 pub use api::store::Store;
 pub use api::ticket::Ticket;
-pub use api::verify::{Problem, VerifyReport};
 pub use api::write_txn::{TxnRange, WriteTxn};
 pub use cas::CasOutcome;
 pub use change::{Change, ChangeKind, Feed};

@@ -2,30 +2,24 @@
 //! memory, by size of the record and of the batch. `cargo bench --bench ipc`; `-- --quick` takes
 //! some seconds. `docs/ipc.md` explains the results.
 //!
-//! - `channel`: the channels; `memory` and `event_count` are the basis of those by shared memory
+//! - `channel`: the channels; `channel::memory` and `channel::event_count` are the basis of those by
+//!   shared memory
 //! - `pair`: the other process, and the protocol between the two; `digest` proves that every byte
 //!   arrived
-//! - `measure`: one record after another, by size; `batch`: by records per message; `flushes`: by
-//!   records per fsync
-//! - `remote`: values by `untorn::Client`, compared with a direct client's
-//! - `model`, `fit`: the straight lines through the points
-//! - `report`, `chart`: the tables, the page and its charts
+//! - `measure`: one record after another, by size; `measure::batch`: by records per message;
+//!   `measure::flushes`: by records per fsync; `measure::remote`: values by `untorn::Client`, compared
+//!   with a direct client's
+//! - `fit`, `report::model`: the straight lines through the points
+//! - `report`, `report::chart`: the tables, the page and its charts
 
 pub(crate) mod arguments;
-pub(crate) mod batch;
 pub(crate) mod channel;
-pub(crate) mod chart;
 pub(crate) mod clock;
 pub(crate) mod digest;
-pub(crate) mod event_count;
 pub(crate) mod fit;
-pub(crate) mod flushes;
 pub(crate) mod machine;
 pub(crate) mod measure;
-pub(crate) mod memory;
-pub(crate) mod model;
 pub(crate) mod pair;
-pub(crate) mod remote;
 pub(crate) mod report;
 
 use arguments::Arguments;
@@ -43,10 +37,10 @@ fn main() -> io::Result<()> {
     }
     eprintln!("{machine}");
     let points = measure::all(&arguments)?;
-    let fits = model::Fits::of(&points);
-    let batches = batch::all(&arguments, &machine)?;
-    let flushes = flushes::all(&arguments)?;
-    let calls = remote::all(&arguments)?;
+    let fits = report::model::Fits::of(&points);
+    let batches = measure::batch::all(&arguments, &machine)?;
+    let flushes = measure::flushes::all(&arguments)?;
+    let calls = measure::remote::all(&arguments)?;
     let found = report::Found { machine, points, fits, batches, flushes, calls };
     print!("{}", report::text(&found));
     let page = report::write(&arguments.report, &found)?;

@@ -209,5 +209,5 @@ fn program() -> String {
         return "cargo run --release -p crash-harness --".into();
     }
     let bug = std::env::var("UNTORN_BUG").map(|bug| format!("UNTORN_BUG={bug} ")).unwrap_or_default();
-    format!("{bug}{}", crate::instrumented::own().display())
+    format!("{bug}{}", crate::processes::instrumented::own().display())
 }

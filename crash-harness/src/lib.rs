@@ -6,9 +6,9 @@
 //! | [`suites`] | the list of suites |
 //! | [`limits`] | the timeout after which a process counts as hanging |
 //! | [`context`], [`scratch`], [`outcome`], [`report`] | the context of a suite, its results, and their presentation |
-//! | [`role`], [`process`], [`instrumented`], [`cargo`] | the processes that are killed, and the build of them that has crash points |
-//! | [`workload`], [`messenger`], [`follower`], [`oracle`] | what the processes do, and what must hold afterwards |
-//! | [`kill`], [`end`], [`scenarios`] | deaths at named points and at random instants, of all processes at once, and in arranged scenarios |
+//! | [`processes`] | the processes that are killed, and the build of them that has crash points |
+//! | [`workload`] | what the processes do, and what must hold afterwards |
+//! | [`kill`] | deaths at named points and at random instants, of all processes at once, and in arranged scenarios |
 //! | [`faults`] | failing calls, full disks, damaged bytes, hostile peers |
 //! | [`inject`] | faults of single system calls, of any program |
 //! | [`controls`] | checks that the suites find planted bugs |
@@ -19,26 +19,18 @@
 //! | [`tradeoff`] | the cost of fewer syncs in lost records, and of more syncs in latency |
 //! | [`store_under_test`] | the same tests for any other store |
 
-pub mod cargo;
 pub mod context;
 pub mod controls;
-pub mod end;
 pub mod faults;
-pub mod follower;
 pub mod history;
 pub mod inject;
-pub mod instrumented;
 pub mod kill;
 pub mod limits;
-pub mod messenger;
-pub mod oracle;
 pub mod outcome;
 pub mod power;
-pub mod process;
+pub mod processes;
 pub mod recorder;
 pub mod report;
-pub mod role;
-pub mod scenarios;
 pub mod scratch;
 pub mod step;
 pub mod store_under_test;

@@ -6,8 +6,9 @@
 
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser};
+use crash_harness::processes::{instrumented, role};
 use crash_harness::tradeoff::advice::Limit as AtMost;
-use crash_harness::{context, context::Context, context::Limit, instrumented, report, role, suites};
+use crash_harness::{context, context::Context, context::Limit, report, suites};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -88,7 +89,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     }
     let seed = arguments.seed.unwrap_or_else(rand::random::<u64>);
     // Builds the instrumented program before the time starts.
-    if suites.iter().any(suites::Suite::needs_victims) {
+    if suites.iter().any(suites::Suite::needs_instrumented_build) {
         let _ = instrumented::program();
     }
     context::end_at_interrupt().map_err(|error| format!("handling Ctrl-C: {error}"))?;

@@ -18,7 +18,7 @@ pub struct Suite {
 
 impl Suite {
     /// Returns whether it needs the build with crash points and planted bugs.
-    pub fn needs_victims(&self) -> bool {
+    pub fn needs_instrumented_build(&self) -> bool {
         ["kill", "controls"].contains(&self.name)
     }
 }

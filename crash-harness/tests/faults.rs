@@ -86,7 +86,7 @@ fn scenarios_of_each_kind() {
 fn planted_syncs_that_lie() {
     good(&["sync:1:once"]);
     // The build of the harness that has planted bugs in all its processes.
-    let program = crash_harness::instrumented::program().unwrap();
+    let program = crash_harness::processes::instrumented::program().unwrap();
     for bug in ["ignore-fsync-error", "retry-fsync"] {
         // The number of the log's sync varies by a few.
         let caught = (8..24).find(|nth| {

@@ -117,7 +117,7 @@ fn histories_under_kills() {
 #[test]
 fn a_history_that_a_planted_bug_made_is_judged_again() {
     // The build that has planted bugs in all its processes.
-    let program = crash_harness::instrumented::program().unwrap();
+    let program = crash_harness::processes::instrumented::program().unwrap();
     // The bug shows if all processes die between the answer and the sync.
     let tries = (0..20).map(|seed| {
         run(
@@ -219,7 +219,7 @@ fn what_a_sync_less_costs() {
 /// acknowledges before the sync, under a load that nearly always has a sync in progress.
 #[test]
 fn an_acknowledgement_before_its_sync_is_seen_by_what_a_cut_takes() {
-    let program = crash_harness::instrumented::program().unwrap();
+    let program = crash_harness::processes::instrumented::program().unwrap();
     let only = ["tradeoff", "--seed", "1", "--states", "1", "--only", "logger-durable:on-commit:1000"];
     let (code, outcomes) = run(program, &only, "");
     if is_skipped(&outcomes[0]) {

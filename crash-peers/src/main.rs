@@ -14,9 +14,10 @@ mod table;
 use clap::{Parser, ValueEnum};
 use crash_harness::context::{Context, Limit};
 use crash_harness::outcome::{Outcome, Variant};
+use crash_harness::processes::role;
+use crash_harness::report;
 use crash_harness::store_under_test::cuts::Model;
 use crash_harness::store_under_test::{self, StoreUnderTest};
-use crash_harness::{report, role};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -229,11 +229,11 @@ impl Run<'_> {
 
     fn open_killed(&mut self, engine: &dyn Engine, workload: &Workload) -> Result<Values> {
         let job = self.job(engine, workload.name, 0);
-        let mut victim = start(&job)?;
+        let mut writer = start(&job)?;
         let salt = self.next_salt();
         let bytes = DIRTY_BYTES.min(self.dataset.bytes());
-        victim.call(&Command::Dirty { salt, bytes })?;
-        victim.kill()?;
+        writer.call(&Command::Dirty { salt, bytes })?;
+        writer.kill()?;
         engine.kill_helpers(&self.path(engine))?;
         let mut opener = start(&job)?;
         let slice = opener.call(&Command::Run { salt, window: Window::open_soon(self.arguments.slice(), false) })?;

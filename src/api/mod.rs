@@ -5,24 +5,21 @@
 //! - `cursor`: lending cursors; `savepoint`: states that a write transaction can return to
 //! - `composed`: calls composed of the above; `batch`: changes with conditions
 //! - `cells`: values updated in place, and counters
-//! - `changes`, `feed`: the change feed
-//! - `stats`, `observe`, `verify`: monitoring and checking a store
+//! - `feed`: the change feed
+//! - `monitoring`: monitoring and checking a store
 //! - `pinned`: values that hold their pin
 
 pub(crate) mod batch;
 pub(crate) mod cells;
-pub(crate) mod changes;
 mod composed;
 pub(crate) mod cursor;
 pub(crate) mod feed;
 pub(crate) mod keyspace;
-pub(crate) mod observe;
+pub(crate) mod monitoring;
 mod open;
 pub(crate) mod pinned;
 pub(crate) mod savepoint;
 pub(crate) mod snapshot;
-pub(crate) mod stats;
 pub(crate) mod store;
 pub(crate) mod ticket;
-pub(crate) mod verify;
 pub(crate) mod write_txn;

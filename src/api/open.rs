@@ -22,6 +22,6 @@ impl Options {
     /// Those of [`observe`](crate::observe).
     pub fn observe(&self, path: impl AsRef<Path>) -> Result<Observation> {
         let ownership = if self.foreign_owner { Ownership::ForeignToRead } else { Ownership::Own };
-        crate::api::observe::observe_as(path.as_ref(), ownership)
+        crate::api::monitoring::observe::observe_as(path.as_ref(), ownership)
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::Durability;
 use crate::api::cells::sampling;
-use crate::api::changes::Changes;
+use crate::api::feed::changes::Changes;
 use crate::api::keyspace::{Keyspace, refuse_reserved};
+use crate::api::monitoring::verify;
+use crate::api::monitoring::verify::VerifyReport;
 use crate::api::snapshot::Snapshot;
 use crate::api::ticket::Ticket;
-use crate::api::verify;
-use crate::api::verify::VerifyReport;
 use crate::api::write_txn::WriteTxn;
 use crate::change::Feed;
 use crate::files::dir::Dir;

@@ -8,8 +8,8 @@
 //! transaction is marked as such, among those that the client may read. So the newest change is
 //! held back until it is known whether another follows; the reply does not wait for that.
 
-use crate::api::changes::Advance;
 use crate::api::feed::Admission;
+use crate::api::feed::changes::Advance;
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::server::answer::{Answer, REPLY_BYTES_MAX, Session, refuse_unless, reserve, too_many_bytes};
 use crate::server::buffers::{BufferPermit, User};

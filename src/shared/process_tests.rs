@@ -362,8 +362,8 @@ fn eight_processes_exclude_each_other_while_being_killed() {
     let stop_at = Instant::now() + Duration::from_millis(1500);
     while Instant::now() < stop_at {
         std::thread::sleep(Duration::from_micros(random.random_range(0..4000)));
-        let victim = random.random_range(0..CLIENTS);
-        clients[victim] = spawn();
+        let killed = random.random_range(0..CLIENTS);
+        clients[killed] = spawn();
         kills += 1;
         let before = load(at::FIRST);
         soon(|| load(at::FIRST) > before);

@@ -55,26 +55,23 @@
 //! into one 512-byte sector, and this crate assumes that the disk writes such a sector whole or not
 //! at all.
 
-pub mod disk;
 pub mod error;
-pub mod estimate;
-pub mod files;
-pub mod flush;
-pub mod follow;
 pub mod le;
-pub mod lead_time;
 pub mod limits;
 pub mod log;
 pub mod lsn;
 pub mod planted_bugs;
-pub mod pool;
+mod reading;
 pub mod record;
-pub mod response;
-pub mod scan;
-pub mod segment;
-pub mod segment_catalog;
-pub mod testing;
+mod segments;
+mod storage;
+mod timing;
 pub mod wire;
+
+pub use reading::{follow, scan};
+pub use segments::{pool, segment, segment_catalog};
+pub use storage::{disk, files, testing};
+pub use timing::{estimate, flush, lead_time, response};
 
 pub use disk::{Disk, DiskFile, RealDisk, give_to_owner};
 pub use error::{LogError, Result};

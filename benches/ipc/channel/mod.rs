@@ -7,6 +7,8 @@
 //! A channel has both directions, of the same kind. Its two ends find each other by names in a
 //! directory.
 
+pub(crate) mod event_count;
+pub(crate) mod memory;
 mod messages;
 mod sealed;
 mod shared;
@@ -178,8 +180,8 @@ impl Kind {
             Kind::SealedMapped => Box::new(sealed::Sealed::open(dir, end, true)?),
             Kind::Kept => Box::new(sealed::Kept::open(dir, end)?),
             Kind::Ring => Box::new(shared::Ring::open(dir, end)?),
-            Kind::Arena => Box::new(shared::Arena::open(dir, end, super::event_count::Wait::Futex)?),
-            Kind::ArenaSpin => Box::new(shared::Arena::open(dir, end, super::event_count::Wait::Spin)?),
+            Kind::Arena => Box::new(shared::Arena::open(dir, end, event_count::Wait::Futex)?),
+            Kind::ArenaSpin => Box::new(shared::Arena::open(dir, end, event_count::Wait::Spin)?),
             Kind::StoreFeed => Box::new(store::Followed::open(dir, end)?),
             Kind::StoreSpin => Box::new(store::Watched::open(dir, end)?),
         })

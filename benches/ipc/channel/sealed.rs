@@ -8,7 +8,7 @@
 //! With one buffer for all records, the sender can always write to it. So the receiver copies it
 //! out before it examines it, and the sender can't change the copy.
 
-use super::super::memory::Memory;
+use super::memory::Memory;
 use super::messages::connected;
 use super::shared::map;
 use super::{Calls, Channel, End, Received, WORDS_MAX};

@@ -2,8 +2,8 @@
 //! each record is written once and found by a pointer.
 
 use super::super::digest::Digest;
-use super::super::event_count::{self, Wait};
-use super::super::memory::Memory;
+use super::event_count::{self, Wait};
+use super::memory::Memory;
 use super::{Calls, Channel, End, Received, WORDS_MAX};
 use std::fs::{File, OpenOptions};
 use std::io;

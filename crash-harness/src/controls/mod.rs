@@ -22,8 +22,8 @@ pub mod table;
 mod trial;
 
 use crate::context::{Context, is_interrupted};
-use crate::instrumented;
 use crate::outcome::{Finding, Kind, Outcome, Variant};
+use crate::processes::instrumented;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;

@@ -5,9 +5,9 @@
 //! program with planted bugs contains all their names. The same search in an instrumented build
 //! confirms that.
 
-use crate::cargo::Build;
 use crate::outcome::{Finding, Kind};
-use crate::{cargo, instrumented};
+use crate::processes::cargo::Build;
+use crate::processes::{cargo, instrumented};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -2,9 +2,9 @@
 //! and its JSON is parsed here.
 
 use super::table::{Check, Control};
-use crate::cargo;
 use crate::context::Context;
 use crate::outcome::Kind;
+use crate::processes::cargo;
 use serde::Deserialize;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -138,7 +138,7 @@ pub(super) fn run(program: &Path, check: &Check, bug: &str, seed: u64) -> Result
 /// bug.
 fn in_the_model(name: &str) -> Trial {
     // Reuses the build of an earlier `cargo test`, if there is one.
-    let target = crate::instrumented::target();
+    let target = crate::processes::instrumented::target();
     let ended = cargo::command()
         .args(["test", "--quiet", "--lib", "--target-dir"])
         .arg(target)

@@ -1,7 +1,7 @@
 //! The acknowledgements that writers received, encoded as an argument of the process that checks
 //! the store.
 
-use crate::oracle::Acknowledged;
+use crate::workload::oracle::Acknowledged;
 
 /// Encodes them as `name=visible,durable,cell;…`, which [`parse`] decodes.
 pub(super) fn write(acknowledged: &[(String, Acknowledged)]) -> String {

@@ -1,10 +1,11 @@
 //! Checks that must hold after the cause of a fault is gone and all affected processes are dead.
 //! The store opens, everything acknowledged is there, and a new writer works normally.
 
-use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Finding, Kind};
-use crate::process::{Process, crash_kernel, kill_loggers};
-use crate::{instrumented, workload};
+use crate::processes::instrumented;
+use crate::processes::process::{Process, crash_kernel, kill_loggers};
+use crate::workload;
+use crate::workload::oracle::{self, Acknowledged};
 use std::path::Path;
 
 /// Checks a store that no process has open: as it is, after another writer has worked with it, and

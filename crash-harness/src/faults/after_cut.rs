@@ -2,13 +2,13 @@
 
 use super::acknowledged;
 use super::at_rest::in_process;
-use crate::instrumented;
 use crate::limits::HANGS;
-use crate::oracle;
 use crate::outcome::{Finding, Kind};
-use crate::process::Process;
-use crate::role::{Role, say};
+use crate::processes::instrumented;
+use crate::processes::process::Process;
+use crate::processes::role::{Role, say};
 use crate::workload::misbehaved;
+use crate::workload::oracle;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -8,12 +8,12 @@
 
 use super::acknowledged;
 use crate::context::Context;
-use crate::instrumented;
 use crate::limits::HANGS;
-use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
-use crate::process::{Process, crash_kernel, kill_loggers};
-use crate::role::{self, Role, say};
+use crate::processes::instrumented;
+use crate::processes::process::{Process, crash_kernel, kill_loggers};
+use crate::processes::role::{self, Role, say};
+use crate::workload::oracle::{self, Acknowledged};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};

@@ -11,11 +11,11 @@
 use super::{acknowledged, after};
 use crate::context::Context;
 use crate::inject::{Effect, Ended, Fault, Injector, Site, Span, Traced};
-use crate::instrumented;
-use crate::oracle::Acknowledged;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
-use crate::process::{crash_kernel, kill_loggers};
-use crate::role;
+use crate::processes::instrumented;
+use crate::processes::process::{crash_kernel, kill_loggers};
+use crate::processes::role;
+use crate::workload::oracle::Acknowledged;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -7,11 +7,11 @@
 use super::after;
 use super::processes::{ScenarioFailure, ScenarioProcesses, ScenarioResult};
 use crate::context::Context;
-use crate::instrumented;
 use crate::limits::HANGS;
-use crate::oracle::Acknowledged;
-use crate::process::Process;
+use crate::processes::instrumented;
+use crate::processes::process::Process;
 use crate::recorder::own_mounts;
+use crate::workload::oracle::Acknowledged;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::fs::File;
 use std::io::Write;
@@ -97,7 +97,7 @@ pub(super) fn play(context: &Context, kind: &str) -> ScenarioResult<u64> {
         after::judge(&small.0.join("store"), &acknowledged, true)?;
         Ok(turned_away)
     });
-    crate::process::kill_loggers(&small.0.join("store"));
+    crate::processes::process::kill_loggers(&small.0.join("store"));
     judged
 }
 

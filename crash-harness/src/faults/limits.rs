@@ -9,11 +9,11 @@ use super::after;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
 use super::worker;
 use crate::context::Context;
-use crate::instrumented;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::process::Process;
-use crate::role::Role;
+use crate::processes::instrumented;
+use crate::processes::process::Process;
+use crate::processes::role::Role;
 use rand::seq::SliceRandom;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::os::unix::process::ExitStatusExt;
@@ -62,7 +62,7 @@ impl Limited {
             return found(Kind::Misbehaved, "the writer without a limit failed");
         }
         // The limited process must start its own logger.
-        crate::process::kill_loggers(path);
+        crate::processes::process::kill_loggers(path);
         let mut processes = ScenarioProcesses::new(path)?;
         let kind = if self.is_hard { "hard" } else { "soft" };
         let signal = if self.ignores { "ignored" } else { "default" };

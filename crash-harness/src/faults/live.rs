@@ -6,10 +6,10 @@
 use super::acknowledged;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
 use crate::limits::HANGS;
-use crate::oracle;
 use crate::outcome::Kind;
-use crate::process::crash_kernel;
+use crate::processes::process::crash_kernel;
 use crate::workload;
+use crate::workload::oracle;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::fs::File;
@@ -93,6 +93,6 @@ pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResul
         }
         Err(error) => return found(Kind::Misbehaved, format!("opening without the region: {error}")),
     }
-    crate::process::kill_loggers(path);
+    crate::processes::process::kill_loggers(path);
     Ok(flipped)
 }

@@ -4,10 +4,10 @@
 use super::acknowledged;
 use crate::inject::{Ended, Injector, Traced};
 use crate::limits::HANGS;
-use crate::oracle::Acknowledged;
 use crate::outcome::{Finding, Kind};
-use crate::process::kill_loggers;
-use crate::{instrumented, role};
+use crate::processes::process::kill_loggers;
+use crate::processes::{instrumented, role};
+use crate::workload::oracle::Acknowledged;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

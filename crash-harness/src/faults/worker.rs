@@ -7,9 +7,10 @@
 use super::acknowledged;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::role::{self, Role, say};
+use crate::processes::role::{self, Role, say};
+use crate::workload;
+use crate::workload::oracle;
 use crate::workload::{CELL, Writer, sealed};
-use crate::{oracle, workload};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};

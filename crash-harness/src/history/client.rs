@@ -3,9 +3,9 @@
 
 use super::event::{Answer, Event, Key, Operation, Seen, What};
 use crate::limits::HANGS;
-use crate::messenger;
 use crate::outcome::{Finding, Kind};
-use crate::role::{Role, say};
+use crate::processes::role::{Role, say};
+use crate::workload::messenger;
 use crate::workload::{self, misbehaved, sealed};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -155,7 +155,7 @@ pub(super) fn seen(found: Option<(&[u8], TxnId)>) -> Seen {
 }
 
 fn seen_value(value: &[u8], version: Option<u64>) -> Seen {
-    Seen::Present { value: Some(crate::oracle::unsealed(value).unwrap_or(u64::MAX)), version }
+    Seen::Present { value: Some(crate::workload::oracle::unsealed(value).unwrap_or(u64::MAX)), version }
 }
 
 /// Returns one to three distinct keys.

@@ -6,7 +6,7 @@
 //! died is therefore recorded without an answer.
 
 use crate::outcome::{Finding, Kind};
-use crate::role::say;
+use crate::processes::role::say;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -94,7 +94,7 @@ pub(super) fn parse<'l>(lines: impl IntoIterator<Item = &'l str>) -> Result<Vec<
 
 /// Saves a history in a directory that outlives the run.
 pub(super) fn save(events: &[Event], name: &str) -> Result<PathBuf, Finding> {
-    let directory = crate::instrumented::target().join("crash-histories");
+    let directory = crate::processes::instrumented::target().join("crash-histories");
     let path = directory.join(format!("{name}.jsonl"));
     let text: String = events.iter().map(|event| event.line() + "\n").collect();
     let written = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, text));

@@ -1,6 +1,6 @@
 //! Finds the file of another process's system call, from its descriptors and its memory.
 
-use crate::process::mappings;
+use crate::processes::process::mappings;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;

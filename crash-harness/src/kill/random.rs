@@ -3,10 +3,11 @@
 
 use crate::context::Context;
 use crate::limits::HANGS;
-use crate::oracle::{self, Acknowledged};
 use crate::outcome::{Finding, Kind, Outcome};
-use crate::process::{Process, crash_kernel, kill_loggers};
-use crate::{instrumented, workload};
+use crate::processes::instrumented;
+use crate::processes::process::{Process, crash_kernel, kill_loggers};
+use crate::workload;
+use crate::workload::oracle::{self, Acknowledged};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;

@@ -9,9 +9,9 @@
 use super::lives::{Lived, Processes};
 use super::loop_device::{LoopDevice, SECTOR};
 use super::search::{Bench, recovered};
-use crate::instrumented;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::instrumented;
 use crate::recorder::image::Image;
 use crate::recorder::{OfOneBoot, Recorder, STORE, own_mounts};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};

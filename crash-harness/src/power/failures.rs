@@ -5,7 +5,7 @@
 use super::lives::{Life, Lived};
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::process::{is_logger_of, state_of};
+use crate::processes::process::{is_logger_of, state_of};
 use rustix::process::{Pid, Signal};
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The checks of a store after a power cut, given the acknowledgements before it.
 
-use crate::oracle;
 use crate::outcome::{Finding, Kind};
+use crate::workload::oracle;
 use crate::workload::{CELL, Writer, misbehaved, sealed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

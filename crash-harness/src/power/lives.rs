@@ -3,7 +3,7 @@
 use super::roles::{KEEPS_ALL, KEEPS_LITTLE, PREFIX};
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::process::{Process, kill_loggers};
+use crate::processes::process::{Process, kill_loggers};
 use crate::recorder::image::Image;
 use crate::recorder::{OfOneBoot, Record, Recorder};
 use rand::Rng;

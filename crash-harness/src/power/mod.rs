@@ -27,8 +27,8 @@ pub mod roles;
 pub mod search;
 
 use crate::context::{Context, Limit};
-use crate::instrumented;
 use crate::outcome::{Coverage, Finding, Outcome};
+use crate::processes::instrumented;
 use crate::recorder::choice::Choice;
 use crate::recorder::image::Image;
 use crate::recorder::{Event, Record, Recorder, own_mounts};

@@ -13,9 +13,9 @@
 
 use super::judge::{self, PER_ROUND};
 use crate::limits::HANGS;
-use crate::oracle;
 use crate::outcome::{Finding, Kind};
-use crate::role::Role;
+use crate::processes::role::Role;
+use crate::workload::oracle;
 use crate::workload::{CELL, KEYS, Writer, durability, misbehaved, open_with, options, sealed};
 use std::fs::File;
 use std::io::Write;

@@ -11,10 +11,10 @@
 use super::memory::Memory;
 use super::trace::{Stopped, Traced, stand_still};
 use crate::context::Context;
-use crate::instrumented;
-use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind, Outcome};
-use crate::process::{Process, signal_loggers};
+use crate::processes::instrumented;
+use crate::processes::process::{Process, signal_loggers};
+use crate::workload::oracle::unsealed;
 use crate::workload::{self, misbehaved, sealed};
 use rand::Rng;
 use rustix::process::Signal;

@@ -1,9 +1,11 @@
 //! The kinds of updates that are stepped through, and a digest of a store's content.
 
 use super::trace::stand_still;
-use crate::oracle;
 use crate::outcome::Finding;
-use crate::role::say;
+use crate::processes::instrumented;
+use crate::processes::process::Process;
+use crate::processes::role::say;
+use crate::workload::oracle;
 use crate::workload::{self, misbehaved, sealed};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -94,7 +96,7 @@ pub fn prepare(path: &Path, kind: &str) -> Result<(), Finding> {
         "cell store after a dead writer" => "dead storer",
         _ => return Ok(()),
     };
-    let mut process = crate::process::Process::start(&crate::instrumented::own(), "stepped", path, &[dead], &[]);
+    let mut process = Process::start(&instrumented::own(), "stepped", path, &[dead], &[]);
     process.wait();
     Ok(())
 }

@@ -5,7 +5,7 @@
 use super::trace::{UNTRACEABLE, ended};
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::process::{Process, mappings};
+use crate::processes::process::{Process, mappings};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::{Duration, Instant};

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use crate::outcome::{Finding, Kind};
-use crate::process::Process;
-use crate::role;
+use crate::processes::process::Process;
+use crate::processes::role;
 use std::marker::PhantomData;
 
 /// The position after a step.

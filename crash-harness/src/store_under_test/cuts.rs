@@ -11,7 +11,7 @@ use super::{About, StoreUnderTest};
 use crate::context::Context;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
-use crate::process::Process;
+use crate::processes::process::Process;
 use crate::recorder::choice::Choice;
 use crate::recorder::disk::Disk;
 use crate::recorder::{Event, NameChange, OfOneBoot, Record, Recorder};

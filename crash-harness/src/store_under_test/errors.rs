@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::inject::{Effect, Fault, Injector, Site, Span};
 use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
-use crate::{instrumented, role};
+use crate::processes::{instrumented, role};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;

@@ -3,9 +3,9 @@
 
 use super::work::{LARGE_EACH, large};
 use super::{Entries, Promise};
-use crate::oracle::{key, unsealed};
 use crate::outcome::{Finding, Kind};
 use crate::workload::KEYS;
+use crate::workload::oracle::{key, unsealed};
 use std::collections::BTreeMap;
 
 /// The acknowledgements of each writer: the last batch that returned, and the last batch before a

@@ -5,10 +5,10 @@ use super::cuts::{ENOUGH, rounds};
 use super::judge::{self, AcknowledgedBatches};
 use super::{StoreUnderTest, work};
 use crate::context::Context;
-use crate::instrumented;
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
-use crate::process::Process;
+use crate::processes::instrumented;
+use crate::processes::process::Process;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -109,21 +109,21 @@ fn lives(
         if about.many_processes {
             for _ in 0..3 {
                 std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
-                let (name, victim) = &mut writers[random.random_range(1..count)];
-                victim.refuse_finding()?;
-                victim.kill();
+                let (name, killed) = &mut writers[random.random_range(1..count)];
+                killed.refuse_finding()?;
+                killed.kill();
                 outcome.kills += 1;
                 outcome.states += 1;
-                acknowledged.add(work::acknowledged(name, &victim.lines()));
+                acknowledged.add(work::acknowledged(name, &killed.lines()));
                 // The other writers and a new one must make progress without intervention.
                 let seen = writers[0].1.lines().iter().filter(|line| line.starts_with('V')).count();
                 writers[0].1.wait_for("V", seen + 1, HANGS)?;
-                let (name, victim) = &mut writers[random.random_range(1..count)];
-                if !victim.is_running() {
-                    victim.kill();
-                    victim.refuse_finding()?;
-                    acknowledged.add(work::acknowledged(name, &victim.lines()));
-                    *victim = start(tested, "subject-writer", path, &[name]);
+                let (name, killed) = &mut writers[random.random_range(1..count)];
+                if !killed.is_running() {
+                    killed.kill();
+                    killed.refuse_finding()?;
+                    acknowledged.add(work::acknowledged(name, &killed.lines()));
+                    *killed = start(tested, "subject-writer", path, &[name]);
                 }
             }
         }

@@ -2,7 +2,8 @@
 //! comparable.
 
 use super::{About, Change, Entries, Failure, Promise, Result, StoreUnderTest};
-use crate::{process, workload};
+use crate::processes::process;
+use crate::workload;
 use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, Keyspace};

@@ -6,10 +6,10 @@
 
 use super::judge::{self, AcknowledgedBatches};
 use super::{Change, Store, StoreUnderTest};
-use crate::oracle;
 use crate::outcome::{Finding, Kind};
+use crate::processes::role::{self, Role, say};
 use crate::recorder::MARK;
-use crate::role::{self, Role, say};
+use crate::workload::oracle;
 use crate::workload::{KEYS, sealed};
 use std::collections::BTreeMap;
 use std::fs::File;

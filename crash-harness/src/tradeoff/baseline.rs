@@ -4,8 +4,8 @@
 //! A record consists of its number and bytes that are derived from it, so a torn record is
 //! detected. Recovery accepts the records from the front up to the first that is not whole.
 
-use crate::oracle::unsealed;
 use crate::outcome::{Finding, Kind};
+use crate::workload::oracle::unsealed;
 use crate::workload::sealed;
 use memmap2::{MmapMut, MmapOptions};
 use std::fs::File;

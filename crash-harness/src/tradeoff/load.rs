@@ -12,8 +12,8 @@
 use super::baseline::{Baseline, RECORD};
 use super::setting::{Scheme, Setting};
 use crate::outcome::{Finding, Kind};
+use crate::processes::role::{Role, say};
 use crate::recorder::now;
-use crate::role::{Role, say};
 use crate::workload::{misbehaved, open_with, sealed};
 use hdrhistogram::Histogram;
 use rand::rngs::StdRng;

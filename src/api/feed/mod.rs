@@ -3,6 +3,7 @@
 //!
 //! | file | its one job |
 //! |---|---|
+//! | `changes` | the iterator that users get |
 //! | `locate` | the log position at which a follower resumes that has consumed every transaction up to a given one |
 //! | `reader` | records, from the ring or from the segments, whichever still has them |
 //! | `transaction_filter` | which operations of a transaction are delivered; complete before the first one is |
@@ -13,6 +14,7 @@
 //! are overwritten. So it verifies each copy after it was made. A position that is gone is an error
 //! that names the oldest one left, never a gap.
 
+pub(crate) mod changes;
 mod keyspace_names;
 pub(crate) mod locate;
 mod reader;

@@ -27,18 +27,18 @@ fn killed_and_stopped_writers() {
                 assert!(version >= newest, "the cell went back");
                 newest = version;
             }
-            let victim = random.random_range(0..writers.len());
+            let killed = random.random_range(0..writers.len());
             if random.random_bool(0.5) {
-                writers[victim].kill();
-                writers[victim] = spawn();
-                writers[victim].expect("storing");
+                writers[killed].kill();
+                writers[killed] = spawn();
+                writers[killed].expect("storing");
             } else {
-                writers[victim].signal(Signal::STOP);
+                writers[killed].signal(Signal::STOP);
                 // Whether or not it is stopped in the middle of a store, loads go on.
                 for _ in 0..1000 {
                     load(&cell);
                 }
-                writers[victim].signal(Signal::CONT);
+                writers[killed].signal(Signal::CONT);
             }
         }
         writers.iter_mut().for_each(|writer| drop(writer.kill()));
@@ -73,9 +73,9 @@ fn counters_lose_nothing_to_kills() {
     let mut children: Vec<Child> = (0..3).map(|_| spawn()).collect();
     for round in 0..15 {
         std::thread::sleep(Duration::from_millis(random.random_range(1..40)));
-        let victim = random.random_range(0..children.len());
-        children[victim].kill();
-        children[victim] = spawn();
+        let killed = random.random_range(0..children.len());
+        children[killed].kill();
+        children[killed] = spawn();
         if round % 5 == 4 {
             kill_logger(&store);
         }

@@ -70,9 +70,9 @@ fn random_kills() {
                 logger_kills += 1;
             }
         } else {
-            let victim = random.random_range(0..living.len());
-            living[victim].kill();
-            dead.push(std::mem::replace(&mut living[victim], spawn()));
+            let killed = random.random_range(0..living.len());
+            living[killed].kill();
+            dead.push(std::mem::replace(&mut living[killed], spawn()));
             kills += 1;
         }
         let start = Instant::now();

@@ -1,0 +1,7 @@
+//! The processes that are killed: their roles, their start and their end, and the builds that they
+//! run.
+
+pub mod cargo;
+pub mod instrumented;
+pub mod process;
+pub mod role;

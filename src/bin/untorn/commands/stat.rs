@@ -1,0 +1,63 @@
+//! `stat`: prints the store's counters as they are now.
+
+pub(crate) mod prometheus;
+
+use crate::arguments::Format;
+use crate::outcome::{Failure, Outcome};
+use crate::output::Output;
+use crate::target;
+use serde::Serialize;
+use serde_json::Value;
+use std::io::Write;
+use std::path::Path;
+use untorn::TxnId;
+
+pub(crate) fn run(path: &Path, format: Format) -> Outcome {
+    print(&target::to_read(path)?.stats()?, format)
+}
+
+/// Prints a report: one JSON object on a line, or a line for each of its fields.
+pub(crate) fn print(report: &impl Serialize, format: Format) -> Outcome {
+    let report = serde_json::to_value(report).map_err(|error| Failure::System(error.to_string()))?;
+    let mut out = Output::new(format);
+    if format.json {
+        writeln!(out, "{report}").map_err(Failure::output)?;
+    } else {
+        let mut lines = Vec::new();
+        flatten("", &report, &mut lines);
+        let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        for (name, value) in lines {
+            writeln!(out, "{name:width$}  {value}").map_err(Failure::output)?;
+        }
+    }
+    out.flush().map_err(Failure::output)
+}
+
+/// The fields that contain transaction ids. They are written as `watch` and `checkpoint` write
+/// them, incarnation first.
+const TXN_FIELDS: [&str; 4] = ["checkpointed", "committed", "durable", "txn"];
+
+fn flatten(name: &str, value: &Value, lines: &mut Vec<(String, String)>) {
+    match value {
+        Value::Number(number) if TXN_FIELDS.contains(&name.rsplit('.').next().unwrap_or(name)) => {
+            let text = number.as_u64().map(|bits| TxnId::from_u64(bits).to_string());
+            lines.push((name.to_owned(), text.unwrap_or_else(|| number.to_string())));
+        }
+        Value::Object(fields) => {
+            // The buckets of a histogram are for programs; its summary is printed as well.
+            for (field, value) in fields.iter().filter(|(field, _)| *field != "buckets") {
+                let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
+                flatten(&name, value, lines);
+            }
+        }
+        Value::Array(items) if items.is_empty() => lines.push((name.to_owned(), "none".to_owned())),
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                flatten(&format!("{name}[{index}]"), item, lines);
+            }
+        }
+        Value::Null => lines.push((name.to_owned(), "none".to_owned())),
+        Value::String(text) => lines.push((name.to_owned(), text.clone())),
+        other => lines.push((name.to_owned(), other.to_string())),
+    }
+}

@@ -1,0 +1,4 @@
+//! Reading the log back.
+
+pub mod follow;
+pub mod scan;
