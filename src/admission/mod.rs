@@ -203,7 +203,7 @@ impl Admission {
             // The thread of the reservation may have given up before it was recorded.
             self.take_back_unused(engine);
         } else {
-            engine.release(writer);
+            writer.release(engine.me.0);
         }
         self.queue.leave();
     }
@@ -240,7 +240,7 @@ pub(crate) fn admit_logger(engine: &Engine, asked_ns: u64, timeout: Duration) ->
 impl Drop for LoggerAdmission<'_> {
     fn drop(&mut self) {
         note_hold(self.0, CommitClass::Bulk);
-        self.0.release(&self.0.control.fixed().writer);
+        self.0.control.fixed().writer.release(self.0.me.0);
     }
 }
 

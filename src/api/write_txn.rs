@@ -356,7 +356,7 @@ impl<'s> WriteTxn<'s> {
         drop(unlock);
         let committed = committed?;
         match deadline_ns {
-            None => client.engine.tell_logger(committed.lsn),
+            None => client.engine.control.fixed().logger.wake_flusher_at(committed.lsn),
             Some(by) => client.engine.tell_logger_by(committed.lsn, by),
         }
         let (deadline_ns, published_ns) =

@@ -75,8 +75,8 @@ fn is_due(logger: &Logger) -> bool {
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
     let words = &fixed.logger;
-    let (_, finished) = engine.checkpoints();
-    if engine.runs_checkpoint() || words.requested_checkpoint() > finished {
+    let (_, finished) = engine.control.fixed().checkpoint.started_and_finished();
+    if engine.control.fixed().checkpoint.is_running() || words.requested_checkpoint() > finished {
         return true;
     }
     let Some((_, durable)) = engine.control.durable() else { return false };
@@ -103,11 +103,11 @@ fn is_due(logger: &Logger) -> bool {
 /// later.
 pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<()> {
     let engine = &logger.engine;
-    engine.refuse_poisoned()?;
+    engine.control.refuse_poisoned()?;
     let arena_file = engine.arena_file()?;
-    let (mut started, finished) = engine.checkpoints();
+    let (mut started, finished) = engine.control.fixed().checkpoint.started_and_finished();
     refuse_unknown(engine, started, finished)?;
-    if !engine.runs_checkpoint() {
+    if !engine.control.fixed().checkpoint.is_running() {
         match start(logger, finished, clean, patience)? {
             Some(txn) => started = txn,
             None => return Ok(()),
@@ -191,9 +191,9 @@ fn start(logger: &Logger, finished: TxnId, clean: bool, patience: Duration) -> R
     let engine = &logger.engine;
     let fixed = engine.control.fixed();
     logger.with_writer_lock(patience, || {
-        if engine.runs_checkpoint() {
+        if engine.control.fixed().checkpoint.is_running() {
             // A writer has started one meanwhile. C never changes until K = C.
-            return Ok(Some(engine.checkpoints().0));
+            return Ok(Some(engine.control.fixed().checkpoint.started_and_finished().0));
         }
         let image = engine.control.newest()?;
         let words = &fixed.checkpoint;

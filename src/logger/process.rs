@@ -220,7 +220,7 @@ fn wait_until_unneeded(
         if is_resting && background::look_for_the_dead(engine) {
             logger.rest.stir(engine);
         }
-        if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
+        if engine.dir.check_lock(engine.lock_file).is_err() || logger.check_present().is_err() {
             return Ok(None);
         }
         let told = words.is_stop_requested();
@@ -268,7 +268,7 @@ fn idle_time(engine: &Engine, service: Service) -> Duration {
 /// changes after it.
 fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
     let engine = &logger.engine;
-    if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
+    if engine.dir.check_lock(engine.lock_file).is_err() || logger.check_present().is_err() {
         return false;
     }
     // Before the sample: a client that leaves during the sample may have stored a value after it.
@@ -282,11 +282,15 @@ fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
 /// Flushes and checkpoints everything. With `in_order`, no process can commit any more.
 fn leave(logger: &Logger, in_order: bool) {
     let engine = &logger.engine;
-    if engine.refuse_cut_off().is_err() || logger.check_present().is_err() {
+    if engine.dir.check_lock(engine.lock_file).is_err() || logger.check_present().is_err() {
         return;
     }
     crash_point!("logger.leaving");
-    let done = if engine.runs_checkpoint() { checkpoint::take(logger, false, EXIT_LOCK_TIMEOUT) } else { Ok(()) };
+    let done = if engine.control.fixed().checkpoint.is_running() {
+        checkpoint::take(logger, false, EXIT_LOCK_TIMEOUT)
+    } else {
+        Ok(())
+    };
     // A failed checkpoint poisons `control` or has no effect: recovery replays what the checkpoint
     // lacks. A store with no commit since a loss is not in order. The next logger must not continue
     // with the ids and versions that follow, because they may have been given before the loss.

@@ -308,7 +308,7 @@ fn commit_locked(engine: &Engine, names: &mut SampledNames, dirty: &[Sampled], q
         head.rounds.add(1);
         head.values.add(put.len() as u64);
     }
-    engine.tell_logger(committed.lsn);
+    engine.control.fixed().logger.wake_flusher_at(committed.lsn);
     Ok(())
 }
 

@@ -54,7 +54,9 @@ impl<'e> Protected<'e> {
     /// lock.
     pub(crate) fn new(engine: &'e Engine, committed: TxnId, protection: Protection) -> Protected<'e> {
         let ((started, finished), scan, is_new) = match protection {
-            Protection::Live => (engine.checkpoints(), engine.last_pin_scan(), false),
+            Protection::Live => {
+                (engine.control.fixed().checkpoint.started_and_finished(), engine.last_pin_scan(), false)
+            }
             Protection::Recovery(checkpoint) => {
                 ((checkpoint, checkpoint), Arc::new(PinScan::new(committed, Vec::new())), true)
             }
@@ -68,7 +70,7 @@ impl<'e> Protected<'e> {
     /// # Errors
     /// As [`Engine::scan_pins`].
     pub(crate) fn refresh(&mut self) -> Result<()> {
-        (self.started, self.finished) = self.engine.checkpoints();
+        (self.started, self.finished) = self.engine.control.fixed().checkpoint.started_and_finished();
         self.scan = self.engine.scan_pins()?;
         self.is_new = true;
         Ok(())

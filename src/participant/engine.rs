@@ -21,7 +21,7 @@ use crate::shared::protocols::lock::{Acquired, CommitClass, Owner};
 use crate::system::clock;
 use crate::system::clock::now_ns;
 use crate::system::sync::Mutex;
-use crate::{ClientId, Error, TxnId, limits};
+use crate::{ClientId, Error, limits};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -148,11 +148,6 @@ impl Engine {
         opened
     }
 
-    /// Returns an error if `lock` or the directory was removed: see [`Dir::check_lock`].
-    pub(crate) fn refuse_cut_off(&self) -> Result<()> {
-        self.dir.check_lock(self.lock_file)
-    }
-
     /// Opens the arena's file afresh for writing.
     ///
     /// # Errors
@@ -171,16 +166,6 @@ impl Engine {
         let file = self.dir.need_file(dir::CONTROL, true)?;
         self.control.refuse_other_file(&file)?;
         Ok(file)
-    }
-
-    /// Returns C and K: the newest started and the newest finished checkpoint.
-    pub(crate) fn checkpoints(&self) -> (TxnId, TxnId) {
-        self.control.fixed().checkpoint.started_and_finished()
-    }
-
-    /// Returns whether a checkpoint has started and is not finished.
-    pub(crate) fn runs_checkpoint(&self) -> bool {
-        self.control.fixed().checkpoint.is_running()
     }
 
     /// Scans for all pinned transactions. The caller holds the writer lock.
@@ -279,10 +264,6 @@ impl Engine {
         }
     }
 
-    pub(crate) fn release(&self, word: &LockWord) {
-        word.release(self.me.0);
-    }
-
     /// Returns an error if one owner has held the writer lock for longer than `timeout`, and the
     /// caller has waited as long (`waited`).
     pub(crate) fn refuse_long_transaction(&self, waited: Duration, timeout: Duration) -> Result<()> {
@@ -378,7 +359,7 @@ impl Engine {
         struct Release<'e>(&'e Engine);
         impl Drop for Release<'_> {
             fn drop(&mut self) {
-                self.0.release(&self.0.control.fixed().growth);
+                self.0.control.fixed().growth.release(self.0.me.0);
             }
         }
         let _release = Release(self);

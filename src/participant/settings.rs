@@ -24,7 +24,7 @@ pub(crate) fn set_policy(engine: &Engine, policy: FlushPolicy) {
         _ => (0, 0),
     };
     engine.control.fixed().logger.settings.set_policy(kind, argument);
-    engine.wake_logger();
+    engine.control.fixed().logger.flusher.notify();
 }
 
 /// Returns whether the policy in force flushes every commit at once.
@@ -50,11 +50,11 @@ pub(crate) fn wait_checkpoint(engine: &Engine, lock_timeout: Option<Duration>) -
     let mut watch = engine.watch_logger();
     let words = &engine.control.fixed().checkpoint;
     let failures = words.failures();
-    engine.request_checkpoint(wanted);
+    engine.control.fixed().logger.request_checkpoint(wanted);
     let is_finished = || Some(words.finished_by_waiter()).filter(|finished| *finished >= wanted);
     engine.control.wait_for_checkpoint(failures, LOGGER_RECHECK_INTERVAL, is_finished, || {
         watch.check(engine, start)?;
-        engine.request_checkpoint(wanted);
+        engine.control.fixed().logger.request_checkpoint(wanted);
         match lock_timeout {
             Some(timeout) => engine.refuse_long_transaction(clock::since(start), timeout),
             None => Ok(()),

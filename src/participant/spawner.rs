@@ -132,7 +132,7 @@ impl LoggerSpawner {
             Ok(false) => {}
             // If no logger can run here at all, report that.
             Err(error) => {
-                engine.refuse_cut_off()?;
+                engine.dir.check_lock(engine.lock_file)?;
                 return Err(error);
             }
         }

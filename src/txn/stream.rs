@@ -165,7 +165,7 @@ impl Stream {
         crash_point!("stream.before_tail");
         engine.control.fixed().stream.append(end, reserved_blocks);
         crash_point!("stream.after_tail");
-        engine.tell_logger(end);
+        engine.control.fixed().logger.wake_flusher_at(end);
         self.at = end;
         self.reserved_blocks = reserved_blocks;
         self.streaming = true;
@@ -272,7 +272,7 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
                     _ => Error::io("making a log segment")(std::io::Error::from_raw_os_error(errno)),
                 }));
             }
-            engine.refuse_poisoned().err().map(Err)
+            engine.control.refuse_poisoned().err().map(Err)
         },
         || {
             watch.check(engine, start)?;

@@ -57,7 +57,7 @@ impl<'e> Write<'e> {
     /// # Errors
     /// [`Error::Limit`] if no id is left.
     pub(crate) fn begin(engine: &'e Engine) -> Result<Write<'e>> {
-        engine.refuse_poisoned()?;
+        engine.control.refuse_poisoned()?;
         engine.arena.make_writable(|| engine.arena_file())?;
         let base = engine.control.newest()?;
         let txn = base.txn.next_in(engine.control.incarnation()?)?;

@@ -67,7 +67,7 @@ pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Res
             if head.failures() != failures {
                 return Some(Err(last_failure(engine)));
             }
-            engine.refuse_poisoned().err().map(Err)
+            engine.control.refuse_poisoned().err().map(Err)
         },
         || {
             watch.check(engine, start)?;
@@ -81,7 +81,7 @@ pub(crate) fn wait_round(engine: &Engine, lock_timeout: Option<Duration>) -> Res
 }
 
 fn last_failure(engine: &Engine) -> Error {
-    if let Err(error) = engine.refuse_poisoned() {
+    if let Err(error) = engine.control.refuse_poisoned() {
         return error;
     }
     match engine.control.cells().errno() {

@@ -111,7 +111,7 @@ pub(crate) fn verify(client: &Arc<DirectClient>) -> Result<VerifyReport> {
     let engine = &client.engine;
     // Loaded before the pin: a later checkpoint writes checksums into some of the pages that the
     // pinned transaction reaches, but not into all of them.
-    let finished = engine.checkpoints().1;
+    let finished = engine.control.fixed().checkpoint.finished();
     let (_pin, image) = client.pin_image()?;
     let report = VerifyReport { txn: image.txn, ..VerifyReport::default() };
     let uses = vec![Use::None; image.high_water as usize];

@@ -85,7 +85,7 @@ impl Logger {
         self.engine.control.fixed().logger.flusher.notify_always();
         while stating.done != Some(txn) {
             if stating.failed || self.ending.load(Ordering::SeqCst) || self.engine.has_failed.load(Ordering::SeqCst) {
-                self.engine.refuse_poisoned()?;
+                self.engine.control.refuse_poisoned()?;
                 return Err(Error::NeedsRecovery { reason: RecoveryReason::CheckpointNotRecorded });
             }
             self.stated.wait_for(&mut stating, Duration::from_millis(20));

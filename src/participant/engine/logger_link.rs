@@ -9,25 +9,12 @@ use crate::shared::progress::Patience;
 use crate::shared::protocols::event_count;
 use crate::system::clock;
 use crate::system::clock::now_ns;
-use crate::{Error, Result, TxnId};
+use crate::{Error, Result};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
 
 impl Engine {
-    /// Wakes the flush thread if it sleeps. The caller has issued a fence after its store.
-    #[inline]
-    pub(crate) fn wake_logger(&self) {
-        self.control.fixed().logger.flusher.notify();
-    }
-
-    /// Wakes the flush thread if it sleeps and must wake when the log's tail has reached `tail`.
-    /// The caller has issued a fence after the store of `tail`.
-    #[inline]
-    pub(crate) fn tell_logger(&self, tail: Lsn) {
-        self.control.fixed().logger.wake_flusher_at(tail);
-    }
-
     /// Wakes the flush thread in two cases: it sleeps and would wake too late for a commit with the
     /// announced deadline `deadline_ns`; or the ring is half full with this commit.
     #[inline]
@@ -106,7 +93,7 @@ impl Engine {
     /// Requests a flush up to `lsn`, at once.
     pub(crate) fn request_flush(&self, lsn: Lsn) {
         self.control.fixed().logger.request_flush(lsn);
-        self.wake_logger();
+        self.control.fixed().logger.flusher.notify();
     }
 
     /// Waits for durability, and tests the logger once in each `nap`.
@@ -177,7 +164,7 @@ impl Engine {
         }
         let ask = || {
             self.control.want_incarnation_stated();
-            self.wake_logger();
+            self.control.fixed().logger.flusher.notify();
         };
         ask();
         let start = clock::now();
@@ -205,11 +192,6 @@ impl Engine {
         untorn_wal::StoreId(self.store_id).seed()
     }
 
-    /// Returns an error if the store refuses writes.
-    pub(crate) fn refuse_poisoned(&self) -> Result<()> {
-        self.control.refuse_poisoned()
-    }
-
     /// Returns an error if the log can no longer become durable. A poison of the arena or of the
     /// header does not end the log: what was visible before it still becomes durable.
     pub(crate) fn refuse_broken_log(&self) -> Result<()> {
@@ -217,21 +199,16 @@ impl Engine {
         if poison == Poison::Arena as u32 || poison == Poison::Header as u32 {
             return Ok(());
         }
-        self.refuse_poisoned()
+        self.control.refuse_poisoned()
     }
 
     /// Poisons the store: no writes until all clients have closed it and it is recovered.
     pub(crate) fn set_poison(&self, poison: Poison, errno: i32) {
         let is_new = self.control.fixed().logger.set_poison(poison, errno);
         self.wake_waiters();
-        if is_new && let Err(error) = self.refuse_poisoned() {
+        if is_new && let Err(error) = self.control.refuse_poisoned() {
             tracing::error!(needs_recovery = %error, "the store takes no more writes");
         }
-    }
-
-    /// Requests a checkpoint that covers `txn`. Returns at once.
-    pub(crate) fn request_checkpoint(&self, txn: TxnId) {
-        self.control.fixed().logger.request_checkpoint(txn);
     }
 
     /// Wakes all threads that wait for the log or a checkpoint.
@@ -273,7 +250,7 @@ impl Watch {
             self.patience.look(&tester);
         }
         // The logger may rest for long. A notification may be lost because its sender died.
-        engine.wake_logger();
+        engine.control.fixed().logger.flusher.notify();
         if self.patience.is_over() {
             return Err(Error::LoggerStalled { waited: clock::since(start), visible: None });
         }
