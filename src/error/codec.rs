@@ -202,7 +202,7 @@ coded! { LoggerFailure {
 coded! { NotDurableReason {
     0 => NeedsRecovery { reason },
     1 => NoLogger { reason },
-    2 => LoggerLeaving {},
+    2 => LoggerExiting {},
     3 => Cell { name, version, error },
     4 => Failed { error },
 } }
@@ -212,7 +212,7 @@ coded! { RecoveryReason {
     1 => Arena { errno },
     2 => CheckpointHeader { errno },
     3 => Unknown { errno },
-    4 => LoggerLeaving {},
+    4 => LoggerExiting {},
     5 => CheckpointNotRecorded {},
 } }
 

@@ -8,6 +8,7 @@ mod file;
 pub use file::{FileAccess, FileSystemReason, MismatchKind, PermissionReason};
 
 use crate::{Error, TxnId, Version};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -253,7 +254,7 @@ pub enum NotDurableReason {
     },
     /// The logger whose server committed the transaction is exiting, and did not wait for the
     /// flush.
-    LoggerLeaving,
+    LoggerExiting,
     /// The value of a cell is stored and visible, but no durable transaction contains it.
     Cell {
         /// The cell's name.
@@ -285,7 +286,7 @@ impl fmt::Display for NotDurableReason {
         match self {
             NotDurableReason::NeedsRecovery { reason } => reason.fmt(f),
             NotDurableReason::NoLogger { reason } => write!(f, "no logger could be started: {reason}"),
-            NotDurableReason::LoggerLeaving => f.write_str("the logger is exiting, and did not wait for the flush"),
+            NotDurableReason::LoggerExiting => f.write_str("the logger is exiting, and did not wait for the flush"),
             NotDurableReason::Cell { name, version, error } => {
                 write!(f, "version {version} of cell {name:?} is stored, but not in it: {error}")
             }
@@ -294,8 +295,10 @@ impl fmt::Display for NotDurableReason {
     }
 }
 
-/// Why the store takes no more writes, in [`Error::NeedsRecovery`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Why the store takes no more writes, in [`Error::NeedsRecovery`] and
+/// [`Stats::needs_recovery`](crate::Stats::needs_recovery).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RecoveryReason {
     /// A write or sync of the log failed.
@@ -319,7 +322,7 @@ pub enum RecoveryReason {
         errno: i32,
     },
     /// The store must be recovered, but the logger that must exit first still runs. Try again.
-    LoggerLeaving,
+    LoggerExiting,
     /// The log could not record that a checkpoint was taken.
     CheckpointNotRecorded,
 }
@@ -331,7 +334,7 @@ impl fmt::Display for RecoveryReason {
             RecoveryReason::Arena { errno } => ("a sync of the arena failed", errno),
             RecoveryReason::CheckpointHeader { errno } => ("the checkpoint's header could not be written", errno),
             RecoveryReason::Unknown { errno } => ("control records a reason that this version does not know", errno),
-            RecoveryReason::LoggerLeaving => {
+            RecoveryReason::LoggerExiting => {
                 return f.write_str("the store must be recovered, and its logger is still exiting");
             }
             RecoveryReason::CheckpointNotRecorded => return f.write_str("the log could not record the checkpoint"),

@@ -132,7 +132,7 @@ impl DirectClient {
                 let is_left = control.poison() != 0 && !has_clients(&tester);
                 // That logger would wait for itself, and all clients for it.
                 if is_left && options.is_of_logger {
-                    return Err(Error::NeedsRecovery { reason: RecoveryReason::LoggerLeaving });
+                    return Err(Error::NeedsRecovery { reason: RecoveryReason::LoggerExiting });
                 }
                 if is_left && clock::since(started) < LOGGER_EXIT_TIMEOUT {
                     drop((control, init));

@@ -466,7 +466,7 @@ fn receive(shared: &Arc<ServerState>, stream: SocketStream) {
     }
     let seat = match shared.connections.enter(uid, stream.clone(), &policy) {
         Ok(seat) => seat,
-        Err(NotAdmitted::Closed) => return refuse(&stream, Refusal::Leaving, "the logger is exiting"),
+        Err(NotAdmitted::Closed) => return refuse(&stream, Refusal::Exiting, "the logger is exiting"),
         Err(NotAdmitted::Full { of_uid, limit }) => {
             let whose = if of_uid { format!(" of uid {uid}") } else { String::new() };
             return refuse(&stream, Refusal::Busy, &format!("there are {limit} connections{whose} already"));

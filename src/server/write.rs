@@ -190,7 +190,7 @@ impl Awaited {
                 if self.ticket.wait_hurrying(Some(CLOSING_FLUSH_TIMEOUT))? {
                     break;
                 }
-                return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason: NotDurableReason::LoggerLeaving });
+                return Err(Error::NotDurable { txn: self.ticket.txn_id(), reason: NotDurableReason::LoggerExiting });
             }
             if clock::since(start) >= self.patience {
                 return Err(Error::LoggerStalled { waited: clock::since(start), visible: Some(self.ticket.txn_id()) });

@@ -1,6 +1,7 @@
 //! The types of a store's figures, which are the same for direct and for message-passing clients.
 
 use crate::TxnId;
+use crate::error::reason::RecoveryReason;
 use crate::shared::protocols::histogram::Latency;
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +85,7 @@ pub struct Stats {
     /// included.
     pub readers: Vec<ReaderStat>,
     /// The reason why the store refuses writes, if it does.
-    pub needs_recovery: Option<String>,
+    pub needs_recovery: Option<RecoveryReason>,
     /// Figures of the cells and counters.
     pub cells: CellStat,
     /// Latency distributions.

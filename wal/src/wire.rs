@@ -29,10 +29,11 @@ use bincode::enc::{Encode, EncoderImpl};
 use bincode::error::EncodeError;
 
 /// The version of the protocol that this code uses.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The oldest version that this code supports. Version 1 cannot express that a range of keys was
-/// removed, so its followers would keep removed keys. Version 2 has other errors.
-pub const VERSION_MIN: u16 = 3;
+/// removed, so its followers would keep removed keys. Version 2 has other errors, version 3 other
+/// figures.
+pub const VERSION_MIN: u16 = 4;
 
 /// The longest message in bytes, without the four of its length: 16 MiB, and space for the other
 /// fields around a value of that size.

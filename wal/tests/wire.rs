@@ -264,12 +264,12 @@ fn what_is_too_long() {
     assert!(matches!(wire::decode::<Request<'_>>(&frame[FRAME_HEADER_BYTES..]), Err(WireError::Malformed { .. })));
 }
 
-/// The bytes of version 3, as `docs/protocol.md` draws them.
+/// The bytes of version 4, as `docs/protocol.md` draws them.
 #[test]
-fn the_bytes_of_version_3() {
+fn the_bytes_of_version_4() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    assert_eq!(hex(&ClientHello { oldest: 3, newest: 3 }.encode()), "756e746f726e0d0a0300030000000000");
-    assert_eq!(hex(&ServerHello::encode(3, None, "")), "756e746f726e0d0a030003000300000000000000");
+    assert_eq!(hex(&ClientHello { oldest: 4, newest: 4 }.encode()), "756e746f726e0d0a0400040000000000");
+    assert_eq!(hex(&ServerHello::encode(4, None, "")), "756e746f726e0d0a040004000400000000000000");
     let get = Request::Get { keyspace: "users", key: b"alice" };
     assert_eq!(
         hex(&wire::encode(&get).unwrap()),

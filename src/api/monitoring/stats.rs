@@ -119,7 +119,7 @@ impl Stats {
                 in_use: control.cell_entries()?.filter(|entry| entry.generation() != 0).count() as u64,
             },
             latencies: Latencies::gather(&fixed.latencies),
-            needs_recovery: control.refuse_poisoned().err().map(|error| error.to_string()),
+            needs_recovery: control.recovery_reason(),
         })
     }
 }

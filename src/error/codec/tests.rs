@@ -70,11 +70,11 @@ impl Samples {
             RecoveryReason::Arena { errno },
             RecoveryReason::CheckpointHeader { errno },
             RecoveryReason::Unknown { errno },
-            RecoveryReason::LoggerLeaving,
+            RecoveryReason::LoggerExiting,
             RecoveryReason::CheckpointNotRecorded,
         ];
         let mut not_durable = vec![
-            NotDurableReason::LoggerLeaving,
+            NotDurableReason::LoggerExiting,
             NotDurableReason::Cell { name: t(), version: Version::from_u64(n), error: error() },
             NotDurableReason::Failed { error: error() },
         ];

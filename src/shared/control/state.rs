@@ -147,17 +147,24 @@ impl Control {
 
     /// Returns an error if the store refuses writes.
     pub(crate) fn refuse_poisoned(&self) -> Result<()> {
+        match self.recovery_reason() {
+            Some(reason) => Err(Error::NeedsRecovery { reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the reason why the store refuses writes until it is recovered, if it does.
+    pub(crate) fn recovery_reason(&self) -> Option<RecoveryReason> {
         let poison = self.poison();
         if poison == 0 {
-            return Ok(());
+            return None;
         }
         let errno = self.fixed().logger.poison_errno();
-        let reason = match poison {
+        Some(match poison {
             1 => RecoveryReason::Log { errno },
             2 => RecoveryReason::Arena { errno },
             3 => RecoveryReason::CheckpointHeader { errno },
             _ => RecoveryReason::Unknown { errno },
-        };
-        Err(Error::NeedsRecovery { reason })
+        })
     }
 }

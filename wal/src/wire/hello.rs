@@ -84,8 +84,8 @@ pub enum Refusal {
     NotAllowed,
     /// The limit of connections is reached, for this uid or in total.
     Busy,
-    /// The logger is shutting down.
-    Leaving,
+    /// The logger is exiting.
+    Exiting,
     /// The store can't be used; the text contains the reason.
     Unavailable,
     /// A reason of a later version; the text contains it.
@@ -98,7 +98,7 @@ impl Refusal {
             Refusal::Version => 1,
             Refusal::NotAllowed => 2,
             Refusal::Busy => 3,
-            Refusal::Leaving => 4,
+            Refusal::Exiting => 4,
             Refusal::Unavailable => 5,
             Refusal::Other(code) => code,
         }
@@ -110,7 +110,7 @@ impl Refusal {
             1 => Refusal::Version,
             2 => Refusal::NotAllowed,
             3 => Refusal::Busy,
-            4 => Refusal::Leaving,
+            4 => Refusal::Exiting,
             5 => Refusal::Unavailable,
             code => Refusal::Other(code),
         })

@@ -13,12 +13,25 @@ use std::path::Path;
 use untorn::TxnId;
 
 pub(crate) fn run(path: &Path, format: Format) -> Outcome {
-    print(&target::to_read(path)?.stats()?, format)
+    let stats = target::to_read(path)?.stats()?;
+    if format.json {
+        return print(&stats, format);
+    }
+    // For people, the reason is a sentence.
+    let mut report = to_value(&stats)?;
+    if let Some(reason) = &stats.needs_recovery {
+        report["needs_recovery"] = reason.to_string().into();
+    }
+    print(&report, format)
+}
+
+fn to_value(report: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(report).map_err(|error| Failure::System(error.to_string()))
 }
 
 /// Prints a report: one JSON object on a line, or a line for each of its fields.
 pub(crate) fn print(report: &impl Serialize, format: Format) -> Outcome {
-    let report = serde_json::to_value(report).map_err(|error| Failure::System(error.to_string()))?;
+    let report = to_value(report)?;
     let mut out = Output::new(format);
     if format.json {
         writeln!(out, "{report}").map_err(Failure::output)?;

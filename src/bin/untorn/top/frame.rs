@@ -64,7 +64,7 @@ fn draw_live(frame: &mut Frame<'_>, area: Rect, moment: &Moment<'_>) {
         Layout::vertical([rows[0], rows[1], rows[2], rows[3], Constraint::Fill(1)]).areas(area);
     draw_progress(frame, progress, moment);
     if let Some(reason) = &stats.needs_recovery {
-        let text = format!("TAKES NO MORE WRITES until all have closed it: {reason}");
+        let text = format!("TAKES NO MORE WRITES until all processes have closed it: {reason}");
         frame.render_widget(Paragraph::new(text).style(Modifier::REVERSED), broken);
     }
     draw_latencies(frame, latencies, moment);
