@@ -1,10 +1,10 @@
 //! Measures the cost of a cell and a counter, without contention, and of the alternatives: a mutex
 //! within one process, and a transaction. `cargo bench --bench cells`
 
-mod place;
+mod bench_store;
 
+use bench_store::BenchStore;
 use divan::{Bencher, black_box};
-use place::Place;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use untorn::FlushPolicy;
@@ -17,16 +17,16 @@ const SIZES: [usize; 4] = [8, 64, 512, 4096];
 
 #[divan::bench(args = SIZES, sample_size = 1000)]
 fn cell_store(bencher: Bencher<'_, '_>, len: usize) {
-    let place = Place::new(FlushPolicy::OnCommit);
-    let cell = place.store.cell("cell", len).unwrap();
+    let bench = BenchStore::new(FlushPolicy::OnCommit);
+    let cell = bench.store.cell("cell", len).unwrap();
     let value = vec![7; len];
     bencher.bench_local(|| cell.store(black_box(&value)).unwrap());
 }
 
 #[divan::bench(args = SIZES, sample_size = 1000)]
 fn cell_load(bencher: Bencher<'_, '_>, len: usize) {
-    let place = Place::new(FlushPolicy::OnCommit);
-    let cell = place.store.cell("cell", len).unwrap();
+    let bench = BenchStore::new(FlushPolicy::OnCommit);
+    let cell = bench.store.cell("cell", len).unwrap();
     let mut value = vec![0; len];
     bencher.bench_local(|| cell.load(black_box(&mut value)).unwrap());
 }
@@ -48,8 +48,8 @@ fn mutex_load(bencher: Bencher<'_, '_>, len: usize) {
 
 #[divan::bench(sample_size = 1000)]
 fn counter_add(bencher: Bencher<'_, '_>) {
-    let place = Place::new(FlushPolicy::OnCommit);
-    let counter = place.store.counter("counter").unwrap();
+    let bench = BenchStore::new(FlushPolicy::OnCommit);
+    let counter = bench.store.counter("counter").unwrap();
     bencher.bench_local(|| counter.add(black_box(1)).unwrap());
 }
 
@@ -63,7 +63,7 @@ fn atomic_add(bencher: Bencher<'_, '_>) {
 /// The same 64 bytes as a visible transaction.
 #[divan::bench(sample_size = 1000)]
 fn visible_put(bencher: Bencher<'_, '_>) {
-    let place = Place::new(FlushPolicy::OnCommit);
-    let keys = place.store.keyspace("keys").unwrap();
+    let bench = BenchStore::new(FlushPolicy::OnCommit);
+    let keys = bench.store.keyspace("keys").unwrap();
     bencher.bench_local(|| keys.put(b"cell", black_box(&[7; 64])).unwrap());
 }

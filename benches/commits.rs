@@ -1,10 +1,10 @@
 //! Measures the cost of a commit for its caller, by flush policy, and of a read. `cargo bench
 //! --bench commits`
 
-mod place;
+mod bench_store;
 
+use bench_store::BenchStore;
 use divan::{Bencher, black_box};
-use place::Place;
 use std::time::Duration;
 use untorn::FlushPolicy;
 
@@ -15,14 +15,14 @@ fn main() {
 const KEYS: u64 = 100_000;
 
 fn visible_puts(bencher: Bencher<'_, '_>, policy: FlushPolicy) {
-    let place = Place::new(policy);
-    let keys = place.store.keyspace("keys").unwrap();
-    let mut txn = place.store.begin().unwrap();
+    let bench = BenchStore::new(policy);
+    let keys = bench.store.keyspace("keys").unwrap();
+    let mut txn = bench.store.begin().unwrap();
     for key in 0..KEYS {
         txn.put(&keys, &key.to_be_bytes(), &[1; 150]).unwrap();
     }
     txn.commit().unwrap();
-    place.store.sync().unwrap();
+    bench.store.sync().unwrap();
     let mut key = 0_u64;
     bencher.bench_local(|| {
         key = key.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -47,19 +47,19 @@ fn visible_put_every_256_kib(bencher: Bencher<'_, '_>) {
 
 #[divan::bench(sample_count = 200)]
 fn durable_put(bencher: Bencher<'_, '_>) {
-    let place = Place::new(FlushPolicy::OnCommit);
-    let keys = place.store.keyspace("keys").unwrap();
+    let bench = BenchStore::new(FlushPolicy::OnCommit);
+    let keys = bench.store.keyspace("keys").unwrap();
     bencher.bench_local(|| {
         keys.put(b"key", black_box(&[2; 150])).unwrap();
-        place.store.sync().unwrap();
+        bench.store.sync().unwrap();
     });
 }
 
 #[divan::bench(sample_size = 1000)]
 fn get(bencher: Bencher<'_, '_>) {
-    let place = Place::new(FlushPolicy::OnCommit);
-    let keys = place.store.keyspace("keys").unwrap();
-    let mut txn = place.store.begin().unwrap();
+    let bench = BenchStore::new(FlushPolicy::OnCommit);
+    let keys = bench.store.keyspace("keys").unwrap();
+    let mut txn = bench.store.begin().unwrap();
     for key in 0..KEYS {
         txn.put(&keys, &key.to_be_bytes(), &[1; 150]).unwrap();
     }

@@ -59,14 +59,14 @@ fn main() {
     }
 }
 
-struct Place(tempfile::TempDir);
+struct StoreDir(tempfile::TempDir);
 
-impl Place {
-    fn new() -> (Place, Store) {
-        let place = Place(tempfile::tempdir().expect("a directory"));
-        let store = Store::open(place.path()).expect("a store");
+impl StoreDir {
+    fn new() -> (StoreDir, Store) {
+        let dir = StoreDir(tempfile::tempdir().expect("a directory"));
+        let store = Store::open(dir.path()).expect("a store");
         store.keyspace("k").expect("a keyspace");
-        (place, store)
+        (dir, store)
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -74,7 +74,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for StoreDir {
     fn drop(&mut self) {
         let _ = untorn::logger::stop_logger(self.path(), Duration::from_secs(30));
     }
@@ -119,7 +119,7 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
 }
 
 fn urgent_beside(bulk: &str, time: Duration) {
-    let (place, store) = Place::new();
+    let (dir, store) = StoreDir::new();
     let keyspace = store.keyspace("k").expect("the keyspace");
     let processes = if bulk == "none" { 0 } else { BULK_PROCESSES };
     let as_urgent = bulk.contains("urgent");
@@ -132,7 +132,7 @@ fn urgent_beside(bulk: &str, time: Duration) {
                 _ if as_urgent => "urgent",
                 _ => "bulk",
             };
-            command.env(ROLE, role).env(STORE, place.path());
+            command.env(ROLE, role).env(STORE, dir.path());
             Load(command.spawn().expect("started"))
         })
         .collect();
@@ -196,7 +196,7 @@ fn bound(before: &Stats, after: &Stats, took: Duration, bulk_processes: u64, as_
 }
 
 fn flushes(durability: Durability, time: Duration) {
-    let (_place, store) = Place::new();
+    let (_dir, store) = StoreDir::new();
     let keyspace = store.keyspace("k").expect("the keyspace");
     let before = store.stats().expect("stats");
     let (is_over, times) = (AtomicBool::new(false), Mutex::new(Vec::new()));

@@ -5,32 +5,32 @@
 //! of 8 bytes and values of 16 bytes. A checkpoint precedes each removal, so that the checksum of
 //! every page that is read is checked.
 
-mod place;
+mod bench_store;
 
-use place::Place;
+use bench_store::BenchStore;
 use std::time::{Duration, Instant};
 use untorn::{FlushPolicy, Keyspace, WriteTxn};
 
 const ROUNDS: usize = 3;
 
-fn fill(place: &Place, keys: &Keyspace, records: u64) {
+fn fill(bench: &BenchStore, keys: &Keyspace, records: u64) {
     for first in (0..records).step_by(50_000) {
-        let mut txn = place.store.begin().unwrap();
+        let mut txn = bench.store.begin().unwrap();
         for key in first..records.min(first + 50_000) {
             txn.put(keys, key.to_be_bytes(), [1; 16]).unwrap();
         }
         txn.commit().unwrap();
     }
-    place.store.checkpoint().unwrap();
+    bench.store.checkpoint().unwrap();
 }
 
 /// Returns the shortest of some rounds. Each begins with all records.
 fn measure(records: u64, remove: impl Fn(&mut WriteTxn<'_>, &Keyspace)) -> Duration {
-    let place = Place::new(FlushPolicy::OnCommit);
-    let keys = place.store.keyspace("keys").unwrap();
+    let bench = BenchStore::new(FlushPolicy::OnCommit);
+    let keys = bench.store.keyspace("keys").unwrap();
     let round = || {
-        fill(&place, &keys, records);
-        let mut txn = place.store.begin().unwrap();
+        fill(&bench, &keys, records);
+        let mut txn = bench.store.begin().unwrap();
         let begun = Instant::now();
         remove(&mut txn, &keys);
         txn.commit().unwrap();

@@ -249,7 +249,7 @@ impl StoreRead for Store {
     fn counter_get(&self, name: &str) -> Result<u64> {
         // A call that only reads creates no keyspace.
         match cells::find(self, name)? {
-            Some(place) if place.kind() == CellKind::Counter => self.counter(name)?.get(),
+            Some(location) if location.kind() == CellKind::Counter => self.counter(name)?.get(),
             Some(_) => Err(Error::NoCell { name: name.into() }),
             None => Ok(0),
         }

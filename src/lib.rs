@@ -75,8 +75,8 @@
 //! the handlers unless the variable is set. In a library that a host loads, it does nothing.
 //!
 //! # Map of the modules
-//! Each folder imports only what is below it in this list; `tests/suite/repository/layers.rs` checks
-//! that.
+//! Each folder imports only what is below it in this list; `tests/suite/repository/layers.rs`
+//! checks that.
 //!
 //! - `access`: what direct and message-passing clients have in common
 //! - [`logger`]: the process that makes commits durable

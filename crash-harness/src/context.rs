@@ -110,8 +110,8 @@ impl Context {
         // A full disk makes stores fail for reasons that are not under test. The memory of a
         // container is often small.
         if scratch.free() < FREE_MIN {
-            let place = std::env::temp_dir();
-            return Err(format!("less than 1 GiB is free in {}; TMPDIR can name another place", place.display()));
+            let parent = std::env::temp_dir();
+            return Err(format!("less than 1 GiB is free in {}; TMPDIR can name another directory", parent.display()));
         }
         let in_memory = Scratch::new("/dev/shm".as_ref()).ok().filter(|scratch| scratch.free() >= FREE_MIN);
         Ok(Context {
@@ -141,13 +141,13 @@ impl Context {
     }
 
     /// Returns the path of a store that does not exist yet.
-    pub fn place(&self, name: &str) -> PathBuf {
+    pub fn directory(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
-    /// As [`Context::place`], but in memory if the system has such a directory. It is for stores
-    /// whose tests kill only processes.
-    pub fn place_in_memory(&self, name: &str) -> PathBuf {
+    /// As [`Context::directory`], but in memory if the system has such a directory. It is for
+    /// stores whose tests kill only processes.
+    pub fn directory_in_memory(&self, name: &str) -> PathBuf {
         self.in_memory.as_ref().unwrap_or(&self.scratch).path().join(name)
     }
 
@@ -165,7 +165,7 @@ impl Context {
     }
 
     /// Updates the progress bar and returns whether the budget allows more after `states` states.
-    pub fn may_go_on(&self, states: u64, doing: &str) -> bool {
+    pub fn may_continue(&self, states: u64, doing: &str) -> bool {
         self.bar.set_message(format!("{states} states, {doing}"));
         if self.until_first && self.is_violated.load(Ordering::Relaxed) {
             return false;

@@ -50,7 +50,7 @@ impl Finding {
 pub struct Violation {
     /// The kind of the violation.
     pub kind: Kind,
-    /// Description and place of the violation.
+    /// Description of the violation, and the item of the suite that found it.
     pub what: String,
     /// A command line that repeats it.
     pub replay: String,
@@ -158,7 +158,7 @@ impl Outcome {
     }
 
     /// Records a violation.
-    pub fn violated(&mut self, finding: Finding, place: &str, replay: String) {
+    pub fn violated(&mut self, finding: Finding, item: &str, replay: String) {
         let count = match finding.kind {
             Kind::TornRead => Some(&mut self.torn_reads),
             Kind::LostAcked => Some(&mut self.lost_acked),
@@ -169,8 +169,8 @@ impl Outcome {
         };
         count.into_iter().for_each(|count| *count += 1);
         self.is_violated.store(true, Ordering::Relaxed);
-        eprintln!("VIOLATION {:?} at {place}: {}\n  replay: {replay}", finding.kind, finding.what);
-        self.violations.push(Violation { kind: finding.kind, what: format!("{place}: {}", finding.what), replay });
+        eprintln!("VIOLATION {:?} at {item}: {}\n  replay: {replay}", finding.kind, finding.what);
+        self.violations.push(Violation { kind: finding.kind, what: format!("{item}: {}", finding.what), replay });
     }
 
     /// Records an item that could not be tried.

@@ -68,15 +68,15 @@ mod tests {
 
     #[test]
     fn what_is_left_over_goes_and_what_is_in_use_stays() {
-        let place = tempfile::tempdir().unwrap();
-        let used = Scratch::new(place.path()).unwrap();
-        let left = place.path().join(format!("{PREFIX}abcdef"));
-        let records = place.path().join("crash-harness-records");
+        let directory = tempfile::tempdir().unwrap();
+        let used = Scratch::new(directory.path()).unwrap();
+        let left = directory.path().join(format!("{PREFIX}abcdef"));
+        let records = directory.path().join("crash-harness-records");
         std::fs::create_dir_all(left.join("store")).unwrap();
         std::fs::create_dir(&records).unwrap();
-        sweep(place.path(), AGE_MIN);
+        sweep(directory.path(), AGE_MIN);
         assert!(left.exists());
-        sweep(place.path(), Duration::ZERO);
+        sweep(directory.path(), Duration::ZERO);
         assert!(used.path().exists() && records.exists() && !left.exists());
     }
 }

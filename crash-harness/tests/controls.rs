@@ -16,8 +16,8 @@ const OF_PLAIN_PROCESSES: &str = "no-abort-record";
 
 #[test]
 fn a_bug_that_is_there_is_caught() {
-    let place = tempfile::tempdir().unwrap();
-    let json = place.path().join("outcome.json");
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("outcome.json");
     let status = Command::new(env!("CARGO_BIN_EXE_crash-harness"))
         .args(["controls", "--seed", "1", "--only", BUG, "--json"])
         .arg(&json)

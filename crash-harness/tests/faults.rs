@@ -11,8 +11,8 @@ const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
 
 /// Plays one fault and returns the outcome. With the variable CI, skipped parts are an error.
 fn play(program: &Path, only: &str, bug: &str) -> Value {
-    let place = tempfile::tempdir().unwrap();
-    let json = place.path().join("outcome.json");
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("outcome.json");
     let status = Command::new(program)
         .args(["faults", "--seed", "1", "--states", "1", "--only", only, "--json"])
         .arg(&json)

@@ -17,19 +17,19 @@ fn harness(arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
 
 /// Runs a build of it.
 fn run(program: &Path, arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
-    let place = tempfile::tempdir().unwrap();
-    let json = place.path().join("outcome.json");
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("outcome.json");
     let status = Command::new(program)
         .args(arguments)
         .arg("--json")
         .arg(&json)
         .arg("--report")
-        .arg(place.path().join("report"))
+        .arg(directory.path().join("report"))
         .env("UNTORN_BUG", bug)
         .status()
         .unwrap();
     let text = std::fs::read_to_string(&json).unwrap();
-    let page = std::fs::read_to_string(place.path().join("report/index.html")).unwrap();
+    let page = std::fs::read_to_string(directory.path().join("report/index.html")).unwrap();
     assert!(page.contains("</html>") && !page.contains("http"), "the report stands for itself");
     (status.code().unwrap(), text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }

@@ -96,10 +96,10 @@ mod active {
     }
 
     fn parse(part: &str) -> Armed {
-        let (place, action) = part.split_once(':').expect("UNTORN_CRASH is name[@n]:action");
-        let (name, nth) = match place.split_once('@') {
+        let (point, action) = part.split_once(':').expect("UNTORN_CRASH is name[@n]:action");
+        let (name, nth) = match point.split_once('@') {
             Some((name, nth)) => (name, nth.parse().expect("UNTORN_CRASH counts passages")),
-            None => (place, 1),
+            None => (point, 1),
         };
         let action = match action.split_once('=') {
             Some(("hold", path)) => Action::Hold(path.into()),

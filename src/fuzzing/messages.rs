@@ -16,11 +16,11 @@ macro_rules! frame_of {
         assert_eq!(wire::encoded_len(message), Ok(frame.len() - wire::FRAME_HEADER_BYTES));
         assert_eq!(wire::frame_len(sized(&frame)), Ok(frame.len() - wire::FRAME_HEADER_BYTES));
         let mut pieces = Vec::new();
-        let handed_on = wire::encode_in_pieces(message, |piece| {
+        let written = wire::encode_in_pieces(message, |piece| {
             pieces.extend_from_slice(piece);
             Ok::<(), ()>(())
         });
-        assert_eq!((handed_on, &pieces), (Ok(()), &frame), "a message in pieces");
+        assert_eq!((written, &pieces), (Ok(()), &frame), "a message in pieces");
         frame
     }};
 }

@@ -263,7 +263,7 @@ fn message(frame: std::result::Result<Vec<u8>, wire::WireError>) -> Vec<u8> {
 
 fn access_files() -> Vec<Vec<u8>> {
     let files = [
-        "# who\n\n  allow 1000 read-write# all\nallow 1001 read-only \"a.\" \"b \\\"\\\\#\"\t# some\n",
+        "# rules\n\n  allow 1000 read-write# all\nallow 1001 read-only \"a.\" \"b \\\"\\\\#\"\t# some\n",
         "allow any read-only \"public\"\r\nsocket \"/run/x y.sock\"\nconnections 9\npatience 3",
         "allow 65534 read-only\nallow 4294967294 read-write \"untorn.\" \"größe\"\n",
     ];

@@ -61,7 +61,7 @@ const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval between two polls of a logger that is starting.
 const STATUS_POLL_INTERVAL: Duration = Duration::from_micros(300);
 
-/// The place where a logger runs.
+/// What a logger runs in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Host {
     /// A process of its own, without standard error.

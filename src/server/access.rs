@@ -90,8 +90,8 @@ fn read_line(policy: &mut Policy, words: &[Word]) -> Result<(), String> {
         return if words.is_empty() { Ok(()) } else { Err("a line begins with a word, not a quoted text".into()) };
     };
     match (&**first, rest) {
-        ("allow", [Word::Bare(who), Word::Bare(access), prefixes @ ..]) => {
-            policy.rules.push(Rule { uid: uid(who)?, may_write: may_write(access)?, prefixes: quoted(prefixes)? });
+        ("allow", [Word::Bare(user), Word::Bare(access), prefixes @ ..]) => {
+            policy.rules.push(Rule { uid: uid(user)?, may_write: may_write(access)?, prefixes: quoted(prefixes)? });
             Ok(())
         }
         ("allow", _) => Err("expected: allow UID|any read-only|read-write [\"PREFIX\" …]".into()),
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_whole_file() {
-        let text = "# who\n\n  allow 1000 read-write# all\nallow 1001 read-only \"a.\" \"b \\\"\\\\#\"\t# some\n\
+        let text = "# rules\n\n  allow 1000 read-write# all\nallow 1001 read-only \"a.\" \"b \\\"\\\\#\"\t# some\n\
                     allow any read-only \"public\"\r\nsocket \"/run/x y.sock\"\nconnections 9\npatience 3";
         let policy = Policy::parse(text.as_bytes(), PRINCIPAL);
         assert_eq!(policy.fault, None);

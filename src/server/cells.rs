@@ -45,7 +45,7 @@ impl<'s> Session<'s> {
         refuse_unless(rights.may_read(name), "reading", "counter", name)?;
         // A request that only reads creates no counter.
         let value = match cells::find(&self.store, name)? {
-            Some(place) if place.kind() == CellKind::Counter => self.store.counter(name)?.get()?,
+            Some(location) if location.kind() == CellKind::Counter => self.store.counter(name)?.get()?,
             Some(_) => return Err(Error::NoCell { name: cut_name(name) }),
             None => 0,
         };

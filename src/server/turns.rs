@@ -52,7 +52,7 @@ impl Turns {
         state.next += 1;
         let event = Arc::new(Condvar::new());
         state.waiting.push(QueuedRequest { number, user, event: event.clone() });
-        self.hand_on(&mut state);
+        self.grant(&mut state);
         loop {
             let Some(at) = state.waiting.iter().position(|waiting| waiting.number == number) else {
                 return Some(Turn(self));
@@ -67,7 +67,7 @@ impl Turns {
     }
 
     /// Gives free turns to the users that wait.
-    fn hand_on(&self, state: &mut TurnState) {
+    fn grant(&self, state: &mut TurnState) {
         while state.at_work < self.at_once && !state.waiting.is_empty() {
             let TurnState { waiting, last, was_owners, .. } = &*state;
             let order = |waiting: &QueuedRequest| {
@@ -89,7 +89,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.at_work -= 1;
-        self.0.hand_on(&mut state);
+        self.0.grant(&mut state);
         if state.at_work == 0 {
             state.last.clear();
         }

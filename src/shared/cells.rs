@@ -72,7 +72,7 @@ impl Control {
     fn cell_capacity(&self) -> Result<u64> {
         let capacity = Self::number(&self.cells().capacity, limits::CELLS_MAX as u64, "number of cells")?;
         let end = table_at(self.readers_end()) + capacity * size_of::<CellEntry>() as u64;
-        // If there is none, the file may end before the place of the first entry.
+        // If there is none, the file may end before the offset of the first entry.
         if capacity > 0 {
             self.check_own_file(&self.cell_table_known, end, "table of cells")?;
         }
@@ -126,7 +126,7 @@ impl Control {
     /// Returns an entry, or an error if it was never used.
     pub(crate) fn cell_entry(&self, index: usize) -> Result<&CellEntry> {
         if index >= self.cell_bound()? {
-            return Err(damaged("place of a cell"));
+            return Err(damaged("offset of a cell"));
         }
         Ok(self.entry_at(index))
     }
@@ -134,9 +134,9 @@ impl Control {
     /// Returns the offset of the copies of an entry's cell from the beginning of the bodies,
     /// checked against the file's length.
     fn body_of(&self, entry: &CellEntry, kind: CellKind) -> Result<u64> {
-        let at = Self::number(&entry.body, BODIES_BYTES / BODY_UNIT, "place of a cell's copies")? * BODY_UNIT;
+        let at = Self::number(&entry.body, BODIES_BYTES / BODY_UNIT, "offset of a cell's copies")? * BODY_UNIT;
         if at + kind.body_bytes() > self.cell_bodies()? {
-            return Err(damaged("place of a cell's copies"));
+            return Err(damaged("offset of a cell's copies"));
         }
         Ok(at)
     }
@@ -175,7 +175,7 @@ impl Control {
     pub(crate) fn entry_of(&self, cell: &CellRef) -> &CellEntry {
         assert!(cell.region == self.base().addr(), "a cell of another region");
         // SAFETY: `cell_ref` took it from this mapping, whose base no other mapping has while this
-        // one lives. Entries keep their places; the file never shrinks.
+        // one lives. Entries keep their offsets; the file never shrinks.
         unsafe { &*cell.entry }
     }
 

@@ -269,7 +269,7 @@ fn another_file_of_that_name_tells_nothing() {
 }
 
 #[test]
-fn the_initialisation_lock_excludes_and_outlives_nobody() {
+fn the_initialisation_lock_excludes_and_outlives_no_owner() {
     let directory = directory();
     let acquire = |ms| {
         let mut patience = Patience::new(Duration::from_millis(ms));

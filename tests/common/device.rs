@@ -47,7 +47,7 @@ impl Device {
         match mounted {
             Ok(()) => Some(Device { dir, end_loggers: stop_logger }),
             Err(why) => {
-                assert!(std::env::var_os("CI").is_none(), "the gate must be able to mount {kind:?}: {why}");
+                assert!(std::env::var_os("CI").is_none(), "CI must be able to mount {kind:?}: {why}");
                 eprintln!("SKIPPED, and so not tested: no {kind:?} can be mounted here ({why})");
                 None
             }

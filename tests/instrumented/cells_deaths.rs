@@ -266,7 +266,7 @@ fn lost_versions(bug: &str) -> Result<(), String> {
 }
 
 #[test]
-fn planted_versions_that_go_on_after_a_loss_are_caught() {
+fn planted_versions_that_continue_after_a_loss_are_caught() {
     assert_eq!(lost_versions(""), Ok(()));
     let what = (0..5).find_map(|_| lost_versions("versions-go-on").err());
     eprintln!("caught: {}", what.expect("the bug was not caught"));

@@ -195,7 +195,7 @@ fn the_living_are_never_taken_for_dead() {
         assert_eq!(b.ask(&format!("put k {n}")), "put");
     }
     assert!(store.stats().unwrap().readers.iter().any(|reader| reader.pid == SAME && !reader.is_loggers));
-    a.go_on();
+    a.resume();
     assert_eq!(a.ask("look k"), "old");
 
     // In a transaction: B waits in vain, and A's commit is whole.
@@ -205,7 +205,7 @@ fn the_living_are_never_taken_for_dead() {
         assert!(b.ask("begin").starts_with("timeout: "));
     }
     assert_eq!(b.ask("get k"), "29");
-    a.go_on();
+    a.resume();
     assert_eq!(a.ask("end"), "true");
     assert_eq!(b.ask("get k"), "unfinished");
 
@@ -217,7 +217,7 @@ fn the_living_are_never_taken_for_dead() {
         if b.ask("store").starts_with("timeout: ") {
             break;
         }
-        a.go_on();
+        a.resume();
         tries += 1;
         assert!(tries < 1000, "it was never in the middle");
     }
@@ -225,12 +225,12 @@ fn the_living_are_never_taken_for_dead() {
     assert!(b.ask("store").starts_with("timeout: "));
     assert_eq!(b.ask("load"), "whole");
     let before: u64 = {
-        a.go_on();
+        a.resume();
         a.ask("stored").parse().unwrap()
     };
     wait_until(|| a.ask("stored").parse::<u64>().unwrap() > before);
     let stats = store.stats().unwrap();
-    assert_eq!((stats.lock_take_overs, stats.reaped), (0, 0), "nobody has died");
+    assert_eq!((stats.lock_take_overs, stats.reaped), (0, 0), "no process has died");
     assert_clean(&store);
 }
 
@@ -249,7 +249,7 @@ fn planted_liveness_by_pid_is_caught() {
     a.kill();
     b.child.tell("wait");
     std::thread::sleep(Duration::from_secs(1));
-    assert!(b.child.heard().is_empty(), "the dead one was noticed although somebody of its id lives");
+    assert!(b.child.heard().is_empty(), "the dead one was noticed although a process with its id lives");
     b.kill();
     // If no process has the id, the death is noticed even so.
     let mut b = pair.worker_b(SAME + 20);
@@ -257,7 +257,7 @@ fn planted_liveness_by_pid_is_caught() {
     let mut a = pair.worker_a(SAME);
     assert_eq!(a.ask("begin"), "begun");
     a.stop();
-    assert_eq!(b.ask("begin"), "begun", "the living one kept its lock although nobody of its id lives");
+    assert_eq!(b.ask("begin"), "begun", "the living one kept its lock although no process with its id lives");
 }
 
 /// What a counting worker reported as acknowledged.
@@ -350,7 +350,7 @@ fn user_namespaces() {
     assert_eq!(b.ask("begin"), "begun");
     b.stop();
     assert!(a.ask("begin").starts_with("timeout: "));
-    b.go_on();
+    b.resume();
     assert_eq!(b.ask("end"), "true");
     assert_eq!(b.ask("begin"), "begun");
     b.kill();

@@ -2,9 +2,9 @@
 //! processes died of, and has all that it had.
 //!
 //! Method: each scenario runs in a mount namespace of its own, on a small tmpfs and on a small ext4
-//! that ballast fills to the last block. The scenario is a process of its own, the role `scenario`, which
-//! mounts, and kills loggers and clients. Deaths in recovery are forced by crash points, in a build
-//! that has them.
+//! that ballast fills to the last block. The scenario is a process of its own, the role `scenario`,
+//! which mounts, and kills loggers and clients. Deaths in recovery are forced by crash points, in a
+//! build that has them.
 //!
 //! It needs root and `unshare`; without them each test prints that it was skipped, and fails where
 //! the variable `CI` is set.

@@ -195,7 +195,7 @@ fn foreground(role: &Role) {
 /// A process without a free descriptor could not detect that a lock's holder was dead, and waited
 /// for it for ever. With the logger dead, its error after 30 s stated that the logger is alive.
 #[test]
-fn a_process_without_descriptors_tells_who_is_dead() {
+fn a_process_without_descriptors_detects_the_dead() {
     let _limit = limit();
     let test = TestStore::new();
     let mut waiter = Child::spawn("hosts::no-descriptors", &test.path, &[]);

@@ -27,6 +27,10 @@
 //! | [`planted_bugs`] | deliberate bugs that the checks must catch; absent from ordinary builds |
 //! | [`testing`] | a disk in memory that fails and loses power on command |
 //!
+//! Files of one subject share a folder: `storage` ([`files`], [`disk`], [`testing`]), `segments`
+//! ([`segment`], [`segment_catalog`], [`pool`]), `reading` ([`scan`], [`follow`]) and `timing`
+//! ([`estimate`], [`lead_time`], [`flush`], [`response`]).
+//!
 //! # How the pieces fit
 //! Records ([`record`]) form one endless stream of bytes; a position in it is an [`Lsn`]. The log
 //! writes pieces of that stream as *batches*: one write each, beginning on a fresh block. The

@@ -78,7 +78,7 @@ pub enum Decoded<'a> {
 pub enum BadRecord {
     /// The record contains another position of the stream.
     #[error("the record is at position {expected}, but its header contains position {found}")]
-    Place {
+    Position {
         /// The position of the record.
         expected: Lsn,
         /// The position in its header.
@@ -177,7 +177,7 @@ pub fn decode(bytes: &[u8], seed: u32, expected_lsn: Lsn) -> Decoded<'_> {
     };
     let found = Lsn(u64_at(header, LSN.start));
     if found != expected_lsn && !planted_bug!("trust-recycled-segment") {
-        return Decoded::Bad(BadRecord::Place { expected: expected_lsn, found });
+        return Decoded::Bad(BadRecord::Position { expected: expected_lsn, found });
     }
     let payload_len = u32_at(header, LENGTH.start);
     if payload_len as usize > RECORD_PAYLOAD_BYTES_MAX {

@@ -129,27 +129,27 @@ pub fn encoded_len(message: &impl Encode) -> Result<usize, WireError> {
     }
 }
 
-/// Passes the frame of a message to `hand_on` in pieces, in order. Byte strings of 64 KiB and more
-/// are passed without a copy; the bytes between them are collected. Frames that are shorter than
-/// that are one piece.
+/// Passes the frame of a message to `write_piece` in pieces, in order. Byte strings of 64 KiB and
+/// more are passed without a copy; the bytes between them are collected. Frames that are shorter
+/// than that are one piece.
 ///
 /// # Errors
-/// The error of `hand_on`, which is not called again after that.
+/// The error of `write_piece`, which is not called again after that.
 ///
 /// # Panics
 /// If [`encoded_len`] would fail for the message.
-pub fn encode_in_pieces<E>(message: &impl Encode, hand_on: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+pub fn encode_in_pieces<E>(message: &impl Encode, write_piece: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     let bytes = encoded_len(message).expect("a message that was measured");
     let mut collected = Vec::with_capacity((FRAME_HEADER_BYTES + bytes).min(PIECE_BYTES));
     collected.extend_from_slice(&(bytes as u32).to_le_bytes());
-    let mut encoder = EncoderImpl::new(Pieces { collected, hand_on, failure: None }, CONFIG);
+    let mut encoder = EncoderImpl::new(Pieces { collected, write_piece, failure: None }, CONFIG);
     let encoded = message.encode(&mut encoder);
     let mut pieces = encoder.into_writer();
     match pieces.failure.take() {
         Some(failure) => Err(failure),
         None => {
             encoded.expect("a message that was measured");
-            (pieces.hand_on)(&pieces.collected)
+            (pieces.write_piece)(&pieces.collected)
         }
     }
 }
@@ -169,8 +169,8 @@ impl Writer for Appending<'_> {
 
 struct Pieces<F, E> {
     collected: Vec<u8>,
-    hand_on: F,
-    /// The error of `hand_on`, which the encoder's error type can't contain.
+    write_piece: F,
+    /// The error of `write_piece`, which the encoder's error type can't contain.
     failure: Option<E>,
 }
 
@@ -180,16 +180,16 @@ impl<E, F: FnMut(&[u8]) -> Result<(), E>> Writer for Pieces<F, E> {
             self.collected.extend_from_slice(bytes);
             return Ok(());
         }
-        let mut handed_on = (self.hand_on)(&self.collected);
+        let mut written = (self.write_piece)(&self.collected);
         self.collected.clear();
         if bytes.len() < PIECE_BYTES {
             self.collected.extend_from_slice(bytes);
-        } else if handed_on.is_ok() {
-            handed_on = (self.hand_on)(bytes);
+        } else if written.is_ok() {
+            written = (self.write_piece)(bytes);
         }
-        handed_on.map_err(|failure| {
+        written.map_err(|failure| {
             self.failure = Some(failure);
-            EncodeError::Other("it could not be handed on")
+            EncodeError::Other("the piece could not be written")
         })
     }
 }

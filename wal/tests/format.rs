@@ -131,7 +131,7 @@ proptest! {
         prop_assert_eq!(record::decode(&bytes, seed, Lsn(lsn)), expected);
         prop_assert_eq!(record::decode(&bytes[..cut.index(len)], seed, Lsn(lsn)), Decoded::Incomplete);
         let elsewhere = record::decode(&bytes, seed, Lsn(lsn ^ 8));
-        prop_assert!(matches!(elsewhere, Decoded::Bad(BadRecord::Place { .. })), "{:?}", elsewhere);
+        prop_assert!(matches!(elsewhere, Decoded::Bad(BadRecord::Position { .. })), "{:?}", elsewhere);
         let other_store = record::decode(&bytes, !seed, Lsn(lsn));
         prop_assert!(matches!(other_store, Decoded::Bad(BadRecord::Checksum { .. })), "{:?}", other_store);
     }

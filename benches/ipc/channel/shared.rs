@@ -138,7 +138,7 @@ impl Side {
     }
 
     /// Records alternate between the two: the previous one may still be read.
-    fn place(self, number: u64) -> usize {
+    fn word_of(self, number: u64) -> usize {
         self.data + (number % 2) as usize * WORDS_MAX
     }
 }
@@ -168,7 +168,7 @@ impl Arena {
 impl Channel for Arena {
     fn send(&mut self, record: &[u64]) -> io::Result<()> {
         self.sent += 1;
-        self.memory.copy_in(self.outgoing.place(self.sent), record);
+        self.memory.copy_in(self.outgoing.word_of(self.sent), record);
         self.memory.words()[self.outgoing.published].store(self.sent, Ordering::Release);
         if self.how == Wait::Futex {
             self.calls.sending += event_count::notify(&self.memory, self.outgoing.event);
@@ -182,8 +182,8 @@ impl Channel for Arena {
         let is_there = || memory.words()[side.published].load(Ordering::Acquire) >= number;
         self.calls.receiving += event_count::wait(memory, side.event, self.how, is_there);
         let mut head = [0; 3];
-        memory.copy_out(side.place(number), &mut head[..words.min(3)]);
-        let digest: Digest = memory.digest(side.place(number), words);
+        memory.copy_out(side.word_of(number), &mut head[..words.min(3)]);
+        let digest: Digest = memory.digest(side.word_of(number), words);
         Ok(Received { head, digest })
     }
 

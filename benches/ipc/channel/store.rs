@@ -14,14 +14,14 @@ use untorn::{Changes, Durability, Feed, FlushPolicy, Keyspace, Store, TxnId};
 const KEYSPACES: [&str; 2] = ["to-second", "to-first"];
 const KEY: &[u8] = b"record";
 
-fn place(dir: &Path) -> PathBuf {
+fn store_path(dir: &Path) -> PathBuf {
     dir.join("store")
 }
 
 fn open(dir: &Path) -> io::Result<Store> {
     let mut options = Store::options();
     options.durability(Durability::Visible).flush_policy(FlushPolicy::OnCommit);
-    options.open(place(dir)).map_err(io::Error::other)
+    options.open(store_path(dir)).map_err(io::Error::other)
 }
 
 /// Makes the store, with the keys that the two processes use.

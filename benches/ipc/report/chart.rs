@@ -152,12 +152,12 @@ fn draw_series(svg: &mut String, x: &Axis, y: &Axis, index: usize, series: &Seri
     if let Some(line) = &series.line {
         let (first, last) = (series.points.first(), series.points.last());
         if let (Some((first, _)), Some((last, _))) = (first, last) {
-            let place = |step: u32| {
+            let point = |step: u32| {
                 let value = first * (last / first).powf(f64::from(step) / 120.0);
                 // A line may leave the plot where the model does not hold.
                 (x.at(value), y.at(line(value)).clamp(y.to, y.from))
             };
-            let path: Vec<_> = (0..=120).map(place).map(|(px, py)| format!("{px:.1} {py:.1}")).collect();
+            let path: Vec<_> = (0..=120).map(point).map(|(px, py)| format!("{px:.1} {py:.1}")).collect();
             let _ = writeln!(
                 svg,
                 "<path d=\"M{}\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.6\" opacity=\".75\"/>",

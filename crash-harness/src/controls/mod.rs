@@ -83,7 +83,7 @@ fn all(context: &Context, program: &Path, outcome: &mut Outcome) {
                 while let Some(job) = { queue.lock().expect("not poisoned").next() } {
                     let name = job.name();
                     let states = found.lock().expect("not poisoned").states;
-                    if is_interrupted() || (!context.may_go_on(states, &name) && context.is_one_of_several) {
+                    if is_interrupted() || (!context.may_continue(states, &name) && context.is_one_of_several) {
                         found.lock().expect("not poisoned").uncovered.push(format!("{name}: the time was up"));
                         continue;
                     }

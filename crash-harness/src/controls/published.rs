@@ -64,12 +64,12 @@ fn names_in(program: &Path) -> Result<BTreeSet<&'static str>, String> {
 }
 
 /// Builds programs of the library's package below the target directory, and says where they are.
-fn programs(build: Build, which: &[&str], place: &str, count: usize) -> Result<Vec<PathBuf>, String> {
+fn programs(build: Build, which: &[&str], directory: &str, count: usize) -> Result<Vec<PathBuf>, String> {
     let target = instrumented::target();
     let found = cargo::programs(
         build,
         &[&["build", "--release", "-p", "untorn"], which].concat(),
-        &target.join(place),
+        &target.join(directory),
         &target,
     )?;
     if found.len() == count { Ok(found) } else { Err(format!("cargo names {found:?} instead of {count} programs")) }

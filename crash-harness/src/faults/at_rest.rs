@@ -142,13 +142,13 @@ struct Tally {
 }
 
 /// Runs this part. It alternates between damages of the two stores.
-pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u64, &str) -> bool) {
+pub(super) fn run(context: &Context, outcome: &mut Outcome, may_continue: &dyn Fn(u64, &str) -> bool) {
     let mut images = Vec::new();
     for how in ["left", "crashed"] {
         if context.only.is_some() && only(context, how).is_none() {
             continue;
         }
-        let path = context.place_in_memory(&format!("image-{how}"));
+        let path = context.directory_in_memory(&format!("image-{how}"));
         match make(&path, how) {
             Ok(acknowledged) => images.push(Image { how, path, acknowledged, done: 0, is_through: false }),
             Err(finding) => outcome.violated(finding, how, context.replay(how)),
@@ -157,7 +157,7 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
     let mut tally = Tally::default();
     while images.iter().any(|image| !image.is_through) {
         for image in images.iter_mut().filter(|image| !image.is_through) {
-            if may_go_on(outcome.states, &format!("damage at rest, {}", image.how)) {
+            if may_continue(outcome.states, &format!("damage at rest, {}", image.how)) {
                 batch(context, image, &mut tally, outcome);
                 image.is_through |= only(context, image.how).is_some_and(|only| Damage::parse(only).is_some());
             } else {
@@ -182,7 +182,7 @@ fn only<'c>(context: &'c Context, how: &str) -> Option<&'c str> {
 
 /// Runs a process that tries the next damages of an image.
 fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut Outcome) {
-    let scratch = context.place_in_memory(&format!("damaged-{}", image.how));
+    let scratch = context.directory_in_memory(&format!("damaged-{}", image.how));
     let arguments = [
         scratch.to_str().unwrap_or_default(),
         &context.seed.to_string(),
@@ -305,7 +305,7 @@ fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     }
     let flip = |dice: &mut StdRng, (file, at): (String, u64)| Damage::Flip { file, at, bit: dice.random_range(0..8) };
     let others = if is_long { headers.len() * OTHERS } else { headers.len() };
-    let mut flips: Vec<Damage> = headers.into_iter().map(|place| flip(dice, place)).collect();
+    let mut flips: Vec<Damage> = headers.into_iter().map(|at| flip(dice, at)).collect();
     let sizes: Vec<(&String, u64)> = files.iter().map(|(name, bytes)| (name, bytes.len() as u64)).collect();
     for _ in 0..others {
         let (name, len) = sizes[dice.random_range(0..sizes.len())];

@@ -38,8 +38,8 @@ struct Run {
     errors: Vec<String>,
 }
 
-/// Runs this part for as long as the context and `may_go_on` allow.
-pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(u64, &str) -> bool + Sync)) {
+/// Runs this part for as long as the context and `may_continue` allow.
+pub(super) fn run(context: &Context, outcome: &mut Outcome, may_continue: &(dyn Fn(u64, &str) -> bool + Sync)) {
     let named = context.only.as_deref().map(str::parse::<Fault>);
     if let Some(Err(_)) = &named
         && context.only.as_deref() != Some("calls")
@@ -48,7 +48,7 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(
     }
     if let Some(Ok(fault)) = named {
         let name = fault.to_string();
-        match three_lives(&context.place_in_memory("named"), Some(fault)) {
+        match three_lives(&context.directory_in_memory("named"), Some(fault)) {
             Ok(Ok(run)) => {
                 eprintln!("{name}: {} calls failed", run.fired);
                 run.errors.iter().for_each(|error| eprintln!("  {error}"));
@@ -62,7 +62,7 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(
         }
         return;
     }
-    let counts = match three_lives(&context.place_in_memory("counted"), None) {
+    let counts = match three_lives(&context.directory_in_memory("counted"), None) {
         Err(why) => return outcome.skip("faults of single calls", why),
         Ok(Err(finding)) => return outcome.violated(finding, "without a fault", context.replay("calls")),
         Ok(Ok(run)) => run.counts,
@@ -82,10 +82,10 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &(dyn Fn(
                     let Some((index, fault)) = next else { break };
                     let name = fault.to_string();
                     let states = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.states;
-                    if !may_go_on(states, &name) {
+                    if !may_continue(states, &name) {
                         break;
                     }
-                    let path = context.place_in_memory(&format!("call-{index}"));
+                    let path = context.directory_in_memory(&format!("call-{index}"));
                     let run = three_lives(&path, Some(fault.clone()));
                     let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     let (outcome, hits, tried, missed) = &mut *found;
@@ -166,7 +166,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
     // If a logger can't write, the shared region that it leaves is given up, including visible
     // transactions.
     let may_give_up =
-        fault.as_ref().is_some_and(|fault| fault.span != Span::Once || fault.site.who.starts_with("untorn-logger"));
+        fault.as_ref().is_some_and(|fault| fault.span != Span::Once || fault.site.process.starts_with("untorn-logger"));
     let is_once = fault.as_ref().is_some_and(|fault| fault.span == Span::Once);
     let injector = Injector::new(path, fault)?;
     let mut run = Run::default();
@@ -220,7 +220,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
         (Ok(Err(finding)), _) => Err(finding),
         (_, Some(ended)) => {
             let note = std::fs::read_to_string(path.join("logger.panic")).unwrap_or_default();
-            let what = format!("{} ended unexpectedly: {} {}", ended.who, ended.status, note.trim());
+            let what = format!("{} ended unexpectedly: {} {}", ended.process, ended.status, note.trim());
             Err(Finding::new(Kind::Misbehaved, what))
         }
         (Ok(Ok(())), None) => after::judge(path, &acknowledged, has_fault),

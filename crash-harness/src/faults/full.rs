@@ -36,7 +36,7 @@ impl Small {
         let skipped =
             |error: &dyn std::fmt::Display| ScenarioFailure::Skipped(format!("no {kind} can be mounted: {error}"));
         own_mounts().map_err(|error| skipped(&error))?;
-        let at = context.place(&format!("small-{kind}"));
+        let at = context.directory(&format!("small-{kind}"));
         std::fs::create_dir_all(&at).map_err(|error| skipped(&error))?;
         if kind == "tmpfs" {
             let size = std::ffi::CString::new(format!("size={MIB}m")).expect("no zero byte");
@@ -44,7 +44,7 @@ impl Small {
                 .map_err(|error| skipped(&error))?;
             return Ok(Small(at));
         }
-        let disk = context.place(&format!("disk-{kind}"));
+        let disk = context.directory(&format!("disk-{kind}"));
         let made = File::create(&disk).and_then(|file| file.set_len(MIB << 20));
         made.map_err(|error| skipped(&error))?;
         run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&disk)).map_err(|error| skipped(&error))?;

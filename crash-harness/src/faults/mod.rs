@@ -51,7 +51,7 @@ pub fn run(context: &Context) -> Outcome {
                 Limit::States(most) => states as f64 / most as f64,
             };
             let is_first = !has_begun.swap(true, Ordering::Relaxed);
-            (context.may_go_on(states, doing) && gone < share) || (is_first && !is_interrupted())
+            (context.may_continue(states, doing) && gone < share) || (is_first && !is_interrupted())
         }
     };
     calls::run(context, &mut outcome, &until(CALLS));
@@ -79,7 +79,7 @@ fn is_meant(context: &Context, name: &str) -> bool {
 fn scenarios<'c>(
     context: &'c Context,
     outcome: &mut Outcome,
-    may_go_on: &dyn Fn(u64, &str) -> bool,
+    may_continue: &dyn Fn(u64, &str) -> bool,
     of: &str,
     scenarios: Box<dyn Iterator<Item = FaultScenario<'c>> + 'c>,
 ) {
@@ -89,7 +89,7 @@ fn scenarios<'c>(
         if !is_meant(context, &name) {
             continue;
         }
-        if !is_named && !may_go_on(outcome.states, &name) {
+        if !is_named && !may_continue(outcome.states, &name) {
             outcome.uncovered.push(format!("{of}: {name} and what comes after it: the time was up"));
             break;
         }
@@ -125,7 +125,7 @@ fn full_disks(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> +
 
 fn limited(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> {
     Box::new(limits::all(context).into_iter().map(move |limited| {
-        let path = context.place_in_memory(&limited.name().replace(':', "-"));
+        let path = context.directory_in_memory(&limited.name().replace(':', "-"));
         let name = limited.name();
         let scenario = move || {
             let played = limited.play(&path).map(|()| Vec::new());
@@ -149,7 +149,7 @@ fn numbers(context: &Context, kind: &str) -> Box<dyn Iterator<Item = u64>> {
 
 fn strangers(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> {
     Box::new(numbers(context, "hostile").map(move |n| {
-        let path = context.place_in_memory(&format!("hostile-{n}"));
+        let path = context.directory_in_memory(&format!("hostile-{n}"));
         let scenario = move || {
             let played = hostile::play(&path, context.seed.wrapping_add(n));
             let _ = std::fs::remove_dir_all(&path);
@@ -163,7 +163,7 @@ fn flips(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_> 
     let words = live::NUMBERS.iter().map(|(word, at)| ((*word).to_string(), Some(*at), 0));
     let numbers = numbers(context, "control-flip").map(|n| (n.to_string(), None, n));
     Box::new(words.chain(numbers).map(move |(which, at, n)| {
-        let path = context.place_in_memory(&format!("flips-{which}"));
+        let path = context.directory_in_memory(&format!("flips-{which}"));
         let scenario = move || {
             let played = live::play(&path, at, context.seed.wrapping_add(n));
             let _ = std::fs::remove_dir_all(&path);

@@ -112,7 +112,7 @@ impl ScenarioProcesses {
     /// Describes the loggers that have ended so far.
     pub(super) fn loggers_ended(&self) -> String {
         let ended = self.injector.ended();
-        let loggers = ended.iter().filter(|ended| ended.who == "untorn-logger");
+        let loggers = ended.iter().filter(|ended| ended.process == "untorn-logger");
         loggers.map(|ended| format!("{} ended: {}", ended.pid, ended.status)).collect::<Vec<_>>().join(", ")
     }
 
@@ -134,7 +134,7 @@ impl ScenarioProcesses {
     fn obituary(&self, ended: &Ended) -> String {
         let note = std::fs::read_to_string(self.path.join("logger.panic")).unwrap_or_default();
         let name = self.processes.iter().find(|(_, traced)| traced.pid() == ended.pid);
-        let name = name.map_or(&*ended.who, |(name, _)| name);
+        let name = name.map_or(&*ended.process, |(name, _)| name);
         let signal = ended.status.signal().map_or(String::new(), |signal| format!(" (signal {signal})"));
         format!("{name} ended unexpectedly: {}{signal} {}", ended.status, note.trim())
     }

@@ -45,7 +45,7 @@ impl Failing {
 }
 
 /// Runs this part.
-pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u64, &str) -> bool) {
+pub(super) fn run(context: &Context, outcome: &mut Outcome, may_continue: &dyn Fn(u64, &str) -> bool) {
     if context.only.as_deref().is_some_and(|only| Failing::parse(only).is_none()) {
         return;
     }
@@ -72,7 +72,7 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_go_on: &dyn Fn(u
     let mut hits = Vec::new();
     for (index, one) in failing.iter().enumerate() {
         let name = one.name();
-        if context.only.is_none() && !may_go_on(outcome.states, &name) {
+        if context.only.is_none() && !may_continue(outcome.states, &name) {
             let left = failing.len() - index;
             outcome.uncovered.push(format!("failing syncs: {left} of {}: the time was up", failing.len()));
             break;
@@ -156,7 +156,7 @@ fn fail(context: &Context, failing: Failing) -> ScenarioResult<u64> {
     }
     let record = recorder.finish();
     ended?;
-    judge(context, &record, &context.place_in_memory(&failing.name()))
+    judge(context, &record, &context.directory_in_memory(&failing.name()))
 }
 
 /// Lays states out and runs a process that recovers and checks them.
@@ -204,8 +204,8 @@ fn judge(context: &Context, record: &Record, scratch: &Path) -> ScenarioResult<u
     match judged {
         Ok(()) => Ok(checked),
         Err((index, finding)) => {
-            let place = states.get(index).map_or("", |(place, _, _)| place.as_str());
-            Err(ScenarioFailure::Found(Finding { what: format!("{place}: {}", finding.what), ..finding }))
+            let name = states.get(index).map_or("", |(name, _, _)| name.as_str());
+            Err(ScenarioFailure::Found(Finding { what: format!("{name}: {}", finding.what), ..finding }))
         }
     }
 }

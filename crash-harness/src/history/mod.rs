@@ -56,15 +56,15 @@ pub fn run(context: &Context) -> Outcome {
 fn rounds(context: &Context, outcome: &mut Outcome, figures: &mut Figures) {
     for round in 0.. {
         let name = format!("round:{round}");
-        if context.only.is_none() && !context.may_go_on(outcome.states, &name) {
+        if context.only.is_none() && !context.may_continue(outcome.states, &name) {
             return;
         }
         if context.wants(&name) {
             // Process deaths need no disk. Kernel crashes are tried on a disk, whose syncs take
             // time.
             let is_durable = round % 2 == 1;
-            let place = format!("history-{round}");
-            let path = if is_durable { context.place(&place) } else { context.place_in_memory(&place) };
+            let name = format!("history-{round}");
+            let path = if is_durable { context.directory(&name) } else { context.directory_in_memory(&name) };
             let mut round = Round { context, outcome, figures, name: &name, path: &path, is_durable };
             if let Err(finding) = round.run(&mut context.random(round_purpose(&name))) {
                 outcome.violated(finding, &name, context.replay(&name));

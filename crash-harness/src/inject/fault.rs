@@ -4,12 +4,13 @@ use super::call::{Call, Effect};
 use std::fmt;
 use std::str::FromStr;
 
-/// Where calls are counted: the program, the call and the class of files. Written `who:call:class`.
+/// Where calls are counted: the program, the call and the class of files. Written
+/// `process:call:class`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Site {
     /// The program, and its thread if the thread has a name of its own: `writer`,
     /// `untorn-logger/untorn-flush`.
-    pub who: String,
+    pub process: String,
     /// The kind of call.
     pub call: Call,
     /// The file's path in the directory, with `#` for each number in it.
@@ -27,7 +28,7 @@ pub enum Span {
     Everything,
 }
 
-/// A fault: the n-th call at a site fails. Written `who:call:class:n:effect:span`.
+/// A fault: the n-th call at a site fails. Written `process:call:class:n:effect:span`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
     /// The site.
@@ -58,7 +59,7 @@ impl Fault {
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.who, self.call, self.class)
+        write!(f, "{}:{}:{}", self.process, self.call, self.class)
     }
 }
 
@@ -82,10 +83,11 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Fault, String> {
-        let wrong =
-            || format!("{name:?} is not a fault, which has the form who:call:class:n:effect:once|lasting|everything");
+        let wrong = || {
+            format!("{name:?} is not a fault, which has the form process:call:class:n:effect:once|lasting|everything")
+        };
         let parts: Vec<&str> = name.split(':').collect();
-        let [who, call, class, nth, effect, span] = parts[..] else { return Err(wrong()) };
+        let [process, call, class, nth, effect, span] = parts[..] else { return Err(wrong()) };
         let span = match span {
             "once" => Span::Once,
             "lasting" => Span::Lasting,
@@ -94,7 +96,7 @@ impl FromStr for Fault {
         };
         let call = Call::named(call).ok_or_else(wrong)?;
         Ok(Fault {
-            site: Site { who: who.into(), call, class: class.into() },
+            site: Site { process: process.into(), call, class: class.into() },
             nth: nth.parse().map_err(|_| wrong())?,
             effect: Effect::named(effect).ok_or_else(wrong)?,
             span,

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `call.rs` | the kinds of calls, and how each can fail |
 //! | `fault.rs` | the names of sites and faults |
-//! | `place.rs` | the file of the directory that a call is about |
+//! | `file_class.rs` | the file of the directory that a call is about |
 //! | `filter.rs` | the seccomp filter |
 //! | `tracer.rs` | the loop that follows processes |
 //!
@@ -21,8 +21,8 @@
 
 mod call;
 mod fault;
+mod file_class;
 mod filter;
-mod place;
 mod tracer;
 
 pub use call::{Call, Effect};
@@ -50,7 +50,7 @@ pub struct Ended {
     /// Its process id.
     pub pid: i32,
     /// Its name, as in a [`Site`]; empty if it made no call that counts.
-    pub who: String,
+    pub process: String,
     /// Its exit status.
     pub status: ExitStatus,
 }
@@ -105,17 +105,17 @@ impl Injector {
         Ok(Injector { shared, tracers: Mutex::default() })
     }
 
-    /// Starts a program. `who` is its name in sites; programs that it executes have their own
+    /// Starts a program. `process` is its name in sites; programs that it executes have their own
     /// names. Its standard output is collected.
     ///
     /// # Errors
     /// If the system refuses, as some containers forbid tracing.
-    pub fn spawn(&self, who: &str, mut command: Command) -> Result<Traced, String> {
+    pub fn spawn(&self, process: &str, mut command: Command) -> Result<Traced, String> {
         command.stdout(Stdio::piped());
         let (say, hear) = std::sync::mpsc::sync_channel(1);
-        let (shared, who) = (self.shared.clone(), who.to_string());
+        let (shared, process) = (self.shared.clone(), process.to_string());
         // Only the thread that started a process can trace it, so each program has a tracer thread.
-        let tracer = std::thread::spawn(move || tracer::run(&shared, &who, command, &say));
+        let tracer = std::thread::spawn(move || tracer::run(&shared, &process, command, &say));
         let started = hear.recv().unwrap_or_else(|_| Err("the tracer has ended".into()));
         self.tracers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(tracer);
         let (pid, out) = started?;

@@ -4,7 +4,7 @@
 use super::call::{Call, Effect};
 use super::fault::Site;
 use super::filter::{self, Names, SystemCall, WATCHED};
-use super::{Ended, Shared, place};
+use super::{Ended, Shared, file_class};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ChildStdout, Command, ExitStatus};
@@ -16,7 +16,7 @@ type Started = Result<(i32, ChildStdout), String>;
 const SECTOR: u64 = 512;
 
 /// Starts a program and follows it until it and its descendants have ended.
-pub(super) fn run(shared: &Shared, who: &str, command: Command, say: &SyncSender<Started>) {
+pub(super) fn run(shared: &Shared, process: &str, command: Command, say: &SyncSender<Started>) {
     match start(command) {
         Ok((pid, out)) => {
             shared.lock().alive.insert(pid);
@@ -24,7 +24,7 @@ pub(super) fn run(shared: &Shared, who: &str, command: Command, say: &SyncSender
             let program = program_of(pid);
             Tracer {
                 shared,
-                who,
+                process,
                 program,
                 known: HashSet::from([pid]),
                 threads: HashSet::new(),
@@ -82,7 +82,7 @@ fn program_of(tid: i32) -> String {
 struct Tracer<'s> {
     shared: &'s Shared,
     /// The name of the started program in sites, and its name as a program.
-    who: &'s str,
+    process: &'s str,
     program: String,
     /// Tasks whose first stop has been seen.
     known: HashSet<i32>,
@@ -137,11 +137,11 @@ impl Tracer<'_> {
 
     fn ended(&mut self, pid: i32, status: i32) {
         self.known.remove(&pid);
-        let who = self.names.remove(&pid);
+        let process = self.names.remove(&pid);
         let mut state = self.shared.lock();
         state.alive.remove(&pid);
         if !self.threads.remove(&pid) {
-            state.ended.push(Ended { pid, who: who.unwrap_or_default(), status: ExitStatus::from_raw(status) });
+            state.ended.push(Ended { pid, process: process.unwrap_or_default(), status: ExitStatus::from_raw(status) });
         }
         drop(state);
         self.shared.changed.notify_all();
@@ -186,15 +186,15 @@ impl Tracer<'_> {
     /// Returns the effect that replaces a call, if a fault is due.
     fn due(&mut self, tid: i32, watched: &SystemCall, arguments: &[u64; 6]) -> Option<Effect> {
         let path = match watched.names {
-            Names::Descriptor(at) => place::of_descriptor(tid, arguments[at]),
-            Names::Path(at) => place::of_path(tid, libc::AT_FDCWD as u64, arguments[at]),
-            Names::PathAt(directory, at) => place::of_path(tid, arguments[directory], arguments[at]),
-            Names::Address(at) => place::of_mapping(tid, arguments[at]),
+            Names::Descriptor(at) => file_class::of_descriptor(tid, arguments[at]),
+            Names::Path(at) => file_class::of_path(tid, libc::AT_FDCWD as u64, arguments[at]),
+            Names::PathAt(directory, at) => file_class::of_path(tid, arguments[directory], arguments[at]),
+            Names::Address(at) => file_class::of_mapping(tid, arguments[at]),
         };
-        let class = place::class(&self.shared.root, &path?)?;
+        let class = file_class::class(&self.shared.root, &path?)?;
         let makes = watched.call == Call::Open
             && watched.flags.is_none_or(|at| arguments[at] & (libc::O_CREAT | libc::O_TRUNC) as u64 != 0);
-        let site = Site { who: self.name_of(tid), call: watched.call, class };
+        let site = Site { process: self.name_of(tid), call: watched.call, class };
         let mut state = self.shared.lock();
         let count = state.counts.entry(site.clone()).or_default();
         *count += 1;
@@ -217,7 +217,7 @@ impl Tracer<'_> {
             return name.clone();
         }
         let program = program_of(tid);
-        let mut name = if program == self.program { self.who.to_string() } else { program };
+        let mut name = if program == self.program { self.process.to_string() } else { program };
         let of_task = |tid: &str| std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
         if self.threads.contains(&tid) {
             let thread = of_task(&tid.to_string());

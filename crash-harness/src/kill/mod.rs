@@ -57,7 +57,7 @@ fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static st
     let act = match action {
         // Before an end only the thread that reaches the point is held. Other threads of its
         // process could acknowledge too early.
-        "end" => format!("hold={}", path.with_extension("gate").display()),
+        "end" => format!("hold={}", path.with_extension("hold").display()),
         "twice" => "kill".to_string(),
         action => action.to_string(),
     };
@@ -94,14 +94,14 @@ fn at_points(context: &Context, outcome: &mut Outcome, program: &Path) {
             let name = format!("{point}:{action}");
             let is_one_of_every = *action == "kill" && context.wants(EVERY_POINT);
             if !(context.wants(&name) || is_one_of_every)
-                || (context.only.is_none() && !context.may_go_on(outcome.states, &name))
+                || (context.only.is_none() && !context.may_continue(outcome.states, &name))
             {
                 if context.only.is_none() {
                     outcome.uncovered.push(format!("{name}: the time was up"));
                 }
                 continue;
             }
-            let path = context.place_in_memory(&format!("at-{index}-{action}"));
+            let path = context.directory_in_memory(&format!("at-{index}-{action}"));
             let done = death_at(&path, program, point, action, outcome);
             kill_loggers(&path);
             let _ = std::fs::remove_dir_all(&path);

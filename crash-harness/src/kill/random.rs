@@ -39,13 +39,13 @@ pub(super) fn rounds(context: &Context, outcome: &mut Outcome) {
     let mut slowest = Duration::ZERO;
     for round in 0.. {
         let name = format!("random:{round}");
-        if context.only.is_none() && !context.may_go_on(outcome.states, "random kills") {
+        if context.only.is_none() && !context.may_continue(outcome.states, "random kills") {
             break;
         }
         if context.wants(&name) {
             // In memory, deaths are more frequent. On a disk, they also hit syncs that take time.
-            let place = format!("random-{round}");
-            let path = if round % 2 == 0 { context.place(&place) } else { context.place_in_memory(&place) };
+            let name = format!("random-{round}");
+            let path = if round % 2 == 0 { context.directory(&name) } else { context.directory_in_memory(&name) };
             let mut random = context.random(round);
             let done = Round { path: &path, outcome, slowest: &mut slowest, acknowledged: Vec::new() }.run(&mut random);
             kill_loggers(&path);
@@ -91,7 +91,7 @@ impl Member {
     }
 
     /// Waits until it has printed another line.
-    fn goes_on(&mut self) -> Result<(), Finding> {
+    fn check_progress(&mut self) -> Result<(), Finding> {
         let heard = self.process.lines_count();
         let begun = Instant::now();
         while self.process.lines_count() <= heard {
@@ -131,7 +131,7 @@ impl Round<'_> {
             // All processes must make progress without intervention.
             let begun = Instant::now();
             for member in &mut processes {
-                member.goes_on()?;
+                member.check_progress()?;
             }
             *self.slowest = begun.elapsed().max(*self.slowest);
             self.end(processes, random)?;
@@ -156,11 +156,11 @@ impl Round<'_> {
         }
         let begun = Instant::now();
         let heard: Vec<usize> = processes.iter().map(|member| member.process.lines_count()).collect();
-        let goes_on = |processes: &[Member]| {
+        let have_progressed = |processes: &[Member]| {
             let writers = processes.iter().zip(&heard).filter(|(member, _)| member.role == "writer");
             writers.into_iter().any(|(writer, heard)| writer.process.lines_count() > *heard)
         };
-        while !goes_on(processes) {
+        while !have_progressed(processes) {
             if begun.elapsed() > HANGS {
                 let writers = processes.iter_mut().filter(|member| member.role == "writer");
                 let writers: Vec<_> = writers.map(|writer| writer.process.where_it_is()).collect();

@@ -42,13 +42,13 @@ const STREAM_VALUE: usize = 3000;
 pub fn run(context: &Context, outcome: &mut Outcome) {
     for (scenario, play) in ALL {
         let name = format!("scenario:{scenario}");
-        if !context.wants(&name) || (context.only.is_none() && !context.may_go_on(outcome.states, &name)) {
+        if !context.wants(&name) || (context.only.is_none() && !context.may_continue(outcome.states, &name)) {
             if context.only.is_none() {
                 outcome.uncovered.push(format!("{name}: the time was up"));
             }
             continue;
         }
-        let path = context.place(&name.replace([' ', ':'], "-"));
+        let path = context.directory(&name.replace([' ', ':'], "-"));
         let played = play(&path, outcome);
         kill_loggers(&path);
         let _ = std::fs::remove_dir_all(&path);
@@ -184,11 +184,11 @@ fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
         numbers.into_iter().try_for_each(|n| writer.commit(n, Durability::Visible)).map_err(misbehaved("commit"))
     };
     commit(1..COMMITS_AROUND)?;
-    let gate = path.with_extension("gate");
-    let orders = format!("reader.pinned:hold={}", gate.display());
+    let hold = path.with_extension("hold");
+    let orders = format!("reader.pinned:hold={}", hold.display());
     let mut reader = Process::start(program, "holder", path, &[], &[("UNTORN_CRASH", &orders)]);
     let begun = Instant::now();
-    while !gate.with_extension("reached").exists() {
+    while !hold.with_extension("reached").exists() {
         reader.refuse_finding()?;
         if begun.elapsed() > HANGS {
             return Err(Finding::new(Kind::Misbehaved, format!("no reader came to its pin within {HANGS:?}")));
@@ -196,7 +196,7 @@ fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
         std::thread::sleep(Duration::from_millis(1));
     }
     commit(COMMITS_AROUND..2 * COMMITS_AROUND)?;
-    let _ = std::fs::write(&gate, "");
+    let _ = std::fs::write(&hold, "");
     // The reader prints its first `ok` when it holds a snapshot. Before each later one it compares
     // the snapshot with the first reading.
     reader.wait_for("ok", 1, HANGS)?;
@@ -222,19 +222,19 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
         store.sync()
     };
     commit(3).map_err(misbehaved("commit"))?;
-    let gate = path.with_extension("gate");
+    let hold = path.with_extension("hold");
     let opened = |open: bool| {
-        let _ = if open { std::fs::write(&gate, "") } else { std::fs::remove_file(&gate) };
+        let _ = if open { std::fs::write(&hold, "") } else { std::fs::remove_file(&hold) };
     };
     opened(true);
-    let orders = format!("feed.before_copy@0:hold={}", gate.display());
+    let orders = format!("feed.before_copy@0:hold={}", hold.display());
     let mut follower = Process::start(program, "follower", path, &["durable"], &[("UNTORN_CRASH", &orders)]);
     follower.wait_for("ok", 1, HANGS)?;
     opened(false);
     // The follower reaches the hold with the next commit or one soon after. More commits are made
     // now than it has read by then.
     let begun = Instant::now();
-    while !gate.with_extension("reached").exists() {
+    while !hold.with_extension("reached").exists() {
         commit(1).map_err(misbehaved("commit"))?;
         std::thread::sleep(Duration::from_millis(1));
         if begun.elapsed() > HANGS {

@@ -130,12 +130,12 @@ impl From<Finding> for Unmade {
     }
 }
 
-/// Runs a plain life on a file system, which is mounted at `place`, a directory that does not exist
-/// yet. Cuts are of interest from the first mount on.
+/// Runs a plain life on a file system, which is mounted at `directory`, a directory that does not
+/// exist yet. Cuts are of interest from the first mount on.
 ///
 /// # Errors
 /// The reason why there is no record.
-pub fn live(file_system: FileSystem, place: &Path) -> Result<Lived, Unmade> {
+pub fn live(file_system: FileSystem, directory: &Path) -> Result<Lived, Unmade> {
     let skipped = |what: &str, error: io::Error| Unmade::Skipped(format!("{what}: {error}"));
     let recorder =
         Recorder::mount(OfOneBoot::default(), None).map_err(|error| skipped("no file system in user space", error))?;
@@ -143,12 +143,12 @@ pub fn live(file_system: FileSystem, place: &Path) -> Result<Lived, Unmade> {
     make_backing(&recorder, &backing, file_system.size()).map_err(|error| skipped("the device's file", error))?;
     let device = LoopDevice::attach(&backing, true).map_err(|error| skipped("no loop device", error))?;
     file_system.make(device.path()).map_err(Unmade::Skipped)?;
-    std::fs::create_dir_all(place).map_err(|error| skipped("a directory to mount at", error))?;
-    file_system.mount(device.path(), place).map_err(|error| skipped("mounting", error))?;
-    let mounted = Mounted { at: place.into(), _device: device };
-    synced(place).map_err(|error| skipped("syncfs", error))?;
+    std::fs::create_dir_all(directory).map_err(|error| skipped("a directory to mount at", error))?;
+    file_system.mount(device.path(), directory).map_err(|error| skipped("mounting", error))?;
+    let mounted = Mounted { at: directory.into(), _device: device };
+    synced(directory).map_err(|error| skipped("syncfs", error))?;
     let from = recorder.position();
-    let mut processes = Processes::new(instrumented::own(), place.join(STORE), recorder.mark());
+    let mut processes = Processes::new(instrumented::own(), directory.join(STORE), recorder.mark());
     processes.keep_little();
     processes.start_writers(2, 2);
     processes.wait_for_writers()?;
@@ -210,14 +210,14 @@ impl Devices {
         Devices { file_system, one_at_a_time: Mutex::new(()) }
     }
 
-    fn mounted(&self, image: &Image, place: &Path) -> io::Result<Mounted> {
+    fn mounted(&self, image: &Image, directory: &Path) -> io::Result<Mounted> {
         let file = image.file(DEVICE).ok_or_else(|| io::Error::other("the device's file is gone"))?;
-        let backing = place.join(DEVICE);
+        let backing = directory.join(DEVICE);
         file.lay_out(&backing)?;
         let device = LoopDevice::attach(&backing, false)?;
         // The device keeps the file open.
         std::fs::remove_file(&backing)?;
-        let at = place.join("mount");
+        let at = directory.join("mount");
         std::fs::create_dir(&at)?;
         self.file_system.mount(device.path(), &at)?;
         Ok(Mounted { at, _device: device })
@@ -225,10 +225,10 @@ impl Devices {
 }
 
 /// Moves this thread and its future children to another boot.
-fn enter_another_boot(place: &Path) -> io::Result<()> {
+fn enter_another_boot(directory: &Path) -> io::Result<()> {
     own_mounts()?;
     if std::fs::read_to_string(BOOT_ID)? != ANOTHER_BOOT {
-        let file = place.join("boot_id");
+        let file = directory.join("boot_id");
         std::fs::write(&file, ANOTHER_BOOT)?;
         mount_bind(&file, BOOT_ID)?;
     }
@@ -240,15 +240,15 @@ impl Bench for Devices {
         SECTOR
     }
 
-    fn judge(&self, image: &Image, place: &Path, acknowledged: &Path) -> Result<(), Finding> {
+    fn judge(&self, image: &Image, directory: &Path, acknowledged: &Path) -> Result<(), Finding> {
         let is_alone = self.file_system == FileSystem::Btrfs;
         let _alone = is_alone.then(|| self.one_at_a_time.lock().expect("not poisoned"));
         let failed = |what: &str, error: io::Error| {
             Finding::new(Kind::Misbehaved, format!("{}: {what}: {error}", self.file_system.name()))
         };
-        std::fs::create_dir_all(place).map_err(|error| failed("a place", error))?;
-        enter_another_boot(place).map_err(|error| failed("another boot", error))?;
-        let mounted = self.mounted(image, place).map_err(|error| failed("mounting what the cut left", error))?;
+        std::fs::create_dir_all(directory).map_err(|error| failed("a directory", error))?;
+        enter_another_boot(directory).map_err(|error| failed("another boot", error))?;
+        let mounted = self.mounted(image, directory).map_err(|error| failed("mounting what the cut left", error))?;
         let store = mounted.at.join(STORE);
         let judged = recovered(&store, store.join("checkpoint").exists(), acknowledged);
         drop(mounted);
@@ -256,7 +256,7 @@ impl Bench for Devices {
             // Otherwise btrfs would reject an older image.
             let _ = tool("btrfs").args(["device", "scan", "--forget"]).output();
         }
-        let _ = std::fs::remove_dir_all(place);
+        let _ = std::fs::remove_dir_all(directory);
         judged
     }
 }

@@ -18,10 +18,10 @@ const HEADER: &str = "checkpoint";
 /// The processes that die while a sync is held that fails afterwards.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Dies {
-    Nobody,
+    None,
     Logger,
     /// The logger and, at the first failure, the clients.
-    Everyone,
+    All,
 }
 
 /// Syncs that fail one after the other: the file of each, and how many of its syncs succeed before.
@@ -40,7 +40,7 @@ const fn failures(dies: Dies, syncs: &'static [(&'static str, usize)]) -> Failur
 }
 
 const fn sticky(syncs: &'static [(&'static str, usize)]) -> Failures {
-    Failures { dies: Dies::Nobody, syncs, sticky: true }
+    Failures { dies: Dies::None, syncs, sticky: true }
 }
 
 /// All scenarios.
@@ -52,30 +52,30 @@ const fn sticky(syncs: &'static [(&'static str, usize)]) -> Failures {
 /// can report the failure. Its successor finds clean pages that the disk never received. A failed
 /// sync of the checkpoint's header is similar.
 pub const ALL: &[Failures] = &[
-    failures(Dies::Nobody, &[(LOG, 0)]),
+    failures(Dies::None, &[(LOG, 0)]),
     sticky(&[(ARENA, 0)]),
     sticky(&[(HEADER, 0)]),
     failures(Dies::Logger, &[(LOG, 0)]),
     failures(Dies::Logger, &[(ARENA, 0)]),
     failures(Dies::Logger, &[(HEADER, 0)]),
-    failures(Dies::Everyone, &[(LOG, 0)]),
-    failures(Dies::Everyone, &[(ARENA, 0)]),
-    failures(Dies::Everyone, &[(HEADER, 0)]),
+    failures(Dies::All, &[(LOG, 0)]),
+    failures(Dies::All, &[(ARENA, 0)]),
+    failures(Dies::All, &[(HEADER, 0)]),
     sticky(&[(LOG, 0), (LOG, 0)]),
     failures(Dies::Logger, &[(LOG, 0), (LOG, 0)]),
     failures(Dies::Logger, &[(LOG, 0), (LOG, 1)]),
     failures(Dies::Logger, &[(LOG, 0), (LOG, 2), (LOG, 0)]),
-    failures(Dies::Everyone, &[(LOG, 0), (LOG, 0)]),
-    failures(Dies::Everyone, &[(LOG, 0), (LOG, 1)]),
-    failures(Dies::Everyone, &[(LOG, 0), (LOG, 2), (LOG, 1)]),
-    failures(Dies::Everyone, &[(LOG, 0), (HEADER, 0)]),
+    failures(Dies::All, &[(LOG, 0), (LOG, 0)]),
+    failures(Dies::All, &[(LOG, 0), (LOG, 1)]),
+    failures(Dies::All, &[(LOG, 0), (LOG, 2), (LOG, 1)]),
+    failures(Dies::All, &[(LOG, 0), (HEADER, 0)]),
     failures(Dies::Logger, &[(ARENA, 0), (ARENA, 0)]),
     failures(Dies::Logger, &[(ARENA, 0), (HEADER, 0)]),
-    failures(Dies::Everyone, &[(ARENA, 0), (LOG, 1)]),
+    failures(Dies::All, &[(ARENA, 0), (LOG, 1)]),
     failures(Dies::Logger, &[(HEADER, 0), (HEADER, 0)]),
     failures(Dies::Logger, &[(HEADER, 0), (ARENA, 0)]),
-    failures(Dies::Everyone, &[(HEADER, 0), (HEADER, 0)]),
-    failures(Dies::Everyone, &[(HEADER, 0), (LOG, 2)]),
+    failures(Dies::All, &[(HEADER, 0), (HEADER, 0)]),
+    failures(Dies::All, &[(HEADER, 0), (LOG, 2)]),
 ];
 
 impl Failures {
@@ -91,8 +91,12 @@ impl Failures {
             if *skip == 0 { file.to_string() } else { format!("{file}+{skip}") }
         };
         let syncs: Vec<String> = self.syncs.iter().map(sync).collect();
-        let dies = format!("{:?}", self.dies).to_lowercase();
-        format!("failed syncs {}, {dies} dies", syncs.join(" "))
+        let dies = match self.dies {
+            Dies::None => "no process dies",
+            Dies::Logger => "logger dies",
+            Dies::All => "all processes die",
+        };
+        format!("failed syncs {}, {dies}", syncs.join(" "))
     }
 
     /// Writers work while syncs fail and lose their data, and continue after that. Cuts are of
@@ -110,10 +114,10 @@ impl Failures {
             let held = life.recorder.held(HANGS);
             let held = held.ok_or_else(|| Finding::new(Kind::BlockedReader, format!("no sync {nth} came")))?;
             let logger = match self.dies {
-                Dies::Nobody => None,
+                Dies::None => None,
                 _ => Some(logger_of_thread(held.thread, &life.processes.store)?),
             };
-            if self.dies == Dies::Everyone && nth == 0 {
+            if self.dies == Dies::All && nth == 0 {
                 life.processes.kill_writers();
             }
             if let Some(logger) = logger {

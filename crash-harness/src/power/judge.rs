@@ -139,7 +139,7 @@ pub fn examine(path: &Path, has_store: bool, acknowledged: &AcknowledgedAtCut) -
         return Err(Finding::new(Kind::Damaged, format!("verify: {problems:?}")));
     }
     check_history(&store)?;
-    check_goes_on(&store)
+    check_progress(&store)
 }
 
 /// Checks the order of a large transaction: the last one before the n-th transaction is there, and
@@ -242,7 +242,7 @@ fn check_history(store: &Store) -> Result<(), Finding> {
 }
 
 /// Checks that a new writer can work.
-fn check_goes_on(store: &Store) -> Result<(), Finding> {
+fn check_progress(store: &Store) -> Result<(), Finding> {
     let writer = Writer::open(store.clone(), "later").map_err(misbehaved("opening keyspaces and cells"))?;
     for n in writer.last()? + 1..writer.last()? + 4 {
         writer.commit(n, Durability::Durable).map_err(misbehaved("commit"))?;

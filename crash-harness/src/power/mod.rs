@@ -220,7 +220,7 @@ impl<'a> Suite<'a> {
         let first = items.iter().position(is_failing).unwrap_or(items.len());
         items[first..].shuffle(&mut self.context.random(0));
         for (index, item) in items.iter().enumerate() {
-            if !self.context.may_go_on(self.outcome.states, &item.name) && self.context.only.is_none() {
+            if !self.context.may_continue(self.outcome.states, &item.name) && self.context.only.is_none() {
                 self.outcome.uncovered.push(format!("{}: the time was up", item.name));
                 continue;
             }
@@ -252,13 +252,13 @@ impl<'a> Suite<'a> {
         let mut random =
             self.context.random(item.name.bytes().fold(1, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte)));
         let begun = self.outcome.states;
-        let may_go_on = |states: u64| {
+        let may_continue = |states: u64| {
             let done = states - begun;
             let is_in_time = share.until.is_none_or(|until| Instant::now() < until);
             done < share.states && (is_in_time || done < STATES_MIN)
         };
         let mut is_first = true;
-        while is_first || may_go_on(self.outcome.states) {
+        while is_first || may_continue(self.outcome.states) {
             is_first = false;
             let lead = match self.lead(item, &mut random) {
                 Ok(lead) => lead,
@@ -282,7 +282,7 @@ impl<'a> Suite<'a> {
             self.outcome.kills += lead.lived.kills;
             let is_write = |event: &&Event| matches!(event, Event::Write { .. });
             self.writes += lead.lived.record.events.iter().filter(is_write).count() as u64;
-            if let Some(bad) = self.search(item, &lead, &mut random, &may_go_on) {
+            if let Some(bad) = self.search(item, &lead, &mut random, &may_continue) {
                 let only = replay::save(
                     self.context,
                     &lead.lived.record,
@@ -305,21 +305,25 @@ impl<'a> Suite<'a> {
         item: &Item,
         lead: &Lead,
         random: &mut StdRng,
-        may_go_on: &dyn Fn(u64) -> bool,
+        may_continue: &dyn Fn(u64) -> bool,
     ) -> Option<Bad> {
-        let place = self.context.place_in_memory("states");
-        let _ = std::fs::create_dir_all(&place);
+        let directory = self.context.directory_in_memory("states");
+        let _ = std::fs::create_dir_all(&directory);
         let exhaust = if self.context.is_long() { EXHAUST.1 } else { EXHAUST.0 };
         let record = &lead.lived.record;
         let bench = search::bench(item.story.file_system());
-        let mut search = Search::new(record, &*bench, lead.acknowledged.clone(), &lead.spans, place.clone(), exhaust);
+        let mut search =
+            Search::new(record, &*bench, lead.acknowledged.clone(), &lead.spans, directory.clone(), exhaust);
         let (before, context) = (self.outcome.states, self.context);
         let mut found = None;
-        while found.is_none() && search.counts.states < item.states_of_one && may_go_on(before + search.counts.states) {
+        while found.is_none()
+            && search.counts.states < item.states_of_one
+            && may_continue(before + search.counts.states)
+        {
             let tried = search.counts.states;
             let mut is_in_share = |states: u64| {
-                context.may_go_on(before + states, &item.name);
-                may_go_on(before + states)
+                context.may_continue(before + states, &item.name);
+                may_continue(before + states)
             };
             found = search.pass(STATES_MIN * 3, random, &mut is_in_share).err();
             // No new state is left.
@@ -333,7 +337,7 @@ impl<'a> Suite<'a> {
         for (operation, hits) in search.hits {
             *self.hits.entry(operation).or_default() += hits;
         }
-        let _ = std::fs::remove_dir_all(place);
+        let _ = std::fs::remove_dir_all(directory);
         found.map(|found| *found)
     }
 
@@ -361,8 +365,8 @@ impl<'a> Suite<'a> {
             }
             Story::LivingOn { kills } => self.after_a_cut("second", kills, random)?,
             Story::Device(file_system) => {
-                let place = self.context.place(&format!("mounted-{}", self.lives));
-                Lead::new(device::live(file_system, &place)?, AcknowledgedAtCut::default())
+                let directory = self.context.directory(&format!("mounted-{}", self.lives));
+                Lead::new(device::live(file_system, &directory)?, AcknowledgedAtCut::default())
             }
             Story::LaterBatch { kills } => later_batch(self.context, &item.name, begin, kills, random)?,
         })

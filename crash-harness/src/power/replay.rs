@@ -81,5 +81,5 @@ pub fn again(context: &Context, outcome: &mut Outcome, saved: &str) {
 fn judge(context: &Context, record: &Record, note: &Note, cut: usize, choice: &Choice) -> Result<(), Finding> {
     let bench = search::bench(note.file_system.as_deref().and_then(FileSystem::named));
     let (image, acknowledged) = search::state(record, bench.sector(), note.acknowledged.clone(), cut, choice)?;
-    search::judge(&*bench, &image, &acknowledged, &context.place_in_memory(""))
+    search::judge(&*bench, &image, &acknowledged, &context.directory_in_memory(""))
 }

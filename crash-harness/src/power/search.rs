@@ -35,7 +35,7 @@ pub trait Bench: Sync {
     ///
     /// # Errors
     /// The violation.
-    fn judge(&self, image: &Image, place: &Path, acknowledged: &Path) -> Result<(), Finding>;
+    fn judge(&self, image: &Image, directory: &Path, acknowledged: &Path) -> Result<(), Finding>;
 }
 
 /// The store's files are laid out in a directory.
@@ -46,10 +46,12 @@ impl Bench for Files {
         crate::recorder::SECTOR
     }
 
-    fn judge(&self, image: &Image, place: &Path, acknowledged: &Path) -> Result<(), Finding> {
-        image.lay_out(place).map_err(|error| Finding::new(Kind::Misbehaved, format!("laying a state out: {error}")))?;
-        let judged = recovered(place, image.file("checkpoint").is_some(), acknowledged);
-        let _ = std::fs::remove_dir_all(place);
+    fn judge(&self, image: &Image, directory: &Path, acknowledged: &Path) -> Result<(), Finding> {
+        image
+            .lay_out(directory)
+            .map_err(|error| Finding::new(Kind::Misbehaved, format!("laying a state out: {error}")))?;
+        let judged = recovered(directory, image.file("checkpoint").is_some(), acknowledged);
+        let _ = std::fs::remove_dir_all(directory);
         judged
     }
 }
@@ -133,7 +135,7 @@ pub struct Search<'a> {
     operations: Vec<String>,
     /// States that were tried already.
     seen: BTreeSet<(u64, usize)>,
-    place: PathBuf,
+    directory: PathBuf,
     /// If a cut has at most this many combinations, all are tried.
     exhaust: u64,
     /// How much was checked.
@@ -159,13 +161,18 @@ impl AcknowledgedFile {
     }
 }
 
-/// Checks one state in `place`, an empty directory.
+/// Checks one state in `directory`, an empty directory.
 ///
 /// # Errors
 /// The violation.
-pub fn judge(bench: &dyn Bench, image: &Image, acknowledged: &AcknowledgedAtCut, place: &Path) -> Result<(), Finding> {
-    let file = AcknowledgedFile::write(acknowledged, place.join("told"))?;
-    bench.judge(image, &place.join("state"), &file.0)
+pub fn judge(
+    bench: &dyn Bench,
+    image: &Image,
+    acknowledged: &AcknowledgedAtCut,
+    directory: &Path,
+) -> Result<(), Finding> {
+    let file = AcknowledgedFile::write(acknowledged, directory.join("told"))?;
+    bench.judge(image, &directory.join("state"), &file.0)
 }
 
 /// A state to be checked.
@@ -177,14 +184,14 @@ struct Job {
 }
 
 impl<'a> Search<'a> {
-    /// Creates a search of cuts within these spans of the record. States are laid out in `place`,
-    /// an empty directory.
+    /// Creates a search of cuts within these spans of the record. States are laid out in
+    /// `directory`, an empty directory.
     pub fn new(
         record: &'a Record,
         bench: &'a dyn Bench,
         acknowledged: AcknowledgedAtCut,
         spans: &[RangeInclusive<usize>],
-        place: PathBuf,
+        directory: PathBuf,
         exhaust: u64,
     ) -> Search<'a> {
         let operations = operations::of(record);
@@ -209,14 +216,14 @@ impl<'a> Search<'a> {
             turn: 0,
             operations,
             seen: BTreeSet::new(),
-            place,
+            directory,
             exhaust,
             counts,
             hits,
         }
     }
 
-    /// Tries about `budget` more states, for as long as `may_go_on` allows.
+    /// Tries about `budget` more states, for as long as `may_continue` allows.
     ///
     /// # Errors
     /// The first state that violates a promise.
@@ -224,7 +231,7 @@ impl<'a> Search<'a> {
         &mut self,
         budget: u64,
         random: &mut StdRng,
-        may_go_on: &mut dyn FnMut(u64) -> bool,
+        may_continue: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(), Box<Bad>> {
         let cuts = self.cuts((budget / PER_CUT).max(1) as usize, random);
         let is_over = AtomicBool::new(false);
@@ -233,22 +240,22 @@ impl<'a> Search<'a> {
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
         let (give, take) = sync_channel::<Job>(workers);
         let take = Mutex::new(take);
-        let (bench, place) = (self.bench, self.place.clone());
+        let (bench, directory) = (self.bench, self.directory.clone());
         let before = self.counts.states;
         std::thread::scope(|scope| {
             for worker in 0..workers {
                 let (take, bad, judged, is_over) = (&take, &bad, &judged, &is_over);
-                let place = place.join(format!("worker-{worker}"));
+                let directory = directory.join(format!("worker-{worker}"));
                 scope.spawn(move || {
-                    work(bench, take, &place, judged, &|found| {
+                    work(bench, take, &directory, judged, &|found| {
                         is_over.store(true, Ordering::Relaxed);
                         bad.lock().expect("not poisoned").get_or_insert(found);
                     })
                 });
             }
-            let mut may_go_on =
-                || !is_over.load(Ordering::Relaxed) && may_go_on(before + judged.load(Ordering::Relaxed));
-            let cut = self.walk(&cuts, random, &give, &mut may_go_on);
+            let mut may_continue =
+                || !is_over.load(Ordering::Relaxed) && may_continue(before + judged.load(Ordering::Relaxed));
+            let cut = self.walk(&cuts, random, &give, &mut may_continue);
             drop(give);
             if let Err((cut, finding)) = cut {
                 let found = Bad { finding, cut, choice: Choice::Nothing { names: true } };
@@ -266,7 +273,7 @@ impl<'a> Search<'a> {
         cuts: &BTreeSet<usize>,
         random: &mut StdRng,
         give: &SyncSender<Job>,
-        may_go_on: &mut dyn FnMut() -> bool,
+        may_continue: &mut dyn FnMut() -> bool,
     ) -> Result<(), (usize, Finding)> {
         let mut disk = self.record.disk(self.bench.sector());
         let mut acknowledged = self.acknowledged.clone();
@@ -281,10 +288,11 @@ impl<'a> Search<'a> {
                 Some(all) => (0..all).map(Choice::Combination).chain(torn(random)).collect(),
                 None => choices(&disk, random),
             };
-            let file = AcknowledgedFile::write(&acknowledged, self.place.join(format!("told-{}", self.counts.cuts)));
+            let file =
+                AcknowledgedFile::write(&acknowledged, self.directory.join(format!("told-{}", self.counts.cuts)));
             let file = Arc::new(file.map_err(|finding| (cut, finding))?);
             for choice in choices {
-                if !may_go_on() {
+                if !may_continue() {
                     return Ok(());
                 }
                 let image = disk.image(&choice);
@@ -320,12 +328,12 @@ impl<'a> Search<'a> {
 }
 
 /// Checks states until there are no more.
-fn work(bench: &dyn Bench, take: &Mutex<Receiver<Job>>, place: &Path, judged: &AtomicU64, found: &dyn Fn(Bad)) {
+fn work(bench: &dyn Bench, take: &Mutex<Receiver<Job>>, directory: &Path, judged: &AtomicU64, found: &dyn Fn(Bad)) {
     for number in 0.. {
         let job = take.lock().expect("not poisoned").recv();
         let Ok(job) = job else { return };
-        let place = place.with_extension(format!("{number}"));
-        if let Err(finding) = bench.judge(&job.image, &place, &job.acknowledged.0) {
+        let directory = directory.with_extension(format!("{number}"));
+        if let Err(finding) = bench.judge(&job.image, &directory, &job.acknowledged.0) {
             found(Bad { finding, cut: job.cut, choice: job.choice });
         }
         judged.fetch_add(1, Ordering::Relaxed);

@@ -37,9 +37,9 @@ pub enum Build {
     Instrumented,
 }
 
-/// Builds programs by cargo with `arguments`, puts them below `target`, and returns their paths. The
-/// dependencies are shared with the build of this program, in `build_dir`. Cargo before 1.91 has
-/// one directory for both and builds the dependencies again.
+/// Builds programs by cargo with `arguments`, puts them below `target`, and returns their paths.
+/// The dependencies are shared with the build of this program, in `build_dir`. Cargo before 1.91
+/// has one directory for both and builds the dependencies again.
 ///
 /// # Errors
 /// If cargo cannot be run or cannot build: its messages.

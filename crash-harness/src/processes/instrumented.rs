@@ -28,8 +28,9 @@ pub fn target() -> PathBuf {
     let own = own();
     // A program is in the directory of its profile, a test is one level deeper. The instrumented
     // build has its own directory above the profile.
-    let profile_and_above = own.ancestors().skip(1).skip_while(|place| place.ends_with("deps"));
-    let mut target_and_above = profile_and_above.skip(1).skip_while(|place| place.ends_with("crash-instrumented"));
+    let profile_and_above = own.ancestors().skip(1).skip_while(|ancestor| ancestor.ends_with("deps"));
+    let mut target_and_above =
+        profile_and_above.skip(1).skip_while(|ancestor| ancestor.ends_with("crash-instrumented"));
     target_and_above.next().map_or_else(|| "target".into(), Path::to_path_buf)
 }
 

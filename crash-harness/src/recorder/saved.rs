@@ -138,8 +138,8 @@ mod tests {
             Event::DirSynced { dir: 1, before: usize::MAX },
         ];
         let record = Record { events, times: Vec::new(), of_one_boot: OfOneBoot::names(&["control"]) };
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("record");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record");
         record.save(&path, &("note", 5)).unwrap();
         let (loaded, note) = Record::load::<(String, u64)>(&path).unwrap();
         assert_eq!(format!("{record:?}"), format!("{loaded:?}"));

@@ -1,7 +1,7 @@
 //! Coverage maps as inline SVG. The names of the cells select the drawing. Stretches of
-//! instructions are a strip. `call:file` and `who:call:file` are a matrix if it is not too wide.
-//! `area.point` and other names with parts are a row of squares per area. Names without parts are
-//! bars.
+//! instructions are a strip. `call:file` and `process:call:file` are a matrix if it is not too
+//! wide. `area.point` and other names with parts are a row of squares per area. Names without parts
+//! are bars.
 
 use super::html::escape;
 use crate::outcome::Coverage;
@@ -65,8 +65,8 @@ fn in_two(coverage: &Coverage) -> Option<Vec<(String, String)>> {
 }
 
 /// Returns the row and the column of a name. For `call:file` the call is the row. For
-/// `who:call:file` the program is the column, because there are few of them. A thread is shown by
-/// its own name alone.
+/// `process:call:file` the program is the column, because there are few of them. A thread is shown
+/// by its own name alone.
 fn arranged((first, rest): (&str, &str)) -> (String, String) {
     if rest.contains(':') {
         let thread = first.rsplit('/').next().unwrap_or(first);

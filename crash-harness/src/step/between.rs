@@ -157,7 +157,7 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     let mut added = n + 2;
     let mut tried = 0_u64;
     for at in &points {
-        if context.only.is_none() && !context.may_go_on(outcome.states, &format!("{operation}, others at {at}")) {
+        if context.only.is_none() && !context.may_continue(outcome.states, &format!("{operation}, others at {at}")) {
             outcome.uncovered.push(format!("{operation}, others in between, from instruction {at} of {length} on"));
             break;
         }

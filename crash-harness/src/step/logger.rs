@@ -125,7 +125,7 @@ pub(super) fn through(
             }
             outcome.states += 1;
             if outcome.states.is_multiple_of(16) {
-                context.may_go_on(outcome.states, &format!("{kind}, instruction {steps}"));
+                context.may_continue(outcome.states, &format!("{kind}, instruction {steps}"));
             }
             Ok(())
         };

@@ -94,11 +94,11 @@ fn each<T>(
     if !context.wants(&name) {
         return None;
     }
-    if context.only.is_none() && !context.may_go_on(outcome.states, &name) {
+    if context.only.is_none() && !context.may_continue(outcome.states, &name) {
         outcome.uncovered.push(format!("{name}: the time was up"));
         return None;
     }
-    let path = context.place_in_memory(&name.replace([' ', ':'], "-"));
+    let path = context.directory_in_memory(&name.replace([' ', ':'], "-"));
     let answer = run(&path, outcome);
     let answer = answer.map_err(|finding| outcome.violated(finding, &name, context.replay(&name))).ok();
     clear(&path);
@@ -107,7 +107,7 @@ fn each<T>(
 
 /// Checks that processes can be traced here.
 fn can_trace(context: &Context) -> Result<(), String> {
-    let path = context.place_in_memory("probe");
+    let path = context.directory_in_memory("probe");
     let traced = set_up(&path, KINDS[0]);
     let answer = match traced {
         Ok(scenario) => {
@@ -196,7 +196,7 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
             }
             outcome.states += 1;
             if outcome.states.is_multiple_of(16) {
-                context.may_go_on(outcome.states, &format!("{kind}, instruction {steps}"));
+                context.may_continue(outcome.states, &format!("{kind}, instruction {steps}"));
             }
             seen.push((steps, visible));
             // The reader's pins change the same region.
@@ -212,7 +212,7 @@ fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) ->
     outcome.figures.insert(format!("{kind}: states"), changed_at.len() as f64);
     outcome.figures.insert(format!("{kind}: states recovered"), recoveries as f64);
     outcome.coverage.push(map(kind, "instructions", steps, &changed_at));
-    writer.go_on();
+    writer.resume();
     Ok(steps)
 }
 
@@ -262,7 +262,7 @@ fn judge_copy(
 
 /// Copies the store in its current state and returns what a recovery of the copy finds.
 fn recovered(context: &Context, path: &Path, keeps_region: bool) -> Result<Digest, Finding> {
-    let copy = context.place_in_memory("copy");
+    let copy = context.directory_in_memory("copy");
     memory::copy_store(path, &copy, keeps_region)?;
     let store = memory::open_copy(&copy)?;
     let found = digest(&store)?;
@@ -310,7 +310,7 @@ fn kills(context: &Context, lengths: &[(&'static str, u64)], outcome: &mut Outco
             let parts = 1_u64 << halving;
             for part in (1..=parts).step_by(2) {
                 let at = steps * part / (parts + 1);
-                if context.only.is_some() || !context.may_go_on(outcome.states, &format!("{kind}, killed at {at}")) {
+                if context.only.is_some() || !context.may_continue(outcome.states, &format!("{kind}, killed at {at}")) {
                     outcome.figures.insert("kills at an instruction".into(), tried as f64);
                     return;
                 }
@@ -324,7 +324,7 @@ fn kills(context: &Context, lengths: &[(&'static str, u64)], outcome: &mut Outco
 }
 
 fn kill_at(context: &Context, kind: &str, at: u64, outcome: &mut Outcome) {
-    let path = context.place_in_memory("killed");
+    let path = context.directory_in_memory("killed");
     let of_logger = logger::KINDS.iter().find(|known| known.0 == kind);
     let done = (|| {
         if let Some(kind) = of_logger {

@@ -116,7 +116,7 @@ pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut 
             stage += allowed.iter().position(|digest| **digest == found).unwrap_or_default();
             changed_at.push(stops);
             outcome.states += 1;
-            context.may_go_on(outcome.states, &format!("{kind}, stop {stops}"));
+            context.may_continue(outcome.states, &format!("{kind}, stop {stops}"));
             last = now;
         }
         recovering.run_to_call()?;

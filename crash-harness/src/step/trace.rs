@@ -113,7 +113,7 @@ impl Traced {
     }
 
     /// Detaches from it and waits for its end.
-    pub(super) fn go_on(mut self) {
+    pub(super) fn resume(mut self) {
         // SAFETY: the process is a child, traced by this thread, and stopped.
         unsafe { libc::ptrace(libc::PTRACE_DETACH, self.pid, 0, 0) };
         self.process.wait();

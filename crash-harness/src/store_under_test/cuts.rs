@@ -61,7 +61,7 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome
         return again(context, "cuts", tested, model, only, outcome);
     }
     for round in rounds(context, about.name) {
-        if outcome.violations.len() >= ENOUGH || !context.may_go_on(outcome.states, about.name) {
+        if outcome.violations.len() >= ENOUGH || !context.may_continue(outcome.states, about.name) {
             return;
         }
         let record = match record(tested, outcome) {
@@ -105,7 +105,7 @@ pub(super) fn recorder(tested: &dyn StoreUnderTest, outcome: &mut Outcome) -> Op
 }
 
 /// Makes the directory for a store and syncs its name. The store itself must sync everything in it.
-pub(super) fn place(recorder: &Recorder) -> Result<PathBuf, Finding> {
+pub(super) fn store_path(recorder: &Recorder) -> Result<PathBuf, Finding> {
     let path = recorder.store();
     let made = std::fs::create_dir(&path).and_then(|()| File::open(path.parent().expect("in the root"))?.sync_all());
     made.map(|()| path).map_err(|error| super::Failure::from(error).finding("making a directory for the store"))
@@ -114,7 +114,7 @@ pub(super) fn place(recorder: &Recorder) -> Result<PathBuf, Finding> {
 /// Records work from the creation of the store to its end or to a kill.
 fn record(tested: &dyn StoreUnderTest, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
     let Some(recorder) = recorder(tested, outcome) else { return Ok(None) };
-    let path = place(&recorder)?;
+    let path = store_path(&recorder)?;
     let done = all_write(tested, &path);
     tested.end(&path);
     done.map(|()| Some(recorder.finish()))
@@ -162,11 +162,11 @@ impl Search<'_> {
         let mut state = State::new(self.record, self.model);
         let mut seen = BTreeSet::new();
         let mut kept_at = None;
-        for cut in self.places(random) {
+        for cut in self.cut_positions(random) {
             state.advance(cut);
             for choice in choices(&state.disk, random) {
                 if outcome.violations.len() >= ENOUGH
-                    || !self.context.may_go_on(outcome.states, self.tested.about().name)
+                    || !self.context.may_continue(outcome.states, self.tested.about().name)
                 {
                     return;
                 }
@@ -175,8 +175,8 @@ impl Search<'_> {
                 }
                 if let Err(finding) = self.judge(&state, &choice, outcome) {
                     let kept = kept_at.get_or_insert_with(|| self.keep());
-                    let place = format!("{}@{cut}@{choice}", kept.display());
-                    let command = self.replay(&place);
+                    let position = format!("{}@{cut}@{choice}", kept.display());
+                    let command = self.replay(&position);
                     let at =
                         format!("{}, cut {cut} of {}, {choice}", self.tested.about().name, self.record.events.len());
                     match finding.kind {
@@ -191,15 +191,15 @@ impl Search<'_> {
     }
 
     /// Returns the command that checks a state again, under the same model.
-    fn replay(&self, place: &str) -> String {
+    fn replay(&self, position: &str) -> String {
         let names = if self.model.strict_names { " --strict-names" } else { "" };
-        let command = replay(self.context, self.run, self.tested, place);
+        let command = replay(self.context, self.run, self.tested, position);
         format!("{command} --sector {}{names}", self.model.sector)
     }
 
     fn judge(&self, state: &State, choice: &Choice, outcome: &mut Outcome) -> Result<(), Finding> {
         let About { name, after_cut, .. } = self.tested.about();
-        let path = self.context.place_in_memory(&format!("{name}-{}", outcome.states));
+        let path = self.context.directory_in_memory(&format!("{name}-{}", outcome.states));
         let image = state.disk.image(choice);
         image.lay_out(&path).map_err(|error| super::Failure::from(error).finding("laying a state out"))?;
         let found = checked(self.tested, &path, "close");
@@ -226,7 +226,7 @@ impl Search<'_> {
 
     /// Selects cuts: mostly right before and after an event that changes a promise, some anywhere.
     /// A rare event, such as the sync of a directory, gets as many cuts as a frequent one.
-    fn places(&self, random: &mut StdRng) -> BTreeSet<usize> {
+    fn cut_positions(&self, random: &mut StdRng) -> BTreeSet<usize> {
         let events = &self.record.events;
         let all: Vec<usize> = (self.from.max(1)..=events.len()).collect();
         let mut turns: BTreeMap<(u8, u64), Vec<usize>> = BTreeMap::new();
@@ -244,13 +244,13 @@ impl Search<'_> {
             }
         }
         let turns: Vec<Vec<usize>> = turns.into_values().collect();
-        let mut places = BTreeSet::from([events.len()]);
-        while places.len() < self.cuts.min(all.len()) {
+        let mut positions = BTreeSet::from([events.len()]);
+        while positions.len() < self.cuts.min(all.len()) {
             let is_anywhere = turns.is_empty() || random.random_range(0..4) == 0;
             let from = if is_anywhere { &all } else { &turns[random.random_range(0..turns.len())] };
-            places.insert(from[random.random_range(0..from.len())]);
+            positions.insert(from[random.random_range(0..from.len())]);
         }
-        places
+        positions
     }
 }
 

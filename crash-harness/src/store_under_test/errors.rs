@@ -26,7 +26,7 @@ const BATCHES: &str = "40";
 /// Runs failing calls until the time is up.
 pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome) {
     let name = tested.about().name;
-    let path = context.place_in_memory(&format!("{name}-counted"));
+    let path = context.directory_in_memory(&format!("{name}-counted"));
     let counted = write(tested, &path, None, outcome);
     remove(tested, &path);
     let sites: Vec<(Site, u64)> = match counted {
@@ -37,11 +37,11 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome
     let mut hits: BTreeMap<String, u64> = sites.iter().map(|(site, _)| (site.to_string(), 0)).collect();
     for round in rounds(context, name) {
         let enough = outcome.violations.len() >= ENOUGH;
-        if context.only.is_none() && (enough || !context.may_go_on(outcome.states, name)) {
+        if context.only.is_none() && (enough || !context.may_continue(outcome.states, name)) {
             break;
         }
         let fault = chosen(&sites, &mut context.random(round));
-        let path = context.place_in_memory(&format!("{name}-{round}"));
+        let path = context.directory_in_memory(&format!("{name}-{round}"));
         let done = write(tested, &path, Some(&fault), outcome);
         remove(tested, &path);
         // Real processes never make exactly the same calls twice.

@@ -5,7 +5,7 @@
 //! The writer retries the same batch, reopens the store if that does not help, and continues. Then
 //! another process opens the store and continues as well. Then the power fails.
 
-use super::cuts::{ENOUGH, Model, Search, again, ended, place, recorder, rounds, unfinished};
+use super::cuts::{ENOUGH, Model, Search, again, ended, recorder, rounds, store_path, unfinished};
 use super::kills::{replay, start};
 use super::{StoreUnderTest, work};
 use crate::context::Context;
@@ -34,7 +34,7 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome
     }
     let mut fruitless = 0;
     for round in rounds(context, about.name) {
-        if outcome.violations.len() >= ENOUGH || !context.may_go_on(outcome.states, about.name) {
+        if outcome.violations.len() >= ENOUGH || !context.may_continue(outcome.states, about.name) {
             return;
         }
         let name = format!("{}:{round}", about.name);
@@ -67,7 +67,7 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome
 /// Runs a writer whose syncs fail, and one after it.
 fn record(tested: &dyn StoreUnderTest, random: &mut StdRng, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
     let Some(recorder) = recorder(tested, outcome) else { return Ok(None) };
-    let path = place(&recorder)?;
+    let path = store_path(&recorder)?;
     let failures = if random.random_bool(0.7) { 1 } else { 3 };
     recorder.hold_sync("", random.random_range(0..60));
     let is_over = AtomicBool::new(false);

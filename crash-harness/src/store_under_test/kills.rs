@@ -23,10 +23,10 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, outcome: &mut Outcome
     for round in rounds(context, tested.about().name) {
         let name = format!("{}:{round}", tested.about().name);
         let enough = outcome.violations.len() >= ENOUGH;
-        if context.only.is_none() && (enough || !context.may_go_on(outcome.states, &name)) {
+        if context.only.is_none() && (enough || !context.may_continue(outcome.states, &name)) {
             return;
         }
-        let path = context.place_in_memory(&format!("{}-{round}", tested.about().name));
+        let path = context.directory_in_memory(&format!("{}-{round}", tested.about().name));
         let done = lives(context, tested, &path, &mut context.random(round), outcome);
         tested.end(&path);
         let _ = std::fs::remove_dir_all(&path);
@@ -93,7 +93,7 @@ fn lives(
     let about = tested.about();
     let mut acknowledged = AcknowledgedBatches::default();
     for life in 0..LIVES {
-        if life > 0 && context.only.is_none() && !context.may_go_on(outcome.states, about.name) {
+        if life > 0 && context.only.is_none() && !context.may_continue(outcome.states, about.name) {
             return Ok(());
         }
         let count = if about.many_processes { 3 } else { 1 };

@@ -217,7 +217,7 @@ fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), 
     }
     store.verify().map_err(|failure| Finding::new(Kind::Damaged, format!("its own check: {}", failure.0)))?;
     let name = LATER;
-    let goes_on = |store: &mut dyn Store| {
+    let write_more = |store: &mut dyn Store| {
         let last = store.get(&mark(name))?.map_or(0, |value| oracle::unsealed(&value).unwrap_or(0));
         for n in last + 1..last + 4 {
             store.batch(&batch(name, n))?;
@@ -225,7 +225,7 @@ fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), 
         store.sync()?;
         Ok(last + 3)
     };
-    let last = goes_on(&mut *store).map_err(|failure: super::Failure| failure.finding("writing on"))?;
+    let last = write_more(&mut *store).map_err(|failure: super::Failure| failure.finding("writing on"))?;
     let found = judge::whole(&store.snapshot().map_err(|failure| failure.finding("snapshot"))?)?;
     if found.get(name) != Some(&last) {
         return Err(Finding::new(Kind::OrderViolation, format!("wrote {last} afterwards, and reads {found:?}")));

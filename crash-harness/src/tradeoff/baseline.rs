@@ -102,19 +102,19 @@ mod tests {
     /// Goal: recovery finds all records and stops before a torn one, even if whole ones follow.
     #[test]
     fn recovery_counts_up_to_the_first_record_that_is_not_whole() {
-        let place = tempfile::tempdir().unwrap();
-        assert_eq!(recovered(place.path()), 0);
-        let mut file = Baseline::create(place.path(), 50).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(recovered(directory.path()), 0);
+        let mut file = Baseline::create(directory.path(), 50).unwrap();
         assert!(!file.sync().unwrap());
         for _ in 0..50 {
             file.put().unwrap();
         }
         assert!(file.sync().unwrap() && !file.sync().unwrap());
-        assert_eq!(recovered(place.path()), 50);
-        let path = file_in(place.path());
+        assert_eq!(recovered(directory.path()), 50);
+        let path = file_in(directory.path());
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[30 * RECORD + 50] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert_eq!(recovered(place.path()), 30);
+        assert_eq!(recovered(directory.path()), 30);
     }
 }

@@ -283,11 +283,15 @@ impl Chart<'_> {
             let label = if row.on_commit { "c".into() } else { format!("{}", row.fsync_hz) };
             // Each scheme has its own side for labels, so that those of close marks do not collide.
             let (class, dx, dy) = [("m", 0.0, -9.0), ("m", 0.0, 18.0), ("n", -9.0, 4.0), ("", 9.0, 4.0)][nth];
-            let place = (at_x + dx, at_y + dy);
-            let is_free = |(x, y): &(f64, f64)| (x - place.0).abs() >= LABEL.0 || (y - place.1).abs() >= LABEL.1;
+            let position = (at_x + dx, at_y + dy);
+            let is_free = |(x, y): &(f64, f64)| (x - position.0).abs() >= LABEL.0 || (y - position.1).abs() >= LABEL.1;
             if labels.iter().all(is_free) {
-                let _ = write!(svg, "<text class='{class} small' x='{:.1}' y='{:.1}'>{label}</text>", place.0, place.1);
-                labels.push(place);
+                let _ = write!(
+                    svg,
+                    "<text class='{class} small' x='{:.1}' y='{:.1}'>{label}</text>",
+                    position.0, position.1
+                );
+                labels.push(position);
             }
         }
     }

@@ -84,7 +84,7 @@ pub struct Run<'a> {
     /// Duration of the measurement in seconds.
     pub seconds: f64,
     /// A directory for its files, which does not exist yet.
-    pub place: &'a Path,
+    pub directory: &'a Path,
 }
 
 impl Run<'_> {
@@ -134,8 +134,8 @@ impl Run<'_> {
         };
         recorder.slow_down_syncs(sync.parts.iter().map(|part| Duration::from_secs_f64(*part)).collect());
         let misbehaved = |what: &str| Finding::new(Kind::Misbehaved, format!("{}: {what}", self.setting));
-        std::fs::create_dir_all(self.place).map_err(|error| misbehaved(&error.to_string()))?;
-        let times = self.place.join("acknowledged");
+        std::fs::create_dir_all(self.directory).map_err(|error| misbehaved(&error.to_string()))?;
+        let times = self.directory.join("acknowledged");
         let loaded = self.load(&recorder.store(), &times.to_string_lossy());
         let kills = kill_loggers(&recorder.store()) as u64;
         let record = recorder.finish();
@@ -147,7 +147,7 @@ impl Run<'_> {
             setting: self.setting,
             record,
             acknowledged,
-            place: self.place.to_path_buf(),
+            directory: self.directory.to_path_buf(),
             recovered: BTreeMap::new(),
         };
         let mut cuts = Vec::new();
@@ -169,7 +169,7 @@ struct Judge {
     record: Record,
     /// The times of the acknowledgements, in order.
     acknowledged: Vec<Duration>,
-    place: PathBuf,
+    directory: PathBuf,
     recovered: BTreeMap<u64, u64>,
 }
 
@@ -190,7 +190,7 @@ impl Judge {
             let there = match self.recovered.get(&fingerprint) {
                 Some(there) => *there,
                 None => {
-                    let store = self.place.join("store");
+                    let store = self.directory.join("store");
                     let laid_out = image.lay_out(&store);
                     laid_out.map_err(|error| Finding::new(Kind::Misbehaved, format!("laying out a state: {error}")))?;
                     let there = count_in_fresh_process(&store, self.setting.scheme);
@@ -296,8 +296,8 @@ mod tests {
         for (scheme, is_violation) in [(Scheme::LoggerDurable, true), (Scheme::LoggerVisible, false)] {
             let setting = Setting { scheme, hz: Some(1), rate: 1 };
             let acknowledged = vec![Duration::from_secs(1)];
-            let (record, place, recovered) = (Record::default(), PathBuf::new(), BTreeMap::new());
-            let judge = Judge { setting, record, acknowledged, place, recovered };
+            let (record, directory, recovered) = (Record::default(), PathBuf::new(), BTreeMap::new());
+            let judge = Judge { setting, record, acknowledged, directory, recovered };
             assert_eq!(judge.cut(Duration::from_secs(2), 0).is_err(), is_violation);
             assert!(judge.cut(Duration::from_secs(2), 1).is_ok());
         }

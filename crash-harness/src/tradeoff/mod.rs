@@ -142,8 +142,8 @@ impl Suite<'_> {
                 Limit::Seconds(seconds) => seconds as f64 - self.context.elapsed().as_secs_f64(),
                 Limit::States(_) => f64::MAX,
             };
-            let may_go_on = self.context.may_go_on(self.outcome.states, &cell.to_string());
-            if index > 0 && (!may_go_on || cell.cost(stretch) > left) {
+            let may_continue = self.context.may_continue(self.outcome.states, &cell.to_string());
+            if index > 0 && (!may_continue || cell.cost(stretch) > left) {
                 self.outcome.uncovered.push(format!("{cell}: the time was up"));
                 continue;
             }
@@ -155,7 +155,7 @@ impl Suite<'_> {
     fn compare(&mut self, settings: &[Setting], stretch: f64) {
         let mut measured = Vec::new();
         for setting in settings {
-            self.context.may_go_on(self.outcome.states, &setting.to_string());
+            self.context.may_continue(self.outcome.states, &setting.to_string());
             match self.measure(setting, stretch) {
                 Ok(on_disk) => measured.push((*setting, on_disk)),
                 Err(finding) => self.found(setting, finding),
@@ -182,16 +182,16 @@ impl Suite<'_> {
     }
 
     fn measure(&self, setting: &Setting, stretch: f64) -> Result<Measured, Finding> {
-        let place = self.context.place(&format!("{setting}").replace(':', "-"));
-        let measured = self.run(setting, stretch, &place).load(&place, "");
-        kill_loggers(&place);
-        let _ = std::fs::remove_dir_all(&place);
+        let directory = self.context.directory(&format!("{setting}").replace(':', "-"));
+        let measured = self.run(setting, stretch, &directory).load(&directory, "");
+        kill_loggers(&directory);
+        let _ = std::fs::remove_dir_all(&directory);
         measured
     }
 
-    fn run<'p>(&self, setting: &Setting, stretch: f64, place: &'p std::path::Path) -> Run<'p> {
+    fn run<'p>(&self, setting: &Setting, stretch: f64, directory: &'p std::path::Path) -> Run<'p> {
         let (warm_up, seconds) = Cell { hz: setting.hz, rate: setting.rate }.times(stretch);
-        Run { setting: *setting, seed: self.context.seed, warm_up, seconds, place }
+        Run { setting: *setting, seed: self.context.seed, warm_up, seconds, directory }
     }
 
     /// Measures losses concurrently: these runs do not measure durations.
@@ -200,12 +200,12 @@ impl Suite<'_> {
             return measured.iter().map(|_| Ok(None)).collect();
         }
         let lose = |(index, (setting, on_disk)): (usize, &(Setting, Measured))| {
-            let place = self.context.place_in_memory(&format!("cut-{setting}").replace(':', "-"));
-            let run = self.run(setting, stretch, &place);
+            let directory = self.context.directory_in_memory(&format!("cut-{setting}").replace(':', "-"));
+            let run = self.run(setting, stretch, &directory);
             let mut random = self.context.random(u64::from(setting.rate) << 8 | index as u64);
             let time = run.warm_up + run.seconds + STARTING + CUTTING * stretch;
             let lost = run.lose(&on_disk.sync, &mut random, CUTS_MIN, Instant::now() + Duration::from_secs_f64(time));
-            let _ = std::fs::remove_dir_all(&place);
+            let _ = std::fs::remove_dir_all(&directory);
             lost
         };
         let lost: Vec<_> = std::thread::scope(|scope| {

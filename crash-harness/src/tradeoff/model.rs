@@ -64,11 +64,11 @@ fn not_durable(interval: f64, rate: f64, sync: &SyncTimes) -> f64 {
         return 0.0;
     }
     let (mean, square) = (sync.mean, sync.mean_square());
-    let nobody_came = (-rate * mean).exp();
-    let first = rate * mean + nobody_came;
+    let no_commit = (-rate * mean).exp();
+    let first = rate * mean + no_commit;
     let of_a_cycle =
         first * interval + rate * interval * interval / 2.0 + (first + rate * interval) * mean + rate * square / 2.0;
-    of_a_cycle / (interval + mean + nobody_came / rate)
+    of_a_cycle / (interval + mean + no_commit / rate)
 }
 
 fn waiting_ms(interval: f64, rate: f64, sync: &SyncTimes) -> f64 {

@@ -1,7 +1,7 @@
 //! A cell: a value of fixed size in shared memory, stored in place by any process and never read
 //! torn.
 
-use crate::api::cells::{CellPlace, sampling};
+use crate::api::cells::{CellLocation, sampling};
 use crate::api::store::Store;
 use crate::error::reason::{LockHolder, LockKind, NotDurableReason};
 use crate::files::dir;
@@ -51,13 +51,13 @@ impl<T: ?Sized> Clone for Cell<T> {
 
 struct Opened {
     store: Store,
-    place: CellPlace,
+    location: CellLocation,
     name: String,
 }
 
 impl<T: ?Sized> Cell<T> {
-    pub(crate) fn new(store: Store, place: CellPlace, name: &str) -> Cell<T> {
-        Cell { opened: Arc::new(Opened { store, place, name: name.into() }), of: PhantomData }
+    pub(crate) fn new(store: Store, location: CellLocation, name: &str) -> Cell<T> {
+        Cell { opened: Arc::new(Opened { store, location, name: name.into() }), of: PhantomData }
     }
 
     /// Returns the cell's name.
@@ -67,7 +67,7 @@ impl<T: ?Sized> Cell<T> {
 
     /// Returns the length of the cell's value in bytes.
     pub fn size(&self) -> usize {
-        self.opened.place.kind().len()
+        self.opened.location.kind().len()
     }
 
     /// Returns the version of the newest value.
@@ -187,7 +187,7 @@ impl Opened {
 
     #[inline]
     fn still(&self) -> Result<&CellEntry> {
-        self.place.entry(&self.store.client().engine.control).ok_or_else(|| self.gone())
+        self.location.entry(&self.store.client().engine.control).ok_or_else(|| self.gone())
     }
 
     #[cold]
@@ -197,19 +197,19 @@ impl Opened {
 
     #[inline]
     fn check_len(&self, len: usize) -> Result<()> {
-        if len == self.place.kind().len() { Ok(()) } else { Err(self.other_len(len)) }
+        if len == self.location.kind().len() { Ok(()) } else { Err(self.other_len(len)) }
     }
 
     #[cold]
     fn other_len(&self, len: usize) -> Error {
-        Error::OtherCell { name: self.name.clone(), found: self.place.kind().value_len(), wanted: Some(len as u64) }
+        Error::OtherCell { name: self.name.clone(), found: self.location.kind().value_len(), wanted: Some(len as u64) }
     }
 
     #[inline]
     fn load(&self, value: &mut [u8]) -> Result<Version> {
         self.check_len(value.len())?;
         let entry = self.entry()?;
-        let view = self.store.client().engine.control.view_of(&self.place.cell, entry);
+        let view = self.store.client().engine.control.view_of(&self.location.cell, entry);
         let version = match view.try_load(value) {
             Some(version) => version,
             None => self.load_again(entry, || view.try_load(value))?,
@@ -240,7 +240,7 @@ impl Opened {
     fn load_version(&self, version: Version, value: &mut [u8]) -> Result<()> {
         self.check_len(value.len())?;
         let entry = self.entry()?;
-        let view = self.store.client().engine.control.view_of(&self.place.cell, entry);
+        let view = self.store.client().engine.control.view_of(&self.location.cell, entry);
         let found = view.load_version(version, value);
         self.still()?;
         if found { Ok(()) } else { Err(Error::Stale) }
@@ -254,7 +254,7 @@ impl Opened {
             return Err(Error::ReadOnly);
         }
         let engine = &self.store.client().engine;
-        let view = engine.control.view_of(&self.place.cell, entry);
+        let view = engine.control.view_of(&self.location.cell, entry);
         let me = engine.me.0;
         if entry.try_latch(me).is_err() {
             self.wait_for_latch(entry)?;
@@ -358,6 +358,6 @@ fn pass(step: WriteStep) -> bool {
 
 impl fmt::Debug for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opened").field("name", &self.name).field("kind", &self.place.kind()).finish_non_exhaustive()
+        f.debug_struct("Opened").field("name", &self.name).field("kind", &self.location.kind()).finish_non_exhaustive()
     }
 }

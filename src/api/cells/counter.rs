@@ -1,6 +1,6 @@
 //! A counter: a number in shared memory that any process adds to with one atomic instruction.
 
-use crate::api::cells::CellPlace;
+use crate::api::cells::CellLocation;
 use crate::api::store::Store;
 use crate::shared::cells::CellEntry;
 use crate::{Error, Result};
@@ -19,13 +19,13 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Counter {
     store: Store,
-    place: CellPlace,
+    location: CellLocation,
     name: Arc<str>,
 }
 
 impl Counter {
-    pub(crate) fn new(store: Store, place: CellPlace, name: &str) -> Counter {
-        Counter { store, place, name: name.into() }
+    pub(crate) fn new(store: Store, location: CellLocation, name: &str) -> Counter {
+        Counter { store, location, name: name.into() }
     }
 
     /// Returns the counter's name.
@@ -41,7 +41,7 @@ impl Counter {
 
     #[inline]
     fn still(&self) -> Result<&CellEntry> {
-        let entry = self.place.entry(&self.store.client().engine.control);
+        let entry = self.location.entry(&self.store.client().engine.control);
         entry.ok_or_else(|| Error::NoCell { name: self.name().into() })
     }
 

@@ -45,12 +45,12 @@ const LOOKUP_ATTEMPTS_MAX: u32 = 100;
 
 /// The identity of a cell and the index of its entry.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CellPlace {
+pub(crate) struct CellLocation {
     pub(crate) cell: CellRef,
     pub(crate) generation: u64,
 }
 
-impl CellPlace {
+impl CellLocation {
     pub(crate) fn kind(&self) -> CellKind {
         self.cell.kind
     }
@@ -74,7 +74,7 @@ pub struct CellInfo {
 }
 
 /// Returns the cell or counter of this name, if there is one.
-pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
+pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellLocation>> {
     let control = &store.client().engine.control;
     for _ in 0..LOOKUP_ATTEMPTS_MAX {
         let snapshot = store.snapshot()?;
@@ -85,7 +85,7 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
         // was dropped: the next snapshot shows that.
         if control.cell_entry(record.index as usize)?.generation() == record.generation {
             let cell = control.cell_ref(record.index as usize, record.kind)?;
-            return Ok(Some(CellPlace { cell, generation: record.generation }));
+            return Ok(Some(CellLocation { cell, generation: record.generation }));
         }
         std::thread::yield_now();
     }
@@ -93,14 +93,14 @@ pub(crate) fn find(store: &Store, name: &str) -> Result<Option<CellPlace>> {
 }
 
 /// Returns the cell or counter of this name; creates it if there is none.
-pub(crate) fn open(store: &Store, name: &str, kind: CellKind) -> Result<CellPlace> {
+pub(crate) fn open(store: &Store, name: &str, kind: CellKind) -> Result<CellLocation> {
     loop {
         match find(store, name)? {
-            Some(place) if place.kind() == kind => return Ok(place),
-            Some(place) => {
+            Some(location) if location.kind() == kind => return Ok(location),
+            Some(location) => {
                 return Err(Error::OtherCell {
                     name: name.into(),
-                    found: place.kind().value_len(),
+                    found: location.kind().value_len(),
                     wanted: kind.value_len(),
                 });
             }

@@ -36,8 +36,8 @@ impl Store {
     /// cells and counters (65,536). [`Error::NoCell`](crate::Error::NoCell) if the store was opened
     /// read-only and there is none. Those of a commit.
     pub fn cell(&self, name: &str, size: usize) -> Result<Cell> {
-        let place = cells::open(self, name, CellKind::Cell { len: size })?;
-        Ok(Cell::new(self.clone(), place, name))
+        let location = cells::open(self, name, CellKind::Cell { len: size })?;
+        Ok(Cell::new(self.clone(), location, name))
     }
 
     /// Returns a cell as [`Store::cell`] does, for values of a plain type: one without padding, for
@@ -68,8 +68,8 @@ impl Store {
     /// # Errors
     /// Those of [`Store::cell`].
     pub fn cell_of<T: bytemuck::Pod>(&self, name: &str) -> Result<Cell<T>> {
-        let place = cells::open(self, name, CellKind::Cell { len: size_of::<T>() })?;
-        Ok(Cell::new(self.clone(), place, name))
+        let location = cells::open(self, name, CellKind::Cell { len: size_of::<T>() })?;
+        Ok(Cell::new(self.clone(), location, name))
     }
 
     /// Returns the cell of this name, whatever its size; `None` if there is none, or a counter.
@@ -77,8 +77,8 @@ impl Store {
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt); [`Error::Forked`](crate::Error::Forked).
     pub fn find_cell(&self, name: &str) -> Result<Option<Cell>> {
-        let place = cells::find(self, name)?.filter(|place| place.kind() != CellKind::Counter);
-        Ok(place.map(|place| Cell::new(self.clone(), place, name)))
+        let location = cells::find(self, name)?.filter(|location| location.kind() != CellKind::Counter);
+        Ok(location.map(|location| Cell::new(self.clone(), location, name)))
     }
 
     /// Returns the counter of this name. If there is none, creates it at 0, as a transaction at the
@@ -87,8 +87,8 @@ impl Store {
     /// # Errors
     /// Those of [`Store::cell`].
     pub fn counter(&self, name: &str) -> Result<Counter> {
-        let place = cells::open(self, name, CellKind::Counter)?;
-        Ok(Counter::new(self.clone(), place, name))
+        let location = cells::open(self, name, CellKind::Counter)?;
+        Ok(Counter::new(self.clone(), location, name))
     }
 
     /// Returns all cells and counters, by name.

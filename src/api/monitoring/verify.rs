@@ -456,7 +456,7 @@ impl<'a> LogWalk<'a> {
             self.stop(next, error)
         })?;
         loop {
-            let place = scan.file_position().map(|(file, offset)| (format!("{}/{file}", dir::WAL), offset));
+            let position = scan.file_position().map(|(file, offset)| (format!("{}/{file}", dir::WAL), offset));
             // The checker is fed from the beginning of a record.
             let step = scan.next_chunk().map(|chunk| {
                 chunk.map(|(lsn, bytes)| {
@@ -479,7 +479,7 @@ impl<'a> LogWalk<'a> {
             };
             if let Err(error) = fed {
                 self.next = scan.next_start();
-                let (file, offset) = place.unwrap_or((dir::WAL.into(), 0));
+                let (file, offset) = position.unwrap_or((dir::WAL.into(), 0));
                 return Err(match error {
                     Error::Corrupt { what, .. } => Error::Corrupt { file, offset, what },
                     other => other,

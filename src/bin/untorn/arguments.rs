@@ -12,8 +12,8 @@ use std::path::PathBuf;
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) format: Format,
-    /// As root, open a store that belongs to another user, who can read everything that is put into
-    /// it
+    /// As root, open a store that belongs to another user. That user can read everything
+    /// that is put into it
     #[arg(long, global = true)]
     pub(crate) foreign_owner: bool,
     #[command(subcommand)]

@@ -1,8 +1,8 @@
 //! The command line `untorn`: reads the arguments, runs one command, and converts its outcome to an
 //! exit code.
 //!
-//! `commands` has a file for each command; `top` and `tour` have folders. Exit codes: 0 done, 1 not found or check failed, 2 usage, 3
-//! store error.
+//! `commands` has a file for each command; `top` and `tour` have folders. Exit codes: 0 done, 1 not
+//! found or check failed, 2 usage, 3 store error.
 
 mod arguments;
 mod commands;

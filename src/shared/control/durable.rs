@@ -137,7 +137,7 @@ impl Control {
     /// Stores the image of `next` for durable readers. Called by the flush thread before it
     /// publishes `next`.
     pub(crate) fn fill_next_durable(&self, next: NextDurable, image: &SlotImage) {
-        self.fixed().durable_slots[next.place].fill(&image.encode());
+        self.fixed().durable_slots[next.slot].fill(&image.encode());
     }
 
     /// Acknowledges everything up to `next` and `lsn`, after the sync (**I4**). The caller then
@@ -177,8 +177,8 @@ impl Control {
             crash_point!("reader.durable_read");
         });
         crash_point!("reader.durable_pinned");
-        fixed.durable_slots.iter().find_map(|place| {
-            let words = place.copy();
+        fixed.durable_slots.iter().find_map(|slot| {
+            let words = slot.copy();
             // The two slots are filled in turn: if t is still published, its slot was not refilled
             // while it was copied. If t was published twice, the other slot may hold t as well and
             // be refilled just now. Then its checksum fails, and the first one is good.

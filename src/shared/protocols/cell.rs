@@ -144,18 +144,18 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
     /// Makes `value` the newest, as the next version or one that is at least `floor`. The caller
     /// holds the latch.
     ///
-    /// `goes_on` is called after each step. If it returns false, the writer ends there, as if it
-    /// were killed.
+    /// `may_continue` is called after each step. If it returns false, the writer ends there, as if
+    /// it were killed.
     #[cfg(test)]
     pub(crate) fn store(
         &self,
         value: &[u8],
         floor: Version,
-        mut goes_on: impl FnMut(WriteStep) -> bool,
+        mut may_continue: impl FnMut(WriteStep) -> bool,
     ) -> Option<Version> {
         let next = self.next();
         let version = if next >= floor { next } else { Self::reach(next, floor)? };
-        self.store_as(value, version, &mut goes_on)
+        self.store_as(value, version, &mut may_continue)
     }
 
     /// Returns the version after the newest one; 0 after the last possible one. The caller holds
@@ -184,10 +184,10 @@ impl<'a, M: Model, const C: usize> CellView<'a, M, C> {
         &self,
         value: &[u8],
         version: Version,
-        goes_on: &mut impl FnMut(WriteStep) -> bool,
+        may_continue: &mut impl FnMut(WriteStep) -> bool,
     ) -> Option<Version> {
         let (stamp, payload) = self.copy(version);
-        let mut pass = |step| goes_on(step).then_some(());
+        let mut pass = |step| may_continue(step).then_some(());
         pass(WriteStep::Latched)?;
         // The planted bug stores in an order that a weak memory model allows without the fences and
         // releases. It needs to store in that order, since a processor that keeps stores in order

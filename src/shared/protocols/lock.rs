@@ -203,7 +203,7 @@ impl Reservation {
 #[must_use]
 pub(crate) enum Next {
     /// No waiter.
-    Nobody,
+    None,
     /// One bulk waiter, if one sleeps.
     Bulk,
     /// One urgent waiter; the lock is reserved for it.
@@ -217,7 +217,7 @@ pub(crate) enum Next {
 #[inline]
 pub(crate) fn release<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: ClientIdBits) -> Next {
     match word.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed) {
-        Ok(_) => Next::Nobody,
+        Ok(_) => Next::None,
         Err(seen) => release_to_waiters::<M>(word, events, me, seen),
     }
 }
@@ -239,14 +239,14 @@ fn release_to_waiters<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: 
             Err(now) => seen = now,
         }
     }
-    Next::Nobody
+    Next::None
 }
 
 /// Wakes the waiters that a [`release`] returned. If no urgent waiter slept or is on the way, the
 /// lock becomes free for all.
 pub(crate) fn wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, next: Next) {
     match (next, events.urgent) {
-        (Next::Nobody, _) | (Next::Urgent(_), None) => {}
+        (Next::None, _) | (Next::Urgent(_), None) => {}
         (Next::Bulk, _) => drop(wake_one::<M>(events.bulk)),
         (Next::Urgent(reservation), Some(urgent)) => {
             if !urgent.wake() {
@@ -358,7 +358,7 @@ pub(crate) fn release_and_wake<M: Model>(word: &M::U64, event: &M::U32, me: Clie
 #[inline]
 pub(crate) fn release_and_wake_next<M: Model>(word: &M::U64, events: &EventCounts<'_, M>, me: ClientIdBits) {
     match release::<M>(word, events, me) {
-        Next::Nobody => {}
+        Next::None => {}
         next => wake_next::<M>(word, events, next),
     }
 }

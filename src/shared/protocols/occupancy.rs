@@ -80,7 +80,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> D
 impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> Occupancy<M, SUMMARIES, AREAS, WORDS> {
     const FITS: () = assert!(SUMMARIES * FLAGS >= AREAS);
 
-    fn place(index: usize) -> BitPosition {
+    fn position(index: usize) -> BitPosition {
         let () = Self::FITS;
         let word = index / SLOTS;
         BitPosition { area: word / WORDS, word: word % WORDS, bit: 1 << (index % SLOTS) }
@@ -92,7 +92,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
 
     /// Makes every later scan check the slot. Called by its owner before it pins.
     pub(crate) fn enter(&self, index: usize) {
-        let BitPosition { area, word, bit } = Self::place(index);
+        let BitPosition { area, word, bit } = Self::position(index);
         let (summary, flag) = self.summary(area);
         self.areas[area][word].fetch_or(bit, Ordering::SeqCst);
         // In this order: see E2 and E3 above.
@@ -102,7 +102,7 @@ impl<M: Model, const SUMMARIES: usize, const AREAS: usize, const WORDS: usize> O
 
     /// Removes the slot from the map. Called by the slot's owner, which has unpinned.
     pub(crate) fn leave(&self, index: usize) {
-        let BitPosition { area, word, bit } = Self::place(index);
+        let BitPosition { area, word, bit } = Self::position(index);
         if self.areas[area][word].fetch_and(!bit, Ordering::AcqRel) & !bit == 0 {
             self.tidy(area);
         }

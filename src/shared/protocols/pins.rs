@@ -230,7 +230,7 @@ pub(crate) struct NextDurable {
     /// The transaction.
     pub txn: TxnId,
     /// The index of its pin; the copy of its commit slot has the same index.
-    pub place: usize,
+    pub slot: usize,
 }
 
 impl<M: Model> Default for LoggerPins<M> {
@@ -251,8 +251,8 @@ impl<M: Model> LoggerPins<M> {
     /// one. This replaces a pin of an earlier call whose transaction was never published, by this
     /// logger or a dead one.
     pub(crate) fn pin_next(&self, committed: &M::U64, published: &M::U64) -> NextDurable {
-        let place = 1 - self.place_of(published);
-        NextDurable { txn: pin_newest::<M>(&self.pins[place], committed, || {}), place }
+        let slot = 1 - self.slot_of(published);
+        NextDurable { txn: pin_newest::<M>(&self.pins[slot], committed, || {}), slot }
     }
 
     /// Publishes `next` as durable, and only then drops the older pin. The caller has made it
@@ -260,7 +260,7 @@ impl<M: Model> LoggerPins<M> {
     pub(crate) fn publish(&self, published: &M::U64, next: NextDurable) {
         published.store_fenced(next.txn.as_u64());
         // Release: a scan that sees this zero sees the new `published` too.
-        self.pins[1 - next.place].store(0, Ordering::Release);
+        self.pins[1 - next.slot].store(0, Ordering::Release);
     }
 
     /// Returns the transactions that the two pins protect.
@@ -269,7 +269,7 @@ impl<M: Model> LoggerPins<M> {
     }
 
     /// Returns the index of the pin that protects the published transaction.
-    pub(crate) fn place_of(&self, published: &M::U64) -> usize {
+    pub(crate) fn slot_of(&self, published: &M::U64) -> usize {
         let published = encode(TxnId::from_u64(published.load(Ordering::Acquire)));
         usize::from(self.pins[0].load(Ordering::Acquire) != published)
     }

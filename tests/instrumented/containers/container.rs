@@ -156,7 +156,7 @@ impl Inside {
         wait_until(|| is_stopped(self.pid) && is_stopped(self.child.pid()));
     }
 
-    pub(crate) fn go_on(&self) {
+    pub(crate) fn resume(&self) {
         self.child.signal(Signal::CONT);
         wait_until(|| !is_stopped(self.pid));
     }

@@ -1,8 +1,9 @@
 //! Goal: the orders of events around the log that break lesser designs break nothing here: streams
 //! that end half-way, devices that fill at the worst moment, wakers that die before they wake.
 //!
-//! Method: each order is forced by hold points of the instrumented build, by signals, and by a small tmpfs that the test fills. After all processes were killed and `control`
-//! was removed, as a crash of the kernel leaves it, the test checks what was acknowledged.
+//! Method: each order is forced by hold points of the instrumented build, by signals, and by a
+//! small tmpfs that the test fills. After all processes were killed and `control` was removed, as a
+//! crash of the kernel leaves it, the test checks what was acknowledged.
 
 mod full_device;
 
@@ -109,7 +110,7 @@ fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
         unfinished_stream(Stream::Dies, Next::LongOfAnother, checkpoint, "");
     }
     let what = caught(|| unfinished_stream(Stream::Dies, Next::LongOfAnother, false, "no-abort-record"));
-    eprintln!("caught: {}", what.expect_err("two streams became one, and nobody noticed"));
+    eprintln!("caught: {}", what.expect_err("two streams became one, and no check failed"));
 }
 
 // ---- wakers
@@ -118,7 +119,7 @@ fn a_stream_that_never_commits_leaves_nothing_to_those_after_it() {
 /// between its publication and letting go of the lock, for which another waits. Neither may sleep
 /// on: the logger makes the commit durable by itself, the lock is taken over.
 #[test]
-fn a_writer_dies_after_its_publication_and_wakes_nobody() {
+fn a_writer_dies_after_its_publication_without_a_wake_up() {
     let _limit = instrumented::limit_after_build();
     let scenario = Scenario::new();
     let few = Few::open(worker::options().open(&scenario.path).unwrap()).unwrap();
@@ -183,7 +184,7 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
         let heard = other.lines().len();
         other.tell("commit 1 durable");
         std::thread::sleep(Duration::from_millis(50));
-        assert_eq!(other.lines().len(), heard, "nobody can have made that durable");
+        assert_eq!(other.lines().len(), heard, "no process can have made that durable");
         let begun = Instant::now();
         signal(held as i32, libc::SIGKILL);
         published.release();

@@ -120,7 +120,7 @@ fn a_header_that_nothing_states_stays_whole_while_commits_follow() {
         unstated_header(when, "");
     }
     let what = caught(|| unstated_header(AllDie::BeforeTheSuccessor, "reuse-running-checkpoint"));
-    eprintln!("caught: {}", what.expect_err("pages of the running checkpoint were reused, and nobody noticed"));
+    eprintln!("caught: {}", what.expect_err("pages of the running checkpoint were reused, and no check failed"));
 }
 
 /// Commits go on while the logger is held at `point` of a checkpoint; its header is written, and
@@ -166,7 +166,7 @@ fn a_tail_that_a_checkpoint_contains_is_sealed() {
         commits_during_checkpoint(point, "");
     }
     let what = caught(|| commits_during_checkpoint("checkpoint.pages_summed", "append-to-sealed-tail"));
-    eprintln!("caught: {}", what.expect_err("the tail was appended to, and nobody noticed"));
+    eprintln!("caught: {}", what.expect_err("the tail was appended to, and no check failed"));
 }
 
 // ---- readers
@@ -221,7 +221,7 @@ fn a_reader_that_stalls_for_a_lap_of_the_slots_gets_a_newer_snapshot() {
         stalled_for(commits, "");
     }
     let what = caught(|| stalled_for(200, "snapshot-beyond-its-pin"));
-    eprintln!("caught: {}", what.expect_err("pages of a snapshot were reused, and nobody noticed"));
+    eprintln!("caught: {}", what.expect_err("pages of a snapshot were reused, and no check failed"));
 }
 
 /// Interleaving 7: a durable reader is held between reading which transaction is durable and

@@ -108,7 +108,7 @@ fn a_socket_in_place_of_a_directory() {
         assert!(ran.code == 2 && ran.error.contains("directory"), "{command}: {} {}", ran.code, ran.error);
     }
     // The owner is warned of an access file that cannot be read, once the logger has seen it.
-    fs::write(fixture.store().join("access"), "allow everybody\n").unwrap();
+    fs::write(fixture.store().join("access"), "allow everything\n").unwrap();
     wait_until(|| logger.run("get", &["users", "alice"]).ok().error.contains("line 1"));
     fixture.run("verify", &[]).ok();
     let socket = logger.socket();

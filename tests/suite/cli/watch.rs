@@ -102,7 +102,7 @@ fn watch_begins_now_unless_told_otherwise() {
 }
 
 #[test]
-fn watch_ends_when_nobody_reads_and_says_what_is_wrong() {
+fn watch_ends_when_its_output_is_closed_and_prints_errors() {
     let fixture = Fixture::new();
     fixture.run("put", &["users", "k", "v"]).ok();
     let mut command = Command::new(program());

@@ -56,7 +56,7 @@ fn damage(blocks: u64, ring: u64) -> impl Strategy<Value = Damage> {
     let file = any::<prop::sample::Index>;
     // Most of what is used of a segment lies at its beginning.
     let block = prop_oneof![3 => 0..4_u64, 3 => 0..blocks / 4, 1 => 0..blocks];
-    let place = (file(), block.clone());
+    let position = (file(), block.clone());
     prop_oneof![
         (file(), 0..blocks * BLOCK, 0..8_u8).prop_map(|(file, at, bit)| Damage::Bit { file, at, bit }),
         (file(), block.clone(), 0..128_u64, 0..8_u8).prop_map(|(file, block, at, bit)| Damage::HeaderBit {
@@ -67,7 +67,7 @@ fn damage(blocks: u64, ring: u64) -> impl Strategy<Value = Damage> {
         }),
         (file(), block.clone(), any::<u8>()).prop_map(|(file, block, seed)| Damage::Garbage { file, block, seed }),
         (file(), block).prop_map(|(file, block)| Damage::Zeros { file, block }),
-        (place.clone(), place).prop_map(|(from, to)| Damage::Copied { from, to }),
+        (position.clone(), position).prop_map(|(from, to)| Damage::Copied { from, to }),
         (0..ring, 0..8_u8).prop_map(|(at, bit)| Damage::RingBit { at, bit }),
     ]
 }
@@ -99,7 +99,7 @@ fn flip(file: &File, at: u64, bit: u8) -> Undo<'_> {
 }
 
 /// The open store, its files, and what happened in it.
-struct Scene {
+struct Scenario {
     store: Store,
     files: Vec<File>,
     control: File,
@@ -111,8 +111,8 @@ fn open(path: &Path, name: &str) -> File {
     File::options().read(true).write(true).open(path.join(name)).unwrap()
 }
 
-impl Scene {
-    fn new(path: &Path) -> Scene {
+impl Scenario {
+    fn new(path: &Path) -> Scenario {
         let store = small().open(path).unwrap();
         let mut history = History::default();
         while store.stats().unwrap().wal_segments + store.stats().unwrap().wal_kept < 4 {
@@ -136,7 +136,7 @@ impl Scene {
         let key = b"the last one of all";
         let found = bytes.windows(key.len()).position(|window| window == key).expect("the ring holds it");
         // The part of the ring before it; all of it has been flushed.
-        Scene { store, files, control, ring_at: found as u64 - RING_PART, truth }
+        Scenario { store, files, control, ring_at: found as u64 - RING_PART, truth }
     }
 
     fn apply(&self, damage: &Damage) -> Undo<'_> {
@@ -197,9 +197,9 @@ const RING_PART: u64 = 8 << 10;
 fn damaged_logs_tell_nothing_wrong() {
     let dir = scratch();
     let path = dir.path().join("store");
-    let scene = Scene::new(&path);
-    assert!(scene.truth.len() > 100, "{}", scene.truth.len());
-    let blocks = scene.files[0].metadata().unwrap().len() / BLOCK;
+    let scenario = Scenario::new(&path);
+    assert!(scenario.truth.len() > 100, "{}", scenario.truth.len());
+    let blocks = scenario.files[0].metadata().unwrap().len() / BLOCK;
     let mut runner =
         TestRunner::new(Config { cases: CASES, failure_persistence: None, max_shrink_iters: 200, ..Config::default() });
     let strategy = (
@@ -211,10 +211,10 @@ fn damaged_logs_tell_nothing_wrong() {
     let ran = runner.run(&strategy, |(damages, after, feed)| {
         let mut undo = Vec::new();
         for damage in &damages {
-            undo.push(scene.apply(damage));
+            undo.push(scenario.apply(damage));
         }
-        let after = after.map(|index| index.index(scene.truth.len()));
-        let met_error = scene.read(after, feed);
+        let after = after.map(|index| index.index(scenario.truth.len()));
+        let met_error = scenario.read(after, feed);
         // The last one first, since they may overlap.
         while let Some(last) = undo.pop() {
             drop(last);
@@ -227,7 +227,7 @@ fn damaged_logs_tell_nothing_wrong() {
         Ok(())
     });
     eprintln!("{} of {CASES} feeds met an error", errors.get());
-    drop(scene);
+    drop(scenario);
     remove_all(&path);
     ran.unwrap();
     assert!(errors.get() > 40);

@@ -84,9 +84,9 @@ fn note(lines: Vec<String>, position: &mut TxnId, seen: &mut Vec<u64>) {
 }
 
 #[test]
-fn everybody_is_killed_again_and_again() {
+fn all_processes_are_killed_again_and_again() {
     let _limit = limit();
-    let seed = seed("--test suite feed::lives::everybody_is_killed");
+    let seed = seed("--test suite feed::lives::all_processes_are_killed");
     let mut dice = StdRng::seed_from_u64(seed);
     for feed in [Feed::Visible, Feed::Durable] {
         let dir = TestStore::new();

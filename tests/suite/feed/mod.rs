@@ -103,7 +103,7 @@ fn filters_by_keyspace_and_prefix() {
     let last_one = by_prefix.try_next(HANGS).unwrap().unwrap();
     assert_eq!((text(&last_one).as_str(), by_prefix.resume_from()), ("users/ab4=v.", first));
     assert_eq!(texts(&drain(&mut all().prefix(b"ab5"), last)), ["other/ab5=v."]);
-    assert_eq!(drain(&mut all().keyspace("nobody"), last), []);
+    assert_eq!(drain(&mut all().keyspace("unused"), last), []);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_deadline_holds_where_nothing_that_comes_is_wanted() {
         });
         let mut answers = Vec::new();
         for feed in BOTH.into_iter().cycle().take(20) {
-            let mut changes = store.changes(now(&store), feed).unwrap().keyspace("nobody");
+            let mut changes = store.changes(now(&store), feed).unwrap().keyspace("unused");
             let start = Instant::now();
             answers.push((changes.try_next(Duration::from_millis(20)), start.elapsed()));
         }

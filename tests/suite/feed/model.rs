@@ -39,7 +39,7 @@ enum Step {
     KillConsumer(usize),
     KillLogger,
     Checkpoint,
-    KillEverybody,
+    KillAll,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -61,7 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..CONSUMERS.len()).prop_map(Step::KillConsumer),
         2 => Just(Step::KillLogger),
         2 => Just(Step::Checkpoint),
-        1 => Just(Step::KillEverybody),
+        1 => Just(Step::KillAll),
     ]
 }
 
@@ -238,7 +238,7 @@ fn run(steps: &[Step]) {
             Step::KillConsumer(which) => consumers[*which].restart(&dir),
             Step::KillLogger => kill_logger(&dir.open()),
             Step::Checkpoint => drop(dir.open().checkpoint().unwrap()),
-            Step::KillEverybody => {
+            Step::KillAll => {
                 settle(&writers, &mut asked, &mut model);
                 for consumer in &mut consumers {
                     let said = consumer.child.kill();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn who_falls_behind_hears_from_where_it_goes_on() {
+fn a_consumer_that_falls_behind_gets_its_next_position() {
     let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open_with(|options| {

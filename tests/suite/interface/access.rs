@@ -122,9 +122,9 @@ fn renamed(error: Error) -> Error {
 #[test]
 fn both_kinds_of_client_are_told_the_same() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open();
-    let client = Client::connect(place.path.join("logger.sock")).unwrap();
+    let test = TestStore::new();
+    let store = test.open();
+    let client = Client::connect(test.path.join("logger.sock")).unwrap();
     let (direct, by_message) = (script(&store, "direct"), script(&client, "message"));
     assert!(direct.0.len() > 20);
     for (direct, by_message) in direct.0.iter().zip(&by_message.0) {

@@ -126,8 +126,8 @@ fn walks_as_over_a_map() {
     let seed = std::env::var("UNTORN_SEED").map_or(rand::random(), |seed| seed.parse().unwrap());
     eprintln!("UNTORN_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let place = TestStore::new();
-    let store = place.open();
+    let test = TestStore::new();
+    let store = test.open();
     for count in [0, 1, 3, 30, 3_000] {
         let keys = store.keyspace(&format!("keys {count}")).unwrap();
         let mut model = fill(&store, &keys, &mut random, count);
@@ -160,8 +160,8 @@ fn walks_as_over_a_map() {
 
 // ---- the table
 
-fn three(place: &TestStore) -> (Store, Keyspace) {
-    let store = place.open_with(|options| {
+fn three(test: &TestStore) -> (Store, Keyspace) {
+    let store = test.open_with(|options| {
         options.durability(Durability::Visible);
     });
     let keys = store.keyspace("keys").unwrap();
@@ -174,8 +174,8 @@ fn three(place: &TestStore) -> (Store, Keyspace) {
 #[test]
 fn each_cell_of_the_table() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (store, keys) = three(&place);
+    let test = TestStore::new();
+    let (store, keys) = three(&test);
     let snapshot = store.snapshot().unwrap();
     // How the cursor gets there, and what `next` and `prev` then find; `.` is nothing.
     let cells: [(&[Call], &str, &str); 8] = [
@@ -215,8 +215,8 @@ fn each_cell_of_the_table() {
 #[test]
 fn values_outlive_the_cursor() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (store, keys) = three(&place);
+    let test = TestStore::new();
+    let (store, keys) = three(&test);
     let large = vec![7; 3 << 20];
     keys.put("large", &large).unwrap();
     let snapshot = store.snapshot().unwrap();
@@ -258,8 +258,8 @@ fn a_snapshot_cursor_may_change_threads() {
 #[test]
 fn a_cursor_of_another_store_or_a_missing_keyspace_is_an_error() {
     let _limit = limit();
-    let (place, other) = (TestStore::new(), TestStore::new());
-    let (store, _) = three(&place);
+    let (test, other) = (TestStore::new(), TestStore::new());
+    let (store, _) = three(&test);
     let (_other_store, foreign) = three(&other);
     let before = store.snapshot().unwrap();
     assert!(matches!(before.cursor(&foreign), Err(untorn::Error::OtherStore { .. })));

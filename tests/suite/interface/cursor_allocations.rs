@@ -11,8 +11,8 @@ const ENTRIES: u32 = 20_000;
 #[test]
 fn a_cursor_allocates_nothing_per_entry() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open();
+    let test = TestStore::new();
+    let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     let mut txn = store.begin_with(Durability::Visible).unwrap();
     for number in 0..ENTRIES {

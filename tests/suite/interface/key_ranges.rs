@@ -44,8 +44,8 @@ fn v(key: &str) -> Vec<u8> {
     key.into()
 }
 
-fn filled(place: &TestStore) -> (Store, Keyspace, Model) {
-    let store = place.open_with(|options| {
+fn filled(test: &TestStore) -> (Store, Keyspace, Model) {
+    let store = test.open_with(|options| {
         options.durability(Durability::Visible);
     });
     let keys = store.keyspace("keys").unwrap();
@@ -57,9 +57,9 @@ fn filled(place: &TestStore) -> (Store, Keyspace, Model) {
 #[test]
 fn every_form_of_a_range() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (store, keys, model) = filled(&place);
-    let client = Client::connect(place.path.join("logger.sock")).unwrap();
+    let test = TestStore::new();
+    let (store, keys, model) = filled(&test);
+    let client = Client::connect(test.path.join("logger.sock")).unwrap();
     let snapshot = store.snapshot().unwrap();
     let txn = store.begin().unwrap();
     let views = Views { keys: &keys, snapshot: &snapshot, txn: &txn, client: &client, model: &model };
@@ -100,8 +100,8 @@ fn every_form_of_a_range() {
 #[test]
 fn keys_and_values_of_every_type() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (store, keys, _) = filled(&place);
+    let test = TestStore::new();
+    let (store, keys, _) = filled(&test);
     keys.put("k", "1").unwrap();
     keys.put(b"k", vec![2]).unwrap();
     let version = keys.put(String::from("k"), [3]).unwrap();
@@ -122,7 +122,7 @@ fn keys_and_values_of_every_type() {
     txn.commit().unwrap();
     assert!(store.snapshot().unwrap().get(&keys, "t").unwrap().is_none());
 
-    let client = Client::connect(place.path.join("logger.sock")).unwrap();
+    let client = Client::connect(test.path.join("logger.sock")).unwrap();
     let version = client.put("keys", "m", vec![1]).unwrap();
     assert_eq!(client.get("keys", b"m").unwrap(), Some(vec![1]));
     let mut batch = Batch::new();

@@ -24,8 +24,8 @@ fn is_shared<T: Send + Sync>(_: &T) {}
 #[test]
 fn each_call_compiles_and_works() -> Result<()> {
     let _limit = limit();
-    let place = TestStore::new();
-    let data = &place.path;
+    let test = TestStore::new();
+    let data = &test.path;
     {
         let store = Store::open(data)?;
         store.close()?;
@@ -42,7 +42,7 @@ fn each_call_compiles_and_works() -> Result<()> {
     snapshots(&store)?;
     cells(&store)?;
     changes(&store)?;
-    messages(&place, &store)?;
+    messages(&test, &store)?;
     assert!(store.drop_keyspace("users")?);
     store.close()?;
     let read_only = Store::options().read_only(true).open(data)?;
@@ -181,8 +181,8 @@ fn changes(store: &Store) -> Result<()> {
     Ok(())
 }
 
-fn messages(place: &TestStore, store: &Store) -> Result<()> {
-    let remote = untorn::Client::connect(place.path.join("logger.sock"))?;
+fn messages(test: &TestStore, store: &Store) -> Result<()> {
+    let remote = untorn::Client::connect(test.path.join("logger.sock"))?;
     is_shared(&remote);
     remote.put("users", "by message", "1")?;
     assert_eq!(remote.get("users", "by message")?.as_deref(), Some(&b"1"[..]));
@@ -225,11 +225,11 @@ fn errors_have_their_names() {
 #[test]
 fn loggers_are_run_and_stopped_by_their_module() -> Result<()> {
     let _limit = limit();
-    let place = TestStore::new();
-    Store::open(&place.path)?.close()?;
-    untorn::logger::stop_logger(&place.path, HANGS)?;
-    let path = place.path.clone();
+    let test = TestStore::new();
+    Store::open(&test.path)?.close()?;
+    untorn::logger::stop_logger(&test.path, HANGS)?;
+    let path = test.path.clone();
     let logger = std::thread::spawn(move || untorn::logger::run_logger(path));
-    while !untorn::logger::stop_logger(&place.path, HANGS)? && !logger.is_finished() {}
+    while !untorn::logger::stop_logger(&test.path, HANGS)? && !logger.is_finished() {}
     logger.join().expect("the logger ends")
 }

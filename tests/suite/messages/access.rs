@@ -320,18 +320,18 @@ fn a_place_that_is_not_there_yet() {
     let Some(served) = ServedStore::new("a_place_that_is_not_there_yet") else { return };
     let note = served.at.path.join("logger.note");
     let wanted = served.public.path().join("later");
-    let place = wanted.join("untorn.sock");
-    served.set_bare(&format!("socket \"{}\"\n", place.display()));
+    let socket = wanted.join("untorn.sock");
+    served.set_bare(&format!("socket \"{}\"\n", socket.display()));
     wait_until(|| std::fs::read_to_string(&note).is_ok_and(|text| text.contains("later")));
     // A new logger does not fail over it either.
     kill_logger(&served.store);
     served.store.keyspace("k").unwrap().put(b"a", b"").unwrap();
     std::fs::create_dir(&wanted).unwrap();
-    wait_until(|| place.exists() && !note.exists());
-    Client::connect(&place).unwrap().get("k", b"a").unwrap();
+    wait_until(|| socket.exists() && !note.exists());
+    Client::connect(&socket).unwrap().get("k", b"a").unwrap();
     // If the socket's file is removed, the logger makes it again.
-    std::fs::remove_file(&place).unwrap();
-    wait_until(|| place.exists());
+    std::fs::remove_file(&socket).unwrap();
+    wait_until(|| socket.exists());
     // What is no socket, or another server's, is left alone; also a server's that is too busy to
     // accept anyone.
     for other in ["plain", "served", "busy"] {

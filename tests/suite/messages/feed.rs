@@ -230,21 +230,21 @@ fn only_what_may_be_read() {
     }
     let mut expected = served.direct(from);
     expected.retain(|change| change.keyspace().starts_with("public."));
-    let mut changes = connect_as_somebody(&socket, |client| client.changes(from, Feed::Durable).unwrap());
+    let mut changes = connect_as_other(&socket, |client| client.changes(from, Feed::Durable).unwrap());
     let heard = take(&mut changes, expected.len());
-    let place = |change: &Change| (change.txn_id(), change.keyspace().to_string(), change.key().to_vec());
-    assert!(heard.iter().map(place).eq(expected.iter().map(place)));
+    let position = |change: &Change| (change.txn_id(), change.keyspace().to_string(), change.key().to_vec());
+    assert!(heard.iter().map(position).eq(expected.iter().map(position)));
     for (index, change) in heard.iter().enumerate() {
         let is_last = heard.get(index + 1).is_none_or(|next| next.txn_id() != change.txn_id());
         assert_eq!(change.last_in_txn(), is_last, "{index}");
     }
     assert!(changes.try_next(SECOND / 10).unwrap().is_none());
-    let named = connect_as_somebody(&socket, |client| client.changes(from, Feed::Durable).unwrap().keyspace("secret"));
+    let named = connect_as_other(&socket, |client| client.changes(from, Feed::Durable).unwrap().keyspace("secret"));
     let refused = { named }.try_next(SECOND);
     assert!(matches!(refused, Err(Error::NotAllowed { .. })), "{refused:?}");
 }
 
-const SOMEBODY: u32 = 54_323;
+const OTHER_UID: u32 = 54_323;
 
 fn with_prefix(test: &str, prefix: &str) -> Option<(ServedStore, std::path::PathBuf, tempfile::TempDir)> {
     use std::os::unix::fs::PermissionsExt;
@@ -257,15 +257,15 @@ fn with_prefix(test: &str, prefix: &str) -> Option<(ServedStore, std::path::Path
     std::fs::set_permissions(public.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let socket = public.path().join("untorn.sock");
     let served = ServedStore::new();
-    let rule = format!("socket \"{}\"\nallow {SOMEBODY} read-only \"{prefix}\"\n", socket.display());
+    let rule = format!("socket \"{}\"\nallow {OTHER_UID} read-only \"{prefix}\"\n", socket.display());
     std::fs::write(served.at.path.join("access"), rule).unwrap();
     wait_until(|| socket.exists());
     Some((served, socket, public))
 }
 
-fn connect_as_somebody<T: Send>(socket: &std::path::Path, then: impl FnOnce(Client) -> T + Send) -> T {
+fn connect_as_other<T: Send>(socket: &std::path::Path, then: impl FnOnce(Client) -> T + Send) -> T {
     std::thread::scope(|scope| {
-        let id = rustix::process::Uid::from_raw(SOMEBODY);
+        let id = rustix::process::Uid::from_raw(OTHER_UID);
         let connecting = scope.spawn(move || {
             rustix::thread::set_thread_res_uid(id, id, id).unwrap();
             then(Client::connect(socket).unwrap())

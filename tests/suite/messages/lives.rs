@@ -143,7 +143,7 @@ fn acknowledged_writes_survive_kills() {
 }
 
 #[test]
-fn clients_that_die_or_stop_hold_nobody_up() {
+fn clients_that_die_or_stop_block_no_other() {
     let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
@@ -182,15 +182,15 @@ fn long_paths_and_names() {
     client.put("k", b"a", b"1").unwrap();
     drop(client);
     // The policy's place, whose directory has a long name.
-    let place = path.join("elsewhere.sock");
-    std::fs::write(path.join("access"), format!("socket {:?}\n", place.display().to_string())).unwrap();
-    wait_until(|| place.exists() && !path.join("logger.sock").exists());
-    let client = Client::connect(&place).unwrap();
+    let socket = path.join("elsewhere.sock");
+    std::fs::write(path.join("access"), format!("socket {:?}\n", socket.display().to_string())).unwrap();
+    wait_until(|| socket.exists() && !path.join("logger.sock").exists());
+    let client = Client::connect(&socket).unwrap();
     assert_eq!(client.get("k", b"a").unwrap().unwrap(), b"1");
     drop(client);
     drop(store);
     untorn::logger::stop_logger(&path, HANGS).unwrap();
-    assert!(!place.exists());
+    assert!(!socket.exists());
 }
 
 /// Inside of a process that uses the store itself, and in a child of it.
@@ -233,7 +233,7 @@ fn children_keep_no_connections() {
     let client = at.client();
     client.put("k", b"a", b"1").unwrap();
     let clients = store.stats().unwrap().clients.len();
-    assert_eq!(clients, 2, "this process, and the logger for those who pass messages");
+    assert_eq!(clients, 2, "this process, and the logger, for message-passing clients");
     let mut forker = Child::spawn("messages::forker", &at.path, &[]);
     forker.expect("forked");
     // The client's process ends, and its child does not: the server detects the end.
@@ -270,10 +270,10 @@ fn the_host_closes_descriptors() {
 
 /// A client connects just as the idle logger leaves: if the connection was accepted, it is served.
 #[test]
-fn the_logger_leaves_as_somebody_connects() {
+fn the_logger_leaves_as_a_client_connects() {
     use rand::{Rng, SeedableRng};
     let _limit = limit();
-    let seed = seed("--test suite messages::lives::the_logger_leaves_as_somebody_connects");
+    let seed = seed("--test suite messages::lives::the_logger_leaves_as_a_client_connects");
     let mut dice = rand::rngs::StdRng::seed_from_u64(seed);
     let at = TestStore::new();
     drop(at.open());

@@ -86,13 +86,13 @@ fn life() {
         .with_ansi(false)
         .without_time()
         .init();
-    let place = TestStore::new();
-    let store = place.open_with(|options| {
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
         options.logger_thread(true);
     });
     heard.expect("INFO", &["log replayed", "committed=", "transactions=0"]);
     heard.expect("INFO", &["logger started", "logger_pid="]);
-    heard.expect("INFO", &["store opened", &place.path.display().to_string()]);
+    heard.expect("INFO", &["store opened", &test.path.display().to_string()]);
     let keys = store.keyspace("keys").unwrap();
     keys.put(b"key", b"value").unwrap();
     heard.expect("TRACE", &["flushed", "durable=", "flush_ns="]);
@@ -116,7 +116,7 @@ fn life() {
     store.set_flush_policy(FlushPolicy::OnCommit).unwrap();
 
     // A process dies with the lock; the next writer takes it over.
-    let mut other = Child::spawn("monitoring::events::hold", &place.path, &[]);
+    let mut other = Child::spawn("monitoring::events::hold", &test.path, &[]);
     other.expect("holds the lock");
     let pid = format!("pid={}", other.pid());
     other.kill();
@@ -124,13 +124,13 @@ fn life() {
     heard.expect("WARN", &["taken over", &pid]);
     heard.expect("WARN", &["a process died", &pid]);
 
-    let client = untorn::Client::connect(place.path.join("logger.sock")).unwrap();
+    let client = untorn::Client::connect(test.path.join("logger.sock")).unwrap();
     heard.expect("INFO", &["message client connected", "uid="]);
     drop(client);
     drop(keys);
     store.close().unwrap();
     heard.expect("INFO", &["store closed"]);
-    place.stop_logger();
+    test.stop_logger();
     heard.expect("INFO", &["logger left"]);
     assert!(!heard.lines().iter().any(|line| line.trim_start().starts_with("ERROR")), "{:#?}", heard.lines());
 }

@@ -28,11 +28,11 @@ fn child() {
 #[test]
 fn each_process_counts_in_the_class_of_its_commits() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open();
+    let test = TestStore::new();
+    let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     let before = store.stats().unwrap().latencies;
-    let other = Child::spawn("monitoring::latencies::commit", &place.path, &["7"]);
+    let other = Child::spawn("monitoring::latencies::commit", &test.path, &["7"]);
     other.expect("done");
     for key in 0..5_u32 {
         let mut txn = store.begin_with(Durability::Visible).unwrap();
@@ -58,7 +58,7 @@ fn each_process_counts_in_the_class_of_its_commits() {
     assert!(now.flush.count() > 0 && now.flush.mean() <= now.flush.max());
 
     // They are the region's, not the logger's: another one goes on counting.
-    untorn::logger::stop_logger(&place.path, HANGS).unwrap();
+    untorn::logger::stop_logger(&test.path, HANGS).unwrap();
     keys.put(b"after", b"the first logger").unwrap();
     let later = store.stats().unwrap();
     assert!(later.logger_starts > stats.logger_starts);
@@ -68,8 +68,8 @@ fn each_process_counts_in_the_class_of_its_commits() {
     drop(other);
     drop(keys);
     drop(store);
-    place.stop_logger();
-    let anew = place.open().stats().unwrap().latencies;
+    test.stop_logger();
+    let anew = test.open().stats().unwrap().latencies;
     assert_eq!(anew.lock_hold.urgent.count(), 0, "{anew:#?}");
 }
 
@@ -78,8 +78,8 @@ fn each_process_counts_in_the_class_of_its_commits() {
 #[test]
 fn commits_that_have_time_are_acknowledged_apart() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open();
+    let test = TestStore::new();
+    let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     let before = store.stats().unwrap().latencies.acknowledgement;
     let times = [1, 90, 150].map(Duration::from_millis);
@@ -101,8 +101,8 @@ fn commits_that_have_time_are_acknowledged_apart() {
 #[test]
 fn a_lock_held_long_shows_with_its_holder_and_its_waiter() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open();
+    let test = TestStore::new();
+    let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     let before = store.stats().unwrap().latencies;
     let mut txn = store.begin_with(Durability::Visible).unwrap();
@@ -127,8 +127,8 @@ fn a_lock_held_long_shows_with_its_holder_and_its_waiter() {
 #[test]
 fn what_the_logger_does_is_measured() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open();
+    let test = TestStore::new();
+    let store = test.open();
     store.keyspace("keys").unwrap().put(b"key", b"value").unwrap();
     store.cell("cell", 8).unwrap().store_durable(&[1; 8]).unwrap();
     store.checkpoint().unwrap();
@@ -138,10 +138,10 @@ fn what_the_logger_does_is_measured() {
 }
 
 #[test]
-fn who_waits_for_a_visible_commit_is_counted_once_it_is_durable() {
+fn a_wait_for_a_visible_commit_is_counted_once_it_is_durable() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open_with(|options| {
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
         options.flush_policy(FlushPolicy::Every(Duration::from_secs(3600)));
     });
     let mut txn = store.begin_with(Durability::Visible).unwrap();
@@ -156,5 +156,5 @@ fn who_waits_for_a_visible_commit_is_counted_once_it_is_durable() {
     // That of `sync`, and that of the task, by the thread that wakes it.
     wait_until(|| acknowledged() == 2);
     ticket.wait().unwrap();
-    assert_eq!(acknowledged(), 2, "nobody has waited");
+    assert_eq!(acknowledged(), 2, "no caller has waited");
 }

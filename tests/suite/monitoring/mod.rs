@@ -79,62 +79,62 @@ fn files(path: &Path) -> Vec<(String, u64, std::time::SystemTime)> {
 #[test]
 fn looking_changes_nothing() {
     let _limit = limit();
-    let place = TestStore::new();
-    assert!(matches!(observe(&place.path), Err(untorn::Error::NotFound { .. })));
-    assert!(!place.path.exists());
-    let store = place.open();
+    let test = TestStore::new();
+    assert!(matches!(observe(&test.path), Err(untorn::Error::NotFound { .. })));
+    assert!(!test.path.exists());
+    let store = test.open();
     store.keyspace("keys").unwrap().put(b"key", b"value").unwrap();
     drop(store);
-    place.stop_logger();
+    test.stop_logger();
 
     // No process has the store open, before and after.
-    let before = files(&place.path);
-    assert!(matches!(observe(&place.path).unwrap(), Observation::Unused));
-    assert!(run(&place.path, &["top", "--once", "--interval", "100"]).contains("No process has the store open"));
-    let scraped = parse(&run(&place.path, &["stat", "--prometheus"]));
+    let before = files(&test.path);
+    assert!(matches!(observe(&test.path).unwrap(), Observation::Unused));
+    assert!(run(&test.path, &["top", "--once", "--interval", "100"]).contains("No process has the store open"));
+    let scraped = parse(&run(&test.path, &["stat", "--prometheus"]));
     assert_eq!(scraped.values().collect::<Vec<_>>(), [&0.0], "{scraped:?}");
-    assert!(matches!(observe(&place.path).unwrap(), Observation::Unused));
-    assert_eq!(files(&place.path), before);
+    assert!(matches!(observe(&test.path).unwrap(), Observation::Unused));
+    assert_eq!(files(&test.path), before);
 
     // An observer beside another process is not one of the store's clients.
-    let mut other = Child::spawn("monitoring::load", &place.path, &[]);
+    let mut other = Child::spawn("monitoring::load", &test.path, &[]);
     other.expect("ready");
     assert_eq!(other.ask("5"), "done");
-    let stats = live(&place.path);
+    let stats = live(&test.path);
     let [client] = &stats.clients[..] else { panic!("{:#?}", stats.clients) };
     assert_eq!((client.pid, client.is_alive, client.holds_writer_lock), (other.pid(), true, false));
     assert_eq!((client.commits, client.pins, stats.lag_txns, stats.lag_ns), (5, 1, 0, 0));
-    let joined = place.open();
+    let joined = test.open();
     let counted = joined.stats().unwrap();
     assert_eq!((counted.clients.len(), counted.committed), (2, stats.committed));
 
     // It starts no logger.
     kill_logger(&joined);
     drop(joined);
-    let starts = live(&place.path).logger_starts;
-    assert_eq!(live(&place.path).logger_pid, None);
-    assert!(run(&place.path, &["top", "--once", "--interval", "100"]).contains("NO LOGGER"));
-    assert_eq!(live(&place.path).logger_starts, starts);
+    let starts = live(&test.path).logger_starts;
+    assert_eq!(live(&test.path).logger_pid, None);
+    assert!(run(&test.path, &["top", "--once", "--interval", "100"]).contains("NO LOGGER"));
+    assert_eq!(live(&test.path).logger_starts, starts);
 }
 
 #[test]
 fn the_lag_grows_until_a_flush_and_is_gone_after_it() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open_with(|options| {
+    let test = TestStore::new();
+    let store = test.open_with(|options| {
         options.flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).durability(Durability::Visible);
     });
     let keys = store.keyspace("keys").unwrap();
     store.sync().unwrap();
-    let settled = live(&place.path);
+    let settled = live(&test.path);
     assert_eq!((settled.lag_txns, settled.lag_ns), (0, 0));
     for _ in 0..3 {
         keys.put(b"key", b"value").unwrap();
     }
-    assert_eq!(live(&place.path).lag_txns, 3);
-    wait_until(|| live(&place.path).lag_ns > 100_000_000);
+    assert_eq!(live(&test.path).lag_txns, 3);
+    wait_until(|| live(&test.path).lag_ns > 100_000_000);
     store.sync().unwrap();
-    let flushed = live(&place.path);
+    let flushed = live(&test.path);
     assert_eq!((flushed.lag_txns, flushed.lag_ns), (0, 0));
     assert_eq!(flushed.acknowledged - settled.acknowledged, 3);
 }
@@ -142,10 +142,10 @@ fn the_lag_grows_until_a_flush_and_is_gone_after_it() {
 #[test]
 fn the_page_shows_a_load_that_comes_and_goes() {
     let _limit = limit();
-    let place = TestStore::new();
-    let mut other = Child::spawn("monitoring::load", &place.path, &[]);
+    let test = TestStore::new();
+    let mut other = Child::spawn("monitoring::load", &test.path, &[]);
     other.expect("ready");
-    let page = || run(&place.path, &["top", "--once", "--interval", "300"]);
+    let page = || run(&test.path, &["top", "--once", "--interval", "300"]);
     assert_eq!(other.ask("go on"), "going");
     let busy = page();
     assert_eq!(other.ask("enough"), "done");
@@ -279,17 +279,17 @@ fn parse_labels(text: &str) -> (Vec<(String, String)>, String) {
 #[test]
 fn a_region_of_another_layout_is_named_as_such() {
     let _limit = limit();
-    let place = TestStore::new();
-    drop(place.open_with(|options| {
+    let test = TestStore::new();
+    drop(test.open_with(|options| {
         options.logger_idle(Duration::from_secs(600));
     }));
-    assert!(matches!(observe(&place.path).unwrap(), Observation::Live(_)));
-    let control = std::fs::File::options().read(true).write(true).open(place.path.join("control")).unwrap();
+    assert!(matches!(observe(&test.path).unwrap(), Observation::Live(_)));
+    let control = std::fs::File::options().read(true).write(true).open(test.path.join("control")).unwrap();
     // The last byte of the magic.
     let mut layout = [0];
     control.read_exact_at(&mut layout, 7).unwrap();
     control.write_all_at(&[layout[0] - 1], 7).unwrap();
-    let found = observe(&place.path);
+    let found = observe(&test.path);
     control.write_all_at(&layout, 7).unwrap();
     match found {
         Err(untorn::Error::Mismatch { file, what }) => {
@@ -299,6 +299,6 @@ fn a_region_of_another_layout_is_named_as_such() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(observe(&place.path).unwrap(), Observation::Live(_)));
-    place.stop_logger();
+    assert!(matches!(observe(&test.path).unwrap(), Observation::Live(_)));
+    test.stop_logger();
 }

@@ -109,7 +109,7 @@ fn files(store: &Path) -> Vec<PathBuf> {
     [names(store), names(&store.join("wal"))].concat()
 }
 
-fn let_everyone_in(store: &Path) {
+fn open_to_all(store: &Path) {
     for path in files(store).into_iter().chain([store.to_path_buf()]) {
         let mode = std::fs::metadata(&path).unwrap().mode();
         let mode = mode | 0o066 | if path.is_dir() { 0o011 } else { 0 };
@@ -264,8 +264,8 @@ fn root_joins_if_it_says_so() {
     assert_eq!((std::fs::read(&lock).unwrap(), std::fs::metadata(&lock).unwrap().uid()), (b"precious".to_vec(), 0));
 }
 
-/// Modes that let everyone write do not let another uid in; what it puts there without this library
-/// is refused by the owner.
+/// Modes that let all users write do not let another uid in; what it puts there without this
+/// library is refused by the owner.
 #[test]
 fn modes_let_no_other_user_in() {
     let _limit = limit();
@@ -276,7 +276,7 @@ fn modes_let_no_other_user_in() {
     std::fs::set_permissions(test.path.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
     let store = test.open();
     store.keyspace("keys").unwrap().put(b"k", b"v").unwrap();
-    let_everyone_in(&test.path);
+    open_to_all(&test.path);
     let try_all = |store: Option<&Store>| {
         for foreign in ["", "foreign"] {
             let bob = Child::spawn("opening::ownership::open-as", &test.path, &[&BOB.to_string(), foreign]);
@@ -293,7 +293,7 @@ fn modes_let_no_other_user_in() {
     try_all(Some(&store));
     drop(store);
     test.stop_logger();
-    let_everyone_in(&test.path);
+    open_to_all(&test.path);
     try_all(None);
     assert_clean(&test.open());
     test.stop_logger();
@@ -349,7 +349,7 @@ fn unmapped_users_are_no_user() {
     // The directory of a uid that is not mapped in the namespace: any other such uid would be its
     // owner.
     let test = store_of(ALICE);
-    let_everyone_in(&test.path);
+    open_to_all(&test.path);
     let said = spawn_inside(&test.path, &format!("0 {INSIDE} 65536")).hear();
     assert!(said.contains("user namespace") && said.contains("65534"), "{said}");
     // A process that itself has no uid there looks like the owner of everything.

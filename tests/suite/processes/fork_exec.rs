@@ -132,7 +132,7 @@ fn forks_while_busy(path: &Path) {
                 store.counter("counter").unwrap().add(1).unwrap();
                 assert_eq!(store.snapshot().unwrap().get(&keys, &n.to_le_bytes()).unwrap().unwrap(), b"by child");
                 if n % 2 == 0 {
-                    // As the child of a child does, to whom this process's copies are as dead as
+                    // As the child of a child does, for which this process's copies are as dead as
                     // its own.
                     return in_child(|| {
                         let mut wrong = Wrong::default();

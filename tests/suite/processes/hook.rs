@@ -28,9 +28,9 @@ fn only_the_hook_makes_an_executable_a_logger() {
 #[test]
 fn the_named_program_is_the_logger() {
     let _limit = limit();
-    let place = TestStore::new();
+    let test = TestStore::new();
     let program = env!("CARGO_BIN_EXE_untorn-logger");
-    let store = place.open_with(|options| {
+    let store = test.open_with(|options| {
         options.logger_program(program);
     });
     store.keyspace("keys").unwrap().put("k", "v").unwrap();
@@ -38,8 +38,8 @@ fn the_named_program_is_the_logger() {
     let running = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     assert_eq!(running, std::fs::canonicalize(program).unwrap());
     drop(store);
-    place.stop_logger();
-    let again = place.open_with(|options| {
+    test.stop_logger();
+    let again = test.open_with(|options| {
         options.logger_program(program);
     });
     assert_eq!(again.keyspace("keys").unwrap().get("k").unwrap().unwrap(), b"v");
@@ -50,8 +50,8 @@ fn the_named_program_is_the_logger() {
 #[test]
 fn without_the_hook_and_a_program_there_is_no_logger() {
     let _limit = limit();
-    let place = TestStore::new();
-    let error = untorn::Store::open(&place.path).unwrap_err();
+    let test = TestStore::new();
+    let error = untorn::Store::open(&test.path).unwrap_err();
     assert!(matches!(error, untorn::Error::LoggerUnavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("untorn-logger"), "{error}");
 }

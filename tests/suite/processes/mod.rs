@@ -203,7 +203,7 @@ fn stopped_lock_holder() {
     let Error::LockTimeout { holder: named, .. } = &error else { panic!("{error}") };
     let Some(LockHolder::Process { pid, .. }) = named else { panic!("{error}") };
     assert_eq!(*pid, holder.pid());
-    let writer = store.stats().unwrap().writer.expect("somebody holds the lock");
+    let writer = store.stats().unwrap().writer.expect("a process holds the lock");
     assert_eq!(writer.pid, holder.pid());
     assert!((Duration::from_millis(100)..HANGS).contains(&Duration::from_nanos(writer.age_ns)));
     // The option bounds every begin.

@@ -7,7 +7,7 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// A source, by its name or the end of its path: `room.rs`, `txn/stream.rs`, `src/ids.rs`.
+/// A source, by its name or the end of its path: `commit.rs`, `txn/stream.rs`, `src/ids.rs`.
 fn is_source(word: &str) -> bool {
     word.ends_with(".rs") && word.chars().all(|letter| letter.is_ascii_alphanumeric() || "/_-.".contains(letter))
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use untorn::{Durability, Error, FlushPolicy, Store};
 
 /// A store whose logger flushes only for deadlines, `sync` and tickets that hurry.
-fn unflushed(place: &TestStore, durability: Durability) -> Store {
-    place.open_with(|options| {
+fn unflushed(test: &TestStore, durability: Durability) -> Store {
+    test.open_with(|options| {
         options.durability(durability).flush_policy(FlushPolicy::Every(HANGS * 10));
     })
 }
@@ -16,9 +16,9 @@ fn unflushed(place: &TestStore, durability: Durability) -> Store {
 #[test]
 fn commit_and_submit_keep_the_durability_of_begin() {
     let _limit = limit();
-    let place = TestStore::new();
+    let test = TestStore::new();
     let within = Durability::Within(Duration::from_millis(5));
-    let store = unflushed(&place, within);
+    let store = unflushed(&test, within);
     let keys = store.keyspace("keys").unwrap();
 
     // The store's default, and another one.
@@ -50,8 +50,8 @@ fn commit_and_submit_keep_the_durability_of_begin() {
 #[test]
 fn submit_returns_before_the_disk() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = unflushed(&place, Durability::Visible);
+    let test = TestStore::new();
+    let store = unflushed(&test, Durability::Visible);
     let keys = store.keyspace("keys").unwrap();
     let mut txn = store.begin_with(Durability::Durable).unwrap();
     txn.put(&keys, b"a", b"1").unwrap();
@@ -65,8 +65,8 @@ fn submit_returns_before_the_disk() {
 #[test]
 fn one_call_writes_have_the_durability_of_their_handle() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = unflushed(&place, Durability::Visible);
+    let test = TestStore::new();
+    let store = unflushed(&test, Durability::Visible);
     let keys = store.keyspace("keys").unwrap();
     let patient = keys.with_durability(Durability::Within(Duration::from_millis(5)));
     assert_eq!(patient.name(), "keys");
@@ -96,8 +96,8 @@ fn one_call_writes_have_the_durability_of_their_handle() {
 #[test]
 fn begin_timeout_gives_up_and_names_the_holder() {
     let _limit = limit();
-    let place = TestStore::new();
-    let store = place.open();
+    let test = TestStore::new();
+    let store = test.open();
     let held = store.begin().unwrap();
     std::thread::scope(|scope| {
         for timeout in [Duration::ZERO, Duration::from_millis(10)] {

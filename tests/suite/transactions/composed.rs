@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use untorn::{Durability, Error, Keyspace, Store};
 
-fn quick(place: &TestStore) -> (Store, Keyspace) {
-    let store = place.open_with(|options| {
+fn quick(test: &TestStore) -> (Store, Keyspace) {
+    let store = test.open_with(|options| {
         options.durability(Durability::Visible);
     });
     let keys = store.keyspace("keys").unwrap();
@@ -22,8 +22,8 @@ fn count(old: Option<&[u8]>) -> u64 {
 #[test]
 fn reads_of_a_keyspace_a_snapshot_and_a_transaction() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (store, keys) = quick(&place);
+    let test = TestStore::new();
+    let (store, keys) = quick(&test);
     assert!(keys.first().unwrap().is_none() && keys.last().unwrap().is_none());
     let large = vec![7; 100_000];
     for (key, value) in [("b", &b"2"[..]), ("a", &large), ("c", b"")] {
@@ -72,8 +72,8 @@ fn reads_of_a_keyspace_a_snapshot_and_a_transaction() {
 #[test]
 fn each_entry_is_popped_once() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (store, keys) = quick(&place);
+    let test = TestStore::new();
+    let (store, keys) = quick(&test);
     store
         .transact(|txn| {
             for n in 0..200_u64 {
@@ -115,8 +115,8 @@ fn each_entry_is_popped_once() {
 #[test]
 fn updates_are_atomic_and_their_closure_runs_once() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (store, keys) = quick(&place);
+    let test = TestStore::new();
+    let (store, keys) = quick(&test);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -155,8 +155,8 @@ fn updates_are_atomic_and_their_closure_runs_once() {
 #[test]
 fn a_transaction_that_fails_or_panics_never_was() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (store, keys) = quick(&place);
+    let test = TestStore::new();
+    let (store, keys) = quick(&test);
     let sum = store.transact(|txn| {
         txn.put(&keys, b"k", b"v")?;
         txn.update(&keys, "n", |old| Some((count(old) + 1).to_be_bytes().to_vec()))?;
@@ -190,8 +190,8 @@ fn a_transaction_that_fails_or_panics_never_was() {
 #[test]
 fn keys_and_values_are_shown_as_bytes_that_can_be_read() {
     let _limit = limit();
-    let place = TestStore::new();
-    let (_store, keys) = quick(&place);
+    let test = TestStore::new();
+    let (_store, keys) = quick(&test);
     keys.put(b"alice\n", b"1\0\xff\"").unwrap();
     let (key, value) = keys.first().unwrap().unwrap();
     assert_eq!(format!("{key:?} {value:?}"), r#"b"alice\n" b"1\x00\xff\"""#);

@@ -43,7 +43,7 @@ fn one_urgent_commit_takes_all_that_wait_along() {
         std::thread::sleep(Duration::from_millis(200));
         let waiting = store.stats().unwrap().deadlines;
         assert_eq!((waiting.commits, waiting.met, waiting.missed), (8, 0, 0));
-        assert_eq!(waiting.flushes, before.flushes, "a flush although everybody has time");
+        assert_eq!(waiting.flushes, before.flushes, "a flush although all commits have time");
         put(&store, &keyspace, "urgent", b"v", Durability::Durable);
     });
     let after = store.stats().unwrap().deadlines;
@@ -57,7 +57,7 @@ fn one_urgent_commit_takes_all_that_wait_along() {
 /// A transaction that changes nothing has read what another one made. It must not wait as long as
 /// that one may: an hour.
 #[test]
-fn a_commit_that_changes_nothing_waits_for_nobody_else() {
+fn a_commit_that_changes_nothing_waits_for_no_other() {
     let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();
@@ -123,7 +123,7 @@ fn no_time_at_all_is_durable() {
 
 /// The longest time that there is is no time in the past.
 #[test]
-fn for_ever_is_until_somebody_syncs() {
+fn for_ever_is_until_the_next_sync() {
     let _limit = limit();
     let dir = TestStore::new();
     let store = dir.open();

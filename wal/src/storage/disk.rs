@@ -41,7 +41,8 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> io::Result<()>;
 }
 
-/// Gives a file that root creates to the owner of its directory, who could not use it otherwise.
+/// Gives a file that root creates to the owner of its directory. Otherwise the
+/// owner could not use it.
 /// Other users may not change a file's owner, so for them this does nothing.
 pub fn give_to_owner(dir: impl AsFd, made: impl AsFd) {
     /// The uid that the kernel reports for an owner that is not mapped in the user namespace.

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_says_anything_of_is_idle() {
+    fn bytes_without_a_policy_or_deadline_are_idle() {
         let orphan = Pending { policy_age: None, ..pending(8, MS) };
         assert_eq!(due(FlushPolicy::OnCommit, &orphan), Due::Idle);
     }

@@ -90,7 +90,7 @@ mod tests {
     /// If every commit has less time than the estimated duration of a flush, each is flushed at
     /// once and the thread never sleeps: the estimate must recover from that.
     #[test]
-    fn one_late_wake_up_is_forgotten_though_nobody_sleeps() {
+    fn one_late_wake_up_is_forgotten_without_a_sleep() {
         let deadline = 20 * MS;
         let mut lead_time = LeadTime::default();
         lead_time.woke(100 * MS);

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_may_come_at_once_wait_for_each_other() {
+    fn callers_of_one_class_wait_for_each_other() {
         let four = Task::of_callers(4, 100.0, 200 * US);
         assert_eq!(response_ns(&[four], 0, 0), Some(800 * US));
         assert_eq!(response_ns(&[four], 0, 300 * US), Some(1100 * US));

@@ -281,7 +281,7 @@ fn kill_everything(stage: &mut Stage<'_>) -> Outcome<(Fault, u64)> {
         stage.violate("the killed logger is still named as the store's logger");
     }
     let all: Vec<usize> = (0..WRITERS).collect();
-    let (comparison, census) = stage.compare("everybody's death", &all)?;
+    let (comparison, census) = stage.compare("the death of all processes", &all)?;
     if census.records != stage.source.names.len() as u64 {
         let files = stage.source.names.len();
         stage.violate(format!("there are {} records of {files} files", census.records));

@@ -272,10 +272,10 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn ended(who: &str, torn: &[String], failures: &[String]) -> Failure {
+fn ended(process: &str, torn: &[String], failures: &[String]) -> Failure {
     if torn.is_empty() {
-        Failure::System(format!("{who} ended by itself: {}", failures.join("; ")))
+        Failure::System(format!("{process} ended by itself: {}", failures.join("; ")))
     } else {
-        Failure::CheckFailed(format!("{who} has read bytes that no writer wrote: {}", torn.join("; ")))
+        Failure::CheckFailed(format!("{process} has read bytes that no writer wrote: {}", torn.join("; ")))
     }
 }

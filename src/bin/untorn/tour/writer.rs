@@ -93,7 +93,7 @@ struct Writer<'a> {
     directory: &'a Path,
     slot: usize,
     names: Vec<Vec<u8>>,
-    place: Totals,
+    progress: Totals,
     /// A visible commit whose durability is awaited after the next commit.
     pending: Option<(u64, Nanoseconds, Ticket)>,
 }
@@ -102,14 +102,14 @@ impl<'a> Writer<'a> {
     fn open(path: &Path, directory: &'a Path, slot: usize, names: Vec<Vec<u8>>) -> Outcome<Writer<'a>> {
         let store = open(path, false)?;
         let (files, totals) = (store.keyspace(FILES)?, store.keyspace(TOTALS)?);
-        let place = Totals { files: names.len() as u64, ..Totals::default() };
-        let mut writer = Writer { store, files, totals, directory, slot, names, place, pending: None };
+        let progress = Totals { files: names.len() as u64, ..Totals::default() };
+        let mut writer = Writer { store, files, totals, directory, slot, names, progress, pending: None };
         // If a dead writer had this share before, its totals contain its position.
-        writer.place = writer.stored_place()?.unwrap_or(place);
+        writer.progress = writer.stored_progress()?.unwrap_or(progress);
         Ok(writer)
     }
 
-    fn stored_place(&self) -> Outcome<Option<Totals>> {
+    fn stored_progress(&self) -> Outcome<Option<Totals>> {
         match self.totals.get(&Totals::key(self.slot)[..])? {
             Some(stored) => Totals::decode(&stored).map(Some).map_err(torn_failure),
             None => Ok(None),
@@ -117,7 +117,7 @@ impl<'a> Writer<'a> {
     }
 
     fn commit_next(&mut self) -> Outcome {
-        let mut next = self.place;
+        let mut next = self.progress;
         next.commits += 1;
         let batch = self.read_batch(next.commits);
         next.done += batch.len() as u64;
@@ -151,7 +151,7 @@ impl<'a> Writer<'a> {
             Ok(ticket) => ticket,
             Err(error @ (Error::NotDurable { .. } | Error::LoggerStalled { .. } | Error::LoggerUnavailable { .. })) => {
                 // The store determines whether the commit has become visible.
-                if self.stored_place()? == Some(next) {
+                if self.stored_progress()? == Some(next) {
                     self.told(&next, asked, locked)?;
                 }
                 return refused(&error.to_string());
@@ -171,7 +171,7 @@ impl<'a> Writer<'a> {
     }
 
     fn told(&mut self, next: &Totals, asked: Nanoseconds, locked: Nanoseconds) -> Outcome {
-        self.place = *next;
+        self.progress = *next;
         let Totals { commits: commit, passes, done, .. } = *next;
         Event::Committed { commit, passes, done, asked, locked }.tell().map_err(Failure::output)
     }
@@ -179,7 +179,7 @@ impl<'a> Writer<'a> {
     /// Returns the next few files, with their present contents.
     fn read_batch(&self, commit: u64) -> Vec<(&[u8], FileRecord)> {
         let count = (self.names.len() / COMMITS_PER_PASS_MIN).clamp(1, FILES_PER_COMMIT_MAX);
-        let names = self.names.iter().skip(self.place.done as usize).take(count);
+        let names = self.names.iter().skip(self.progress.done as usize).take(count);
         names.map(|name| (&name[..], self.examine(name, commit))).collect()
     }
 

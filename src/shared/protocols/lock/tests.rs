@@ -45,7 +45,7 @@ fn a_release_reserves_the_lock_for_the_urgent() {
 
 /// Goal: a reservation without a waiter does not stay.
 #[test]
-fn a_reservation_that_nobody_waits_for_is_taken_back() {
+fn a_reservation_without_a_waiter_is_taken_back() {
     let (word, queue) = (AtomicU64::new(OWNER | FLAGS), Queue::new());
     release_and_wake_next::<Native>(&word, &queue.events(), OWNER);
     assert_eq!(word.load(Ordering::Relaxed), 0);
@@ -56,7 +56,7 @@ fn a_reservation_that_nobody_waits_for_is_taken_back() {
 /// Goal: a reservation for a waiter that was woken and does not run yet stays, even if another
 /// urgent waiter comes first. Otherwise one bulk section after the other could pass it.
 #[test]
-fn a_reservation_for_somebody_on_the_way_stays() {
+fn a_reservation_for_a_waiter_on_the_way_stays() {
     let (word, queue) = (AtomicU64::new(OWNER | FLAGS), Queue::new());
     queue.0.count_in();
     // The clock does not advance.

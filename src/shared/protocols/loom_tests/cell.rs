@@ -52,8 +52,8 @@ impl<M: Model<U64 = Word>, const C: usize> Cell<M, C> {
 
     /// Stores a value and records its number under its version. The number is 100 above the version
     /// if no writer died before.
-    fn store(&self, number: u64, goes_on: impl FnMut(WriteStep) -> bool) -> Option<Version> {
-        self.view().store(&value(number), FLOOR, goes_on)
+    fn store(&self, number: u64, may_continue: impl FnMut(WriteStep) -> bool) -> Option<Version> {
+        self.view().store(&value(number), FLOOR, may_continue)
     }
 
     fn load(&self) -> Option<(u64, u64)> {

@@ -52,8 +52,8 @@ impl<M: Model<U64 = Word>> Region<M> {
     }
 
     fn wait(&self, tail: u64) {
-        let go_on = || Ok::<(), Infallible>(());
-        wait_for::<M, _>(&self.durable, &self.durable_event, tail, None, go_on).unwrap();
+        let check = || Ok::<(), Infallible>(());
+        wait_for::<M, _>(&self.durable, &self.durable_event, tail, None, check).unwrap();
     }
 
     /// Flushes commits that are at least as urgent as `due`, until everything up to `end` is

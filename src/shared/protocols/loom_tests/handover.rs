@@ -51,15 +51,15 @@ impl<M: Model<U64 = Word>> Region<M> {
     fn write(&self, number: u64) {
         let end = (number + 1) * RECORD as u64;
         let room_from = end.saturating_sub((RING_WORDS * 8) as u64);
-        let go_on = || Ok::<(), Infallible>(());
-        wait_for::<M, _>(&self.durable, &self.durable_event, room_from, None, go_on).unwrap();
+        let check = || Ok::<(), Infallible>(());
+        wait_for::<M, _>(&self.durable, &self.durable_event, room_from, None, check).unwrap();
         Ring::<M>::new(&self.ring, 0).copy_in(number * RECORD as u64, &record(number)).unwrap();
     }
 
     fn wait_for_more(&self, taken: u64) -> u64 {
         let look = || Some(self.tail.load(Ordering::SeqCst)).filter(|&tail| tail > taken);
-        let go_on = || Ok::<(), Infallible>(());
-        event_count::wait_until::<M, _, _>(&self.tail_event, None, EVENT_WAIT_MAX, look, go_on).unwrap()
+        let check = || Ok::<(), Infallible>(());
+        event_count::wait_until::<M, _, _>(&self.tail_event, None, EVENT_WAIT_MAX, look, check).unwrap()
     }
 
     /// Takes `records` records, checks each, and publishes it as durable.
@@ -212,9 +212,9 @@ fn planted_a_tail_that_does_not_publish_its_bytes() {
 fn every_waiter_is_woken() {
     let waiter = |value| {
         role(move |region: &Region<Patient>| {
-            let go_on = || Ok::<(), Infallible>(());
+            let check = || Ok::<(), Infallible>(());
             let (durable, event) = (&region.durable, &region.durable_event);
-            let found = wait_for::<Patient, _>(durable, event, value, None, go_on).unwrap();
+            let found = wait_for::<Patient, _>(durable, event, value, None, check).unwrap();
             assert!(found >= value);
         })
     };

@@ -91,7 +91,7 @@ impl<M: Model<U64 = Word>> Region<M> {
                 let _ = lock::release::<M>(&self.word, &self.events(), me);
             }
             Death::EventAdvanced => match lock::release::<M>(&self.word, &self.events(), me) {
-                Next::Nobody => {}
+                Next::None => {}
                 Next::Bulk => drop(self.event.fetch_add(1, Ordering::Release)),
                 Next::Urgent(_) => drop(self.urgent.event.fetch_add(1, Ordering::Release)),
             },
@@ -166,7 +166,7 @@ fn the_one_that_takes_over_dies_too() {
 }
 
 #[test]
-fn planted_a_release_that_wakes_nobody() {
+fn planted_a_release_that_wakes_no_waiter() {
     let forgetful = role(|region: &Region<Patient>| region.run_until(1, Bulk, Released));
     must_be_found(None, Region::new, &[client(0, Bulk, Never), forgetful]);
 }

@@ -142,7 +142,7 @@ fn feeds_that_are_left_lying() {
         assert_eq!(keys(raw), [b"small".to_vec()]);
     }
     let grown = served.resident_bytes().saturating_sub(before);
-    assert!(grown < 200 << 20, "{grown} bytes for feeds that nobody reads");
+    assert!(grown < 200 << 20, "{grown} bytes for feeds that no client reads");
     // There is no room for what these take. They deliver all the changes all the same, in order,
     // once.
     for raw in raws.iter_mut().rev().take(2) {
@@ -189,7 +189,7 @@ fn connections_leave_descriptors_for_the_log() {
 /// A commit may have much time. If its peer has gone, the connection permit and the thread are
 /// released all the same; the commit stays.
 #[test]
-fn who_hangs_up_before_a_deadline_frees_the_seat() {
+fn a_peer_that_disconnects_before_a_deadline_frees_its_connection() {
     let _limit = limit();
     let served = ServedStore::new("connections 1\npatience 3600\n");
     let keys = served.store.keyspace("k").unwrap();

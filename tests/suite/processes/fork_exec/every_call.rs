@@ -225,7 +225,7 @@ impl Handles {
     }
 
     /// As the parent finds them when its children have done all that.
-    fn go_on(mut self) {
+    fn resume(mut self) {
         assert_eq!(self.value, b"v");
         assert_eq!(self.range.next().unwrap().unwrap().1, b"w");
         assert_eq!((self.typed.load().unwrap(), self.counter.get().unwrap()), ((1, self.typed_stored), 1));
@@ -276,7 +276,7 @@ pub(crate) fn role(path: &Path) {
     in_transaction(&handles);
     in_scan(&handles.client);
     in_cursors(&handles);
-    handles.go_on();
+    handles.resume();
     say("done");
 }
 

@@ -5,7 +5,7 @@ use super::*;
 /// A snapshot in another process holds the space. The error names the snapshot and its process;
 /// when the snapshot is gone, so is the error.
 #[test]
-fn who_holds_the_space_is_named() {
+fn the_holder_of_the_space_is_named() {
     let _limit = limit();
     let test = TestStore::new();
     let store = open_with_max_size(&test, 8 << 20);

@@ -3,21 +3,21 @@
 use std::time::Duration;
 use untorn::{Durability, FlushPolicy, Store};
 
-pub(crate) struct Place {
+pub(crate) struct BenchStore {
     pub(crate) store: Store,
     dir: tempfile::TempDir,
 }
 
-impl Place {
-    pub(crate) fn new(policy: FlushPolicy) -> Place {
+impl BenchStore {
+    pub(crate) fn new(policy: FlushPolicy) -> BenchStore {
         let dir = tempfile::tempdir().unwrap();
         let mut options = Store::options();
         options.durability(Durability::Visible).flush_policy(policy);
-        Place { store: options.open(dir.path().join("store")).unwrap(), dir }
+        BenchStore { store: options.open(dir.path().join("store")).unwrap(), dir }
     }
 }
 
-impl Drop for Place {
+impl Drop for BenchStore {
     fn drop(&mut self) {
         let _ = untorn::logger::stop_logger(self.dir.path().join("store"), Duration::from_secs(10));
     }
