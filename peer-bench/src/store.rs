@@ -129,8 +129,25 @@ pub(crate) fn touch(bytes: &[u8]) -> u64 {
     sum + bytes.last().map_or(0, |byte| u64::from(*byte))
 }
 
+/// Returns what [`Reader::get`] found under a key.
+#[inline]
+pub(crate) fn existing(key: &[u8], touched: Option<u64>) -> Result<u64> {
+    touched.ok_or_else(|| missing(key))
+}
+
+/// Adds up the first `count` results of [`touch`], as [`Reader::seek`] does.
+#[inline]
+pub(crate) fn add_first(count: u64, touched: impl Iterator<Item = Result<u64>>) -> Result<(u64, u64)> {
+    let (mut read, mut sum) = (0, 0);
+    for value in touched.take(usize::try_from(count)?) {
+        sum += value?;
+        read += 1;
+    }
+    Ok((read, sum))
+}
+
 /// The error for a key that should exist.
 #[cold]
-pub(crate) fn missing(key: &[u8]) -> Error {
+fn missing(key: &[u8]) -> Error {
     format!("key {} is missing", key.escape_ascii()).into()
 }

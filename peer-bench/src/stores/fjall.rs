@@ -2,7 +2,7 @@
 
 use super::locked_version;
 use crate::dataset::Dataset;
-use crate::store::{Engine, Entry, Mode, Reader, Result, Session, Store, missing, touch};
+use crate::store::{Engine, Entry, Mode, Reader, Result, Session, Store, add_first, existing, touch};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -111,21 +111,10 @@ struct View<'s> {
 
 impl Reader for View<'_> {
     fn get(&mut self, key: &[u8]) -> Result<u64> {
-        match self.snapshot.get(self.data, key)? {
-            Some(value) => Ok(touch(&value)),
-            None => Err(missing(key)),
-        }
+        existing(key, self.snapshot.get(self.data, key)?.map(|value| touch(&value)))
     }
 
     fn seek(&mut self, key: &[u8], count: u64) -> Result<(u64, u64)> {
-        let (mut read, mut sum) = (0, 0);
-        for entry in self.snapshot.range(self.data, key..) {
-            sum += touch(&entry.value()?);
-            read += 1;
-            if read == count {
-                break;
-            }
-        }
-        Ok((read, sum))
+        add_first(count, self.snapshot.range(self.data, key..).map(|entry| Ok(touch(&entry.value()?))))
     }
 }

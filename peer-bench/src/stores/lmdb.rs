@@ -3,7 +3,8 @@
 use super::locked_version;
 use crate::dataset::Dataset;
 use crate::store::{
-    COUNTER_KEY, Engine, Entry, LOAD_BATCH, Mode, Reader, Result, Session, Store, counter_value, missing, touch,
+    COUNTER_KEY, Engine, Entry, LOAD_BATCH, Mode, Reader, Result, Session, Store, add_first, counter_value, existing,
+    touch,
 };
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, PutFlags, RoTxn, WithoutTls};
@@ -132,22 +133,11 @@ struct View<'t> {
 
 impl Reader for View<'_> {
     fn get(&mut self, key: &[u8]) -> Result<u64> {
-        match self.data.get(self.txn, key)? {
-            Some(value) => Ok(touch(value)),
-            None => Err(missing(key)),
-        }
+        existing(key, self.data.get(self.txn, key)?.map(touch))
     }
 
     fn seek(&mut self, key: &[u8], count: u64) -> Result<(u64, u64)> {
         let range = (Bound::Included(key), Bound::Unbounded);
-        let (mut read, mut sum) = (0, 0);
-        for entry in self.data.range(self.txn, &range)? {
-            sum += touch(entry?.1);
-            read += 1;
-            if read == count {
-                break;
-            }
-        }
-        Ok((read, sum))
+        add_first(count, self.data.range(self.txn, &range)?.map(|entry| Ok(touch(entry?.1))))
     }
 }

@@ -1,7 +1,9 @@
 //! redb.
 
 use super::locked_version;
-use crate::store::{COUNTER_KEY, Engine, Entry, Mode, Reader, Result, Session, Store, counter_value, missing, touch};
+use crate::store::{
+    COUNTER_KEY, Engine, Entry, Mode, Reader, Result, Session, Store, add_first, counter_value, existing, touch,
+};
 use redb::{
     Builder, ConcurrencyMode, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition,
 };
@@ -111,21 +113,10 @@ struct View {
 
 impl Reader for View {
     fn get(&mut self, key: &[u8]) -> Result<u64> {
-        match self.table.get(key)? {
-            Some(value) => Ok(touch(value.value())),
-            None => Err(missing(key)),
-        }
+        existing(key, self.table.get(key)?.map(|value| touch(value.value())))
     }
 
     fn seek(&mut self, key: &[u8], count: u64) -> Result<(u64, u64)> {
-        let (mut read, mut sum) = (0, 0);
-        for entry in self.table.range(key..)? {
-            sum += touch(entry?.1.value());
-            read += 1;
-            if read == count {
-                break;
-            }
-        }
-        Ok((read, sum))
+        add_first(count, self.table.range(key..)?.map(|entry| Ok(touch(entry?.1.value()))))
     }
 }

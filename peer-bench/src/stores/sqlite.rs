@@ -1,6 +1,6 @@
 //! SQLite: one table of keys and values, with a write-ahead log.
 
-use crate::store::{COUNTER_KEY, Engine, Entry, Error, Mode, Reader, Result, Session, Store, missing, touch};
+use crate::store::{COUNTER_KEY, Engine, Entry, Error, Mode, Reader, Result, Session, Store, existing, touch};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -132,10 +132,8 @@ impl Reader for View<'_> {
     fn get(&mut self, key: &[u8]) -> Result<u64> {
         let mut select = self.connection.prepare_cached("SELECT value FROM data WHERE key = ?1")?;
         let mut rows = select.query([key])?;
-        match rows.next()? {
-            Some(row) => Ok(touch(row.get_ref(0)?.as_blob()?)),
-            None => Err(missing(key)),
-        }
+        let found = rows.next()?.map(|row| row.get_ref(0)?.as_blob().map_err(Error::from)).transpose()?;
+        existing(key, found.map(touch))
     }
 
     fn seek(&mut self, key: &[u8], count: u64) -> Result<(u64, u64)> {

@@ -1,6 +1,6 @@
 //! untorn, with the defaults of its options.
 
-use crate::store::{Engine, Entry, Mode, Reader, Result, Session, Store, missing, touch};
+use crate::store::{Engine, Entry, Error, Mode, Reader, Result, Session, Store, add_first, existing, touch};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::ffi::OsStrExt;
@@ -130,24 +130,19 @@ struct View<'s> {
 
 impl Reader for View<'_> {
     fn get(&mut self, key: &[u8]) -> Result<u64> {
-        match self.snapshot.get(self.data, key)? {
-            Some(value) => Ok(touch(value)),
-            None => Err(missing(key)),
-        }
+        existing(key, self.snapshot.get(self.data, key)?.map(touch))
     }
 
     fn seek(&mut self, key: &[u8], count: u64) -> Result<(u64, u64)> {
         let mut cursor = self.snapshot.cursor(self.data)?;
-        let (mut read, mut sum) = (0, 0);
-        let mut entry = cursor.seek(key)?;
-        while let Some((_, value)) = entry {
-            sum += touch(value);
-            read += 1;
-            if read == count {
-                break;
-            }
-            entry = cursor.next()?;
-        }
-        Ok((read, sum))
+        let mut first = Some(key);
+        let next = || {
+            let entry = match first.take() {
+                Some(key) => cursor.seek(key),
+                None => cursor.next(),
+            };
+            entry.map(|entry| entry.map(|(_, value)| touch(value))).map_err(Error::from).transpose()
+        };
+        add_first(count, std::iter::from_fn(next))
     }
 }

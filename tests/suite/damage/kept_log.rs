@@ -13,11 +13,11 @@ use crate::common::store_files::{
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
-use untorn::{Error, Feed, Store, TxnId};
+use untorn::{Error, Feed, Options, Store, TxnId};
 
 type Files = BTreeMap<String, Vec<u8>>;
 /// What is done to the files.
-type Damage = Box<dyn Fn(&mut Files)>;
+type Damage = Box<dyn FnOnce(&mut Files)>;
 /// A problem that `verify` reports: file, offset, and what is wrong.
 type Problem = (String, u64, String);
 
@@ -55,17 +55,37 @@ fn image(dir: &Path, clean: bool) -> (Image, State) {
     store.sync().unwrap();
     assert!(store.verify().unwrap().is_clean());
     let (state, to) = (read(&store).unwrap(), dir.join("image"));
+    copy_at_rest(store, &live, &to, clean);
+    (Image::load(&to), state)
+}
+
+/// Ends the processes of a store, in order or as a crash does, and moves its files.
+fn copy_at_rest(store: Store, live: &Path, to: &Path, clean: bool) {
     if clean {
         drop(store);
-        untorn::logger::stop_logger(&live, crate::common::HANGS).unwrap();
-        store_files::copy(&live, &to);
+        untorn::logger::stop_logger(live, crate::common::HANGS).unwrap();
+        store_files::copy(live, to);
     } else {
-        crash_image(&store, &live, &to);
+        crash_image(&store, live, to);
         drop(store);
     }
-    let image = Image::load(&to);
-    store_files::remove_all(&live);
-    (image, state)
+    store_files::remove_all(live);
+}
+
+/// Lays an image out in a directory, changed by `damage`, for the time of a check.
+fn with_copy<T>(image: &Image, path: &Path, damage: impl FnOnce(&mut Files), check: impl FnOnce(&Path) -> T) -> T {
+    image.lay_out(path, damage);
+    let result = check(path);
+    store_files::remove_all(path);
+    result
+}
+
+/// Opens a store, which must be refused and stay as it was. Returns the error.
+fn refusal(options: &Options, path: &Path, replay: &str) -> Error {
+    let before = all_files(path);
+    let error = options.open(path).map(drop).unwrap_err();
+    assert!(before == all_files(path), "{replay}: files were touched");
+    error
 }
 
 /// The segments in the order of their numbers, and how many of them lie below the checkpoint as a
@@ -147,11 +167,9 @@ fn a_whole_log_is_clean() {
         let (names, kept) = segments(&image.files);
         assert!(kept >= 4, "{kept} of {names:?}");
         let path = dir.path().join(format!("copy-{clean}"));
-        image.lay_out(&path, |_| {});
-        let (problems, followed) = look(&path, &state);
+        let (problems, followed) = with_copy(&image, &path, |_| {}, |path| look(path, &state));
         assert!(problems.is_empty(), "{problems:?}");
         followed.unwrap();
-        store_files::remove_all(&path);
     }
 }
 
@@ -184,11 +202,14 @@ fn damage_that_only_followers_meet() {
             cases.push(("a damaged record".into(), Box::new(move |files| damage_a_record(files, &one))));
             for (what, damage) in cases {
                 number += 1;
-                let path = numbered(dir.path(), number);
-                image.lay_out(&path, |files| damage(files));
                 let replay = format!("clean={clean}: {name}: {what}");
                 eprintln!("{replay}");
-                let (problems, followed) = look(&path, &state);
+                let (problems, followed) = with_copy(&image, &numbered(dir.path(), number), damage, |path| {
+                    let found = look(path, &state);
+                    // The next open succeeds as well.
+                    drop(in_process().open(path).unwrap());
+                    found
+                });
                 eprintln!("{problems:?} {followed:?}");
                 let names_file = |problem: &&Problem| {
                     problem.0 == *name || problem.0.starts_with("wal/broken-") && problem.2.contains("bytes instead of")
@@ -202,9 +223,6 @@ fn damage_that_only_followers_meet() {
                     Err(Error::Corrupt { file, .. }) => assert!(file.starts_with("wal"), "{replay}: {file}"),
                     other => panic!("{replay}: {other:?}"),
                 }
-                // The next open succeeds as well.
-                drop(in_process().open(&path).unwrap());
-                store_files::remove_all(&path);
             }
         }
     }
@@ -220,13 +238,11 @@ fn damage_that_recovery_meets_refuses_the_open() {
     for (number, name) in names[kept..].iter().enumerate() {
         for (round, len) in [0, 100, 128, 5000, SEGMENT as usize - 1].into_iter().enumerate() {
             let path = numbered(dir.path(), number * 10 + round);
-            image.lay_out(&path, |files| files.get_mut(name).unwrap().truncate(len));
-            let before = all_files(&path);
-            let error = in_process().open(&path).map(drop).unwrap_err();
+            let replay = format!("{name} of {len} bytes");
+            let cut = |files: &mut Files| files.get_mut(name).unwrap().truncate(len);
+            let error = with_copy(&image, &path, cut, |path| refusal(&in_process(), path, &replay));
             let is_named = matches!(&error, Error::Corrupt { file, .. } if file == name);
-            assert!(is_named, "{name} of {len} bytes: {error:?}");
-            assert!(before == all_files(&path), "{name} of {len} bytes: files were touched");
-            store_files::remove_all(&path);
+            assert!(is_named, "{replay}: {error:?}");
         }
     }
 }
@@ -238,9 +254,8 @@ fn a_missing_segment_is_a_gap() {
     let dir = scratch();
     let (image, state) = image(&dir.path().join("crashed"), false);
     let (names, kept) = segments(&image.files);
-    let path = dir.path().join("copy");
-    image.lay_out(&path, |files| drop(files.remove(&names[kept / 2])));
-    let (problems, followed) = look(&path, &state);
+    let remove = |files: &mut Files| drop(files.remove(&names[kept / 2]));
+    let (problems, followed) = with_copy(&image, &dir.path().join("copy"), remove, |path| look(path, &state));
     assert!(problems.iter().any(|(file, _, what)| file == "wal" && what.contains("no segment holds")), "{problems:?}");
     assert!(matches!(followed, Err(Error::Lagged { .. })), "{followed:?}");
 }
@@ -262,22 +277,12 @@ fn an_arena_of_an_earlier_time_is_refused() {
         store_files::work(&store, &mut history, 2, |_| true);
         store.sync().unwrap();
         let to = dir.path().join(format!("copy-{clean}"));
-        if clean {
-            drop(store);
-            untorn::logger::stop_logger(&live, crate::common::HANGS).unwrap();
-            store_files::copy(&live, &to);
-        } else {
-            crash_image(&store, &live, &to);
-            drop(store);
-        }
-        store_files::remove_all(&live);
+        copy_at_rest(store, &live, &to, clean);
         std::fs::write(to.join("arena"), &earlier).unwrap();
         for options in [in_process(), Store::options()] {
-            let before = all_files(&to);
-            let error = options.open(&to).map(drop).unwrap_err();
+            let error = refusal(&options, &to, &format!("clean={clean}"));
             let Error::Corrupt { file, what, .. } = &error else { panic!("clean={clean}: {error:?}") };
             assert!(file == "arena" && what.contains("of different times"), "clean={clean}: {error}");
-            assert!(before == all_files(&to), "clean={clean}: files were touched");
         }
     }
 }
