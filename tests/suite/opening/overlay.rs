@@ -55,7 +55,7 @@ fn inside(role: &str) {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe().unwrap());
-    Child::start(command, &format!("overlay::{role}"), directory.path(), &[]).finish();
+    Child::start(command, &format!("opening::overlay::{role}"), directory.path(), &[]).finish();
 }
 
 /// Mounts an overlay over `lower`, whose changes go to a file system in memory; the store's path in

@@ -78,7 +78,7 @@ fn urgent_processes_are_let_in_first() {
     let store = dir.open();
     store.keyspace("k").unwrap();
     let roles = ["bulk", "bulk", "bulk", "urgent"];
-    let mut children = roles.map(|role| Child::spawn(&format!("priority::{role}"), &dir.path, &[]));
+    let mut children = roles.map(|role| Child::spawn(&format!("processes::priority::{role}"), &dir.path, &[]));
     children.iter().for_each(|child| child.expect("ready"));
     // Without classes a round of four has the last comer first once in four times at most.
     let rounds = rounds_that_beat(0.25, || {

@@ -45,7 +45,7 @@ fn limited(role: &str, store: &Path, arguments: &[&str]) -> Child {
     shell.arg("-c").arg(format!("ulimit -v {} && exec \"$0\" \"$@\"", LIMIT_BYTES >> 10));
     // The C library would reserve 64 MiB for the heap of each thread.
     shell.arg(std::env::current_exe().unwrap()).env("MALLOC_ARENA_MAX", "1");
-    Child::start(shell, &format!("address_space::{role}"), store, arguments)
+    Child::start(shell, &format!("space::address_space::{role}"), store, arguments)
 }
 
 /// Bytes of address space that this process has mapped.
