@@ -55,6 +55,9 @@
 //! into one 512-byte sector, and this crate assumes that the disk writes such a sector whole or not
 //! at all.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("untorn-wal runs on Linux only: it uses direct I/O and holes of files as Linux defines them");
+
 pub mod disk;
 pub mod error;
 pub mod estimate;
