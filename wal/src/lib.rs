@@ -109,3 +109,8 @@ pub fn printable(text: &str) -> String {
         printed
     })
 }
+
+/// Makes `cargo test` compile and run the program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
