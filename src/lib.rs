@@ -94,6 +94,13 @@
 //! - `error`, `ids`, `limits` and the other files beside the folders: used by all
 //! - `remote`: message-passing clients, which use `shared` and `files` alone
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("untorn runs on Linux only: it needs futexes between processes, locks of open files, and fallocate");
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("untorn needs a 64-bit target: it reserves the address space of a whole store, 1 TiB by default");
+#[cfg(not(target_endian = "little"))]
+compile_error!("untorn needs a little-endian target: other processes read the shared region as little-endian bytes");
+
 #[macro_use]
 mod crash;
 mod access;

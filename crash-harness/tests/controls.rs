@@ -4,6 +4,8 @@
 //! Method: the program with a quick bug, and the same control with a build that has no planted
 //! bugs. The program itself runs all bugs.
 
+mod common;
+
 use crash_harness::context::{Context, Limit};
 use crash_harness::controls;
 use serde_json::Value;
@@ -18,11 +20,10 @@ const OF_PLAIN_PROCESSES: &str = "no-abort-record";
 fn a_bug_that_is_there_is_caught() {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("outcome.json");
-    let status = Command::new(env!("CARGO_BIN_EXE_crash-harness"))
-        .args(["controls", "--seed", "1", "--only", BUG, "--json"])
-        .arg(&json)
-        .status()
-        .unwrap();
+    // Called here so that the messages of a long build are not part of the output below.
+    crash_harness::processes::instrumented::program().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crash-harness"));
+    let status = common::run(command.args(["controls", "--seed", "1", "--only", BUG, "--json"]).arg(&json));
     let outcome: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     assert_eq!(status.code(), Some(0), "{outcome}");
     let variants = outcome["variants"].as_array().unwrap();

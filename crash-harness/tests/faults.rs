@@ -3,6 +3,8 @@
 //!
 //! Method: single faults by their names, as in a replay line. Two of them revealed bugs earlier.
 
+mod common;
+
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -13,12 +15,9 @@ const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
 fn play(program: &Path, only: &str, bug: &str) -> Value {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("outcome.json");
-    let status = Command::new(program)
-        .args(["faults", "--seed", "1", "--states", "1", "--only", only, "--json"])
-        .arg(&json)
-        .env("UNTORN_BUG", bug)
-        .status()
-        .unwrap();
+    let mut command = Command::new(program);
+    command.args(["faults", "--seed", "1", "--states", "1", "--only", only, "--json"]).arg(&json);
+    let status = common::run(command.env("UNTORN_BUG", bug));
     let outcome: Value = serde_json::from_str(std::fs::read_to_string(&json).unwrap().trim()).unwrap();
     let is_good = outcome["violations"].as_array().unwrap().is_empty();
     assert_eq!(status.code(), Some(i32::from(!is_good)), "{outcome}");

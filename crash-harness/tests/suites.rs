@@ -3,6 +3,8 @@
 //!
 //! Method: the program on a small part of each suite. Longer runs are not part of the tests.
 
+mod common;
+
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -19,15 +21,13 @@ fn harness(arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
 fn run(program: &Path, arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("outcome.json");
-    let status = Command::new(program)
-        .args(arguments)
-        .arg("--json")
-        .arg(&json)
-        .arg("--report")
-        .arg(directory.path().join("report"))
-        .env("UNTORN_BUG", bug)
-        .status()
-        .unwrap();
+    if arguments[0] == "kill" {
+        // Called here so that the messages of a long build are not part of the output below.
+        crash_harness::processes::instrumented::program().unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(arguments).arg("--json").arg(&json).arg("--report").arg(directory.path().join("report"));
+    let status = common::run(command.env("UNTORN_BUG", bug));
     let text = std::fs::read_to_string(&json).unwrap();
     let page = std::fs::read_to_string(directory.path().join("report/index.html")).unwrap();
     assert!(page.contains("</html>") && !page.contains("http"), "the report stands for itself");

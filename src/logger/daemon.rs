@@ -347,8 +347,9 @@ unsafe fn become_daemon() {
 unsafe fn close_descriptors() {
     /// Highest number of descriptors to try if the open ones can't be listed.
     const NUMBERS_MAX: libc::rlim_t = 1 << 20;
+    // A system call, because not every C library has a function for it.
     // SAFETY: guaranteed by the caller.
-    if unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } == 0 {
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) } == 0 {
         return;
     }
     let listed = std::fs::read_dir("/proc/self/fd").map(|numbers| {

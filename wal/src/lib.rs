@@ -59,6 +59,9 @@
 //! into one 512-byte sector, and this crate assumes that the disk writes such a sector whole or not
 //! at all.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("untorn-wal runs on Linux only: it uses direct I/O and holes of files as Linux defines them");
+
 pub mod error;
 pub mod le;
 pub mod limits;
@@ -107,3 +110,8 @@ pub fn printable(text: &str) -> String {
         printed
     })
 }
+
+/// Makes `cargo test` compile and run the program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 /// Bytes that the device writes atomically.
 pub const SECTOR: usize = 4096;
 
-// From the kernel's `linux/loop.h`.
-const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
-const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
+// From the kernel's `linux/loop.h`. The type of a request depends on the C library.
+const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
 

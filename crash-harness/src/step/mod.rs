@@ -105,8 +105,16 @@ fn each<T>(
     answer
 }
 
+/// Returns an error if an update can't be stepped on this machine. Where atomic operations are loops
+/// of a load-exclusive and a store-exclusive instruction, a step between the two makes the store
+/// fail each time, so the loop never ends.
+fn supported() -> Result<(), String> {
+    if cfg!(target_arch = "x86_64") { Ok(()) } else { Err("single steps are made on x86_64 only".into()) }
+}
+
 /// Checks that processes can be traced here.
 fn can_trace(context: &Context) -> Result<(), String> {
+    supported()?;
     let path = context.directory_in_memory("probe");
     let traced = set_up(&path, KINDS[0]);
     let answer = match traced {

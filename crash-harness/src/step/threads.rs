@@ -38,11 +38,18 @@ fn single_step(tid: libc::pid_t) -> Result<(), Finding> {
 }
 
 /// Returns the address of the next instruction of a stopped thread.
+#[cfg(target_arch = "x86_64")]
 fn instruction_of(tid: libc::pid_t) -> u64 {
     let offset = std::mem::offset_of!(libc::user_regs_struct, rip);
     // SAFETY: the thread is traced and stopped. The request takes an offset and returns the word
     // there.
     unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, tid, offset, 0) as u64 }
+}
+
+/// No thread is stepped on other machines: see [`super::supported`].
+#[cfg(not(target_arch = "x86_64"))]
+fn instruction_of(_: libc::pid_t) -> u64 {
+    0
 }
 
 struct Thread {

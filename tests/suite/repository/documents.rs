@@ -30,7 +30,8 @@ fn every_source_that_a_document_names_exists() {
     for folder in ["src", "wal", "crash-harness", "crash-peers", "peer-bench", "tests", "benches", "examples", "fuzz"] {
         sources(&root.join(folder), &mut there);
     }
-    let mut documents = vec![root.join("README.md")];
+    let mut documents =
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "wal/README.md"].map(|name| root.join(name)).to_vec();
     documents.extend(std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
     let (mut missing, mut found) = (Vec::new(), 0);
     for document in documents.iter().filter(|path| path.extension().is_some_and(|extension| extension == "md")) {

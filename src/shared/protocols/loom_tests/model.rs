@@ -17,8 +17,10 @@ use crate::shared::protocols::event_count::EVENT_WAIT_MAX;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, AtomicU64};
 use std::collections::VecDeque;
+use std::io::Write;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,7 @@ pub fn explore<S: Send + Sync + 'static>(
     roles: &[Role<S>],
     finally: impl Fn(&S) + Clone + Send + Sync + 'static,
 ) {
+    let _reported = report_while_exploring();
     for main_role in 0..roles.len() {
         let roles = roles.to_vec();
         let finally = finally.clone();
@@ -64,6 +67,25 @@ pub fn explore<S: Send + Sync + 'static>(
             finally(&shared);
         });
     }
+}
+
+/// How often a model that takes long is reported.
+const MODEL_REPORT_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Writes the name of the running test to the standard error while the result lives, if that takes
+/// long.
+fn report_while_exploring() -> mpsc::Sender<()> {
+    let name = std::thread::current().name().unwrap_or("a model").to_string();
+    let start = Instant::now();
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || {
+        while end.recv_timeout(MODEL_REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            // The test harness captures what `eprintln!` prints, but not this.
+            let seconds = start.elapsed().as_secs();
+            let _ = writeln!(std::io::stderr(), "{name}: exploring interleavings for {seconds} s");
+        }
+    });
+    ended
 }
 
 /// Asserts that the model checker finds an error in the model. If it missed a planted bug, it would
