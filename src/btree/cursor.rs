@@ -1,10 +1,12 @@
 //! A range of a tree, read from either end.
 //!
-//! The range is between two positions, which are found once from the bounds. The iteration ends
-//! when the positions meet, from whichever ends it was read.
+//! Each end of the iteration descends once, to its own bound, and then moves entry by entry. The
+//! other bound is looked up in each leaf that is entered: it gives the index at which the iteration
+//! stops in that leaf. If the range is read from both ends, the iteration ends when the two meet.
 
 use crate::Result;
-use crate::btree::position::{Direction, EntryAt, Position, SeekTarget, find_position, pass_next, pass_previous};
+use crate::btree::node::Node;
+use crate::btree::position::{Direction, EntryAt, Position, SeekTarget};
 use crate::files::page::PageRead;
 use crate::ids::PageId;
 use std::ops::Bound;
@@ -15,12 +17,60 @@ pub(crate) struct RangeCursor {
     root: PageId,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
-    /// The gap before the next entry from the front; found at the first use.
-    front: Option<Position>,
-    /// The gap after the next entry from the back. An unbounded end is looked up only when it is
-    /// needed.
-    back: Option<Position>,
+    /// The end that moves forward; `None` until it is first used.
+    front: Option<RangeEnd>,
+    /// The end that moves backward.
+    back: Option<RangeEnd>,
     done: bool,
+}
+
+/// One end of the iteration.
+#[derive(Debug)]
+struct RangeEnd {
+    /// The gap between the entries that this end has returned and those that it has not.
+    position: Position,
+    /// The index in the leaf up to which this end moves: that of the first entry after the range if
+    /// it moves forward, of the first entry in the range if backward.
+    stop: usize,
+}
+
+/// Returns the gap before the first entry of a range.
+fn beginning(lower: &Bound<Vec<u8>>) -> SeekTarget<'_> {
+    match lower {
+        Bound::Unbounded => SeekTarget::First,
+        Bound::Included(key) => SeekTarget::Before(key),
+        Bound::Excluded(key) => SeekTarget::After(key),
+    }
+}
+
+/// Returns the gap after the last entry of a range.
+fn ending(upper: &Bound<Vec<u8>>) -> SeekTarget<'_> {
+    match upper {
+        Bound::Unbounded => SeekTarget::Last,
+        Bound::Included(key) => SeekTarget::After(key),
+        Bound::Excluded(key) => SeekTarget::Before(key),
+    }
+}
+
+impl RangeEnd {
+    /// Returns an end at `start`, which stops at `stop`.
+    fn new<P: PageRead>(pages: &P, root: PageId, start: SeekTarget<'_>, stop: SeekTarget<'_>) -> Result<RangeEnd> {
+        let mut position = Position::new();
+        let leaf = position.seek(pages, root, start)?;
+        Ok(RangeEnd { stop: stop.index_in(&leaf)?, position })
+    }
+
+    /// Enters the next leaf. Returns `None` at the end of the tree.
+    fn enter<'a, P: PageRead>(
+        &mut self,
+        pages: &'a P,
+        direction: Direction,
+        stop: SeekTarget<'_>,
+    ) -> Result<Option<Node<'a>>> {
+        let Some(entered) = self.position.enter_next_leaf(pages, direction)? else { return Ok(None) };
+        self.stop = stop.index_in(&entered)?;
+        Ok(Some(entered))
+    }
 }
 
 impl RangeCursor {
@@ -40,50 +90,67 @@ impl RangeCursor {
     ///
     /// # Errors
     /// `Corrupt` if a page on the way is damaged.
+    #[inline(always)]
     pub(crate) fn next<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Option<EntryAt<'a>>> {
-        self.step(pages, Direction::Forward)
+        if self.done {
+            return Ok(None);
+        }
+        self.done = true;
+        let front = match &mut self.front {
+            Some(front) => front,
+            none => none.insert(RangeEnd::new(pages, self.root, beginning(&self.lower), ending(&self.upper))?),
+        };
+        let mut leaf = front.position.open_leaf(pages)?;
+        while front.position.index() >= front.stop {
+            if front.stop < leaf.count() {
+                return Ok(None);
+            }
+            let Some(next) = front.enter(pages, Direction::Forward, ending(&self.upper))? else {
+                return Ok(None);
+            };
+            leaf = next;
+        }
+        if self.back.as_ref().is_some_and(|back| !front.position.comes_before(&back.position)) {
+            return Ok(None);
+        }
+        let index = front.position.index();
+        front.position.set_index(index + 1);
+        let entry = front.position.read_entry(pages, &leaf, index, Direction::Forward)?;
+        self.done = false;
+        Ok(Some(entry))
     }
 
     /// Returns the next entry from the back. After the end, or an error, there is none.
     ///
     /// # Errors
     /// `Corrupt` if a page on the way is damaged.
+    #[inline(always)]
     pub(crate) fn next_back<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Option<EntryAt<'a>>> {
-        self.step(pages, Direction::Backward)
-    }
-
-    fn step<'a, P: PageRead>(&mut self, pages: &'a P, direction: Direction) -> Result<Option<EntryAt<'a>>> {
         if self.done {
             return Ok(None);
         }
-        let entry = self.locate(pages, direction).and_then(|()| match (direction, &mut self.front, &mut self.back) {
-            (Direction::Forward, Some(front), back) => pass_next(pages, front, back.as_ref()),
-            (Direction::Backward, front, Some(back)) => pass_previous(pages, back, front.as_ref()),
-            _ => Ok(None),
-        });
-        self.done = !matches!(entry, Ok(Some(_)));
-        entry
-    }
-
-    /// Finds the positions that a step in this direction needs.
-    fn locate<P: PageRead>(&mut self, pages: &P, direction: Direction) -> Result<()> {
-        let forward = direction == Direction::Forward;
-        if self.front.is_none() && (forward || self.lower != Bound::Unbounded) {
-            let target = match &self.lower {
-                Bound::Unbounded => SeekTarget::First,
-                Bound::Included(key) => SeekTarget::Before(key),
-                Bound::Excluded(key) => SeekTarget::After(key),
+        self.done = true;
+        let back = match &mut self.back {
+            Some(back) => back,
+            none => none.insert(RangeEnd::new(pages, self.root, ending(&self.upper), beginning(&self.lower))?),
+        };
+        let mut leaf = back.position.open_leaf(pages)?;
+        while back.position.index() <= back.stop {
+            if back.stop > 0 {
+                return Ok(None);
+            }
+            let Some(next) = back.enter(pages, Direction::Backward, beginning(&self.lower))? else {
+                return Ok(None);
             };
-            self.front = Some(find_position(pages, self.root, target)?);
+            leaf = next;
         }
-        if self.back.is_none() && (!forward || self.upper != Bound::Unbounded) {
-            let target = match &self.upper {
-                Bound::Unbounded => SeekTarget::Last,
-                Bound::Included(key) => SeekTarget::After(key),
-                Bound::Excluded(key) => SeekTarget::Before(key),
-            };
-            self.back = Some(find_position(pages, self.root, target)?);
+        if self.front.as_ref().is_some_and(|front| !front.position.comes_before(&back.position)) {
+            return Ok(None);
         }
-        Ok(())
+        let index = back.position.index() - 1;
+        back.position.set_index(index);
+        let entry = back.position.read_entry(pages, &leaf, index, Direction::Backward)?;
+        self.done = false;
+        Ok(Some(entry))
     }
 }

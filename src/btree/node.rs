@@ -38,25 +38,34 @@
 //! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes
 //! the properties that the other functions rely on.
 
+use crate::btree::key::equal;
+pub(crate) use crate::btree::key::{HEAD_LEN, KeyParts, head_of};
 use crate::files::page::PageRead;
 use crate::files::page::{
-    CHECKSUM_LEN, EXTENT_REF_LEN, EXTRA, HEADER_LEN, PageHeader, PageKind, StoredValue, damaged, u16_at, u32_at, u64_at,
+    CHECKSUM_LEN, COUNT, EXTENT_REF_LEN, EXTRA, HEADER_LEN, KIND, LEVEL, LINK, PAGE, PageHeader, PageKind, StoredValue,
+    damaged, u16_at, u32_at,
 };
 use crate::ids::PageId;
+use crate::shared::memory::mapping::{prefetch, prefetch_bytes};
 use crate::{Error, Result, TxnId};
 use std::cmp::Ordering;
 use std::hint::select_unpredictable;
 
-/// The length of a head in bytes.
-pub(crate) const HEAD_LEN: usize = 8;
 pub(crate) const LEAF_SLOT_LEN: usize = 6;
 pub(crate) const BRANCH_SLOT_LEN: usize = 8;
 /// The number of bytes of a leaf record before the rest of the key: the version.
 pub(crate) const VERSION_LEN: usize = 8;
 /// The bit of a slot's value length that marks a reference to an extent.
 pub(crate) const EXTENT_BIT: u16 = 1 << 15;
-/// Pages of fewer entries are searched in as many steps as one of this many.
-const SEARCH_STEPS_ENTRIES_MIN: usize = 31;
+/// The most bytes of a record that are prefetched. The processor detects by itself that the rest is
+/// read in order.
+const PREFETCHED_MAX: usize = 512;
+/// The message for damage to the place of a key.
+const KEY_OUTSIDE: &str = "a key lies outside the page";
+/// The message of a panic that cannot happen: `parse` has found all slots in the page.
+const SLOT_MISSING: &str = "a slot for each head";
+/// Pages of up to this many entries are searched in the same number of steps.
+const FEW_ENTRIES_MAX: usize = 32;
 /// The bound of a page's level: 2^32 pages and two children for each branch make 32 levels.
 pub(crate) const LEVEL_MAX: u8 = 40;
 
@@ -69,17 +78,6 @@ pub(crate) const RESERVED_AT: usize = EXTRA + 6;
 #[inline(always)]
 pub(crate) const fn padded(prefix_len: usize) -> usize {
     (prefix_len + 7) & !7
-}
-
-/// Returns the head of a suffix.
-#[inline(always)]
-pub(crate) fn head_of(suffix: &[u8]) -> u64 {
-    if let Some(bytes) = suffix.first_chunk::<HEAD_LEN>() {
-        return u64::from_be_bytes(*bytes);
-    }
-    let mut bytes = [0; HEAD_LEN];
-    bytes[..suffix.len()].copy_from_slice(suffix);
-    u64::from_be_bytes(bytes)
 }
 
 /// The result of a search: the index of a key, or the index at which it would be inserted.
@@ -98,45 +96,6 @@ pub(crate) struct Payload<'a> {
     pub(crate) value: &'a [u8],
     /// The slot's data: the value's length with its extent bit, or the child.
     pub(crate) slot_data: u32,
-}
-
-/// The key of an entry, in the parts in which the page stores it.
-#[derive(Clone, Copy)]
-pub(crate) struct KeyParts<'a> {
-    prefix: &'a [u8],
-    head: [u8; HEAD_LEN],
-    head_len: usize,
-    rest: &'a [u8],
-}
-
-impl KeyParts<'_> {
-    pub(crate) fn len(&self) -> usize {
-        self.prefix.len() + self.head_len + self.rest.len()
-    }
-
-    /// Replaces the content of `key` by this key.
-    pub(crate) fn key_into(&self, key: &mut Vec<u8>) {
-        key.clear();
-        self.append_to(key);
-    }
-
-    pub(crate) fn append_to(&self, key: &mut Vec<u8>) {
-        key.reserve(self.len());
-        key.extend_from_slice(self.prefix);
-        key.extend_from_slice(&self.head[..self.head_len]);
-        key.extend_from_slice(self.rest);
-    }
-
-    /// Returns the key's bytes, in order.
-    pub(crate) fn bytes(&self) -> impl Iterator<Item = u8> {
-        self.prefix.iter().chain(&self.head[..self.head_len]).chain(self.rest).copied()
-    }
-
-    pub(crate) fn to_vec(self) -> Vec<u8> {
-        let mut key = Vec::new();
-        self.append_to(&mut key);
-        key
-    }
 }
 
 /// A slot, decoded.
@@ -177,8 +136,7 @@ impl<'a> Node<'a> {
     pub(crate) fn open_child<P: PageRead>(pages: &'a P, id: PageId, parent: &Node<'_>) -> Result<Node<'a>> {
         let node = Node::open(pages, id)?;
         if node.level + 1 != parent.level {
-            let levels = format!("level {} beneath level {}", node.level, parent.level);
-            return Err(node.damaged(levels));
+            return Err(wrong_level(id, node.body.len(), node.level, parent.level));
         }
         Ok(node)
     }
@@ -190,33 +148,27 @@ impl<'a> Node<'a> {
 
     #[inline(always)]
     fn try_parse(body: &'a [u8], id: PageId) -> Option<Node<'a>> {
-        let header = PageHeader::read(body)?;
-        let slot_len = match header.kind {
-            PageKind::Leaf if header.level == 0 => LEAF_SLOT_LEN,
-            PageKind::Branch if header.level > 0 && header.level <= LEVEL_MAX => BRANCH_SLOT_LEN,
-            _ => return None,
-        };
-        if header.page != id {
+        let header = body.first_chunk::<HEADER_LEN>()?;
+        let (kind, level) = (header[KIND], header[LEVEL]);
+        let is_leaf = level == 0;
+        let expected = if is_leaf { PageKind::Leaf } else { PageKind::Branch };
+        if kind != expected as u8 || level > LEVEL_MAX || u32_at(header, PAGE) != id.0 {
             return None;
         }
-        let count = usize::from(header.count);
-        let prefix_len = usize::from(u16_at(body, PREFIX_LEN_AT));
-        let heap_start = usize::from(u16_at(body, HEAP_START_AT));
-        if heap_start > body.len() {
+        let count = usize::from(u16_at(header, COUNT));
+        let prefix_len = usize::from(u16_at(header, PREFIX_LEN_AT));
+        let heap_start = usize::from(u16_at(header, HEAP_START_AT));
+        let slot_len = if is_leaf { LEAF_SLOT_LEN } else { BRANCH_SLOT_LEN };
+        let (heads_at, heads_len) = (padded(prefix_len), HEAD_LEN * count);
+        let arrays_len = heads_at + heads_len + slot_len * count;
+        // No record begins before the heap. What lies between the arrays and the heap is not used.
+        if HEADER_LEN + arrays_len > heap_start || heap_start > body.len() {
             return None;
         }
-        let arrays = body.get(HEADER_LEN..heap_start)?;
-        let (prefix, arrays) = arrays.split_at_checked(padded(prefix_len))?;
-        let (heads, arrays) = arrays.split_at_checked(HEAD_LEN * count)?;
-        let slots = arrays.get(..slot_len * count)?;
-        Some(Node {
-            body,
-            id,
-            level: header.level,
-            prefix: &prefix[..prefix_len],
-            heads: heads.as_chunks::<HEAD_LEN>().0,
-            slots,
-        })
+        let arrays = &body[HEADER_LEN..][..arrays_len];
+        let (prefix, arrays) = arrays.split_at(heads_at);
+        let (heads, slots) = arrays.split_at(heads_len);
+        Some(Node { body, id, level, prefix: &prefix[..prefix_len], heads: heads.as_chunks::<HEAD_LEN>().0, slots })
     }
 
     #[inline]
@@ -259,14 +211,20 @@ impl<'a> Node<'a> {
     /// Returns the slot of an entry that exists.
     #[inline(always)]
     pub(crate) fn slot(&self, index: usize) -> Slot {
-        let (at, data) = if self.is_leaf() {
-            let at = index * LEAF_SLOT_LEN;
-            (at, u32::from(u16_at(self.slots, at + 4)))
-        } else {
-            let at = index * BRANCH_SLOT_LEN;
-            (at, u32_at(self.slots, at + 4))
-        };
-        Slot { offset: usize::from(u16_at(self.slots, at)), suffix_len: usize::from(u16_at(self.slots, at + 2)), data }
+        if self.is_leaf() { self.leaf_slot(index) } else { self.branch_slot(index) }
+    }
+
+    #[inline(always)]
+    fn leaf_slot(&self, index: usize) -> Slot {
+        let slot = self.slots[index * LEAF_SLOT_LEN..].first_chunk::<LEAF_SLOT_LEN>().expect(SLOT_MISSING);
+        let data = u32::from(u16_at(slot, 4));
+        Slot { offset: usize::from(u16_at(slot, 0)), suffix_len: usize::from(u16_at(slot, 2)), data }
+    }
+
+    #[inline(always)]
+    fn branch_slot(&self, index: usize) -> Slot {
+        let slot = self.slots[index * BRANCH_SLOT_LEN..].first_chunk::<BRANCH_SLOT_LEN>().expect(SLOT_MISSING);
+        Slot { offset: usize::from(u16_at(slot, 0)), suffix_len: usize::from(u16_at(slot, 2)), data: u32_at(slot, 4) }
     }
 
     /// Returns the lengths of the record's parts before and after the rest of the key.
@@ -280,92 +238,94 @@ impl<'a> Node<'a> {
         version + slot.rest_len() + value
     }
 
-    #[inline]
-    fn rest(&self, slot: Slot) -> Result<&'a [u8]> {
+    /// Returns the rest of a key; `None` if it lies outside the page.
+    #[inline(always)]
+    fn rest(&self, slot: Slot) -> Option<&'a [u8]> {
         let len = slot.rest_len();
         if len == 0 {
-            return Ok(&[]);
+            return Some(&[]);
         }
         let at = slot.offset + self.around_rest(slot).0;
-        self.body.get(at..at + len).ok_or_else(|| self.damaged("a key lies outside the page"))
+        self.body.get(at..at + len)
     }
 
     /// Finds a key by its head. Reads a slot only if heads are equal.
     #[inline(always)]
     pub(crate) fn find(&self, key: &[u8]) -> Result<SearchResult> {
-        let Some(suffix) = key.strip_prefix(self.prefix) else {
-            let index = if key < self.prefix { 0 } else { self.count() };
+        let Some(suffix) = self.suffix_of(key) else {
+            let index = if is_below(key, self.prefix) { 0 } else { self.count() };
             return Ok(SearchResult { index, found: false });
         };
         let head = head_of(suffix);
         let index = self.first_head_not_below(head);
-        if index == self.count() || self.head(index) != head {
+        if self.heads.get(index).is_none_or(|stored| u64::from_le_bytes(*stored) != head) {
             return Ok(SearchResult { index, found: false });
         }
-        self.find_among_equals(index, head, suffix)
+        if self.is_suffix(index, suffix) {
+            return Ok(SearchResult { index, found: true });
+        }
+        find_among_equals(self.body, self.id, index, suffix)
     }
 
-    /// Searches by bisection, with the same number of steps for all counts up to the next power of
-    /// two, and with no other branch. So the processor predicts the loop, and continues while the
-    /// page's cache lines are being loaded.
+    /// Returns the part of a key after the page's prefix, if the key begins with it.
+    #[inline(always)]
+    fn suffix_of<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        let (beginning, suffix) = key.split_at_checked(self.prefix.len())?;
+        equal(beginning, self.prefix).then_some(suffix)
+    }
+
+    /// Searches by bisection, without unpredictable branches. So the processor continues while the
+    /// page's cache lines are being loaded. Pages of few entries, which leaves usually are, take the
+    /// same number of steps each, so that the end of the loop is predicted, too.
     #[inline(always)]
     fn first_head_not_below(&self, head: u64) -> usize {
         let count = self.heads.len();
+        if count > FEW_ENTRIES_MAX {
+            return self.heads.partition_point(|stored| u64::from_le_bytes(*stored) < head);
+        }
         if count == 0 {
             return 0;
         }
-        let mut base = 0;
-        let mut step = (count.max(SEARCH_STEPS_ENTRIES_MIN) + 1).next_power_of_two() / 2;
-        while step > 0 {
-            let end = base + step;
-            let is_below = (end <= count) & (self.head(end.min(count) - 1) < head);
-            base = select_unpredictable(is_below, end, base);
-            step /= 2;
+        let (mut base, mut size) = (0, count);
+        for _ in 0..FEW_ENTRIES_MAX.ilog2() {
+            // 0 once one entry is left.
+            let half = size / 2;
+            base = select_unpredictable(self.head(base + half) < head, base + half, base);
+            size -= half;
         }
-        base
+        base + usize::from(self.head(base) < head)
     }
 
-    fn find_among_equals(&self, first: usize, head: u64, suffix: &[u8]) -> Result<SearchResult> {
-        let mut low = first;
-        let mut high = first + 1;
-        if high < self.count() && self.head(high) == head {
-            high += self.heads[high..].partition_point(|stored| u64::from_le_bytes(*stored) == head);
-        }
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.compare_beyond_head(middle, suffix)? {
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-                Ordering::Equal => {
-                    return Ok(SearchResult { index: middle, found: true });
-                }
-            }
-        }
-        Ok(SearchResult { index: low, found: false })
+    /// Returns whether the entry, whose head is that of `suffix`, has this suffix.
+    #[inline(always)]
+    fn is_suffix(&self, index: usize, suffix: &[u8]) -> bool {
+        let slot = self.slot(index);
+        slot.suffix_len == suffix.len()
+            && suffix.get(HEAD_LEN..).is_none_or(|rest| self.rest(slot).is_some_and(|stored| equal(stored, rest)))
     }
 
     /// Compares an entry with a suffix that has the same head. Zero-padded heads of different
     /// lengths are equal only if the longer continues with zeros, so the shorter comes first.
-    #[inline]
-    fn compare_beyond_head(&self, index: usize, suffix: &[u8]) -> Result<Ordering> {
+    /// Returns `None` if the entry's key lies outside the page.
+    fn compare_beyond_head(&self, index: usize, suffix: &[u8]) -> Option<Ordering> {
         let slot = self.slot(index);
         let in_heads = slot.suffix_len.min(HEAD_LEN).cmp(&suffix.len().min(HEAD_LEN));
         if in_heads != Ordering::Equal {
-            return Ok(in_heads);
+            return Some(in_heads);
         }
         let rest = suffix.get(HEAD_LEN..).unwrap_or(&[]);
-        Ok(self.rest(slot)?.cmp(rest))
+        Some(self.rest(slot)?.cmp(rest))
     }
 
     /// Returns the key of an entry that exists.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn key(&self, index: usize) -> Result<KeyParts<'a>> {
         let slot = self.slot(index);
         Ok(KeyParts {
             prefix: self.prefix,
             head: self.head(index).to_be_bytes(),
             head_len: slot.suffix_len.min(HEAD_LEN),
-            rest: self.rest(slot)?,
+            rest: self.rest(slot).ok_or_else(|| self.damaged(KEY_OUTSIDE))?,
         })
     }
 
@@ -388,23 +348,43 @@ impl<'a> Node<'a> {
     /// Returns the version and value of an entry of a leaf.
     #[inline(always)]
     pub(crate) fn entry(&self, index: usize) -> Result<(TxnId, StoredValue<'a>)> {
-        let payload = self.payload(index)?;
-        if payload.version.len() != VERSION_LEN {
+        if !self.is_leaf() {
             return Err(self.damaged("an entry in a branch"));
         }
-        let version = TxnId::from_u64(u64_at(payload.version, 0));
-        if payload.slot_data as u16 & EXTENT_BIT == 0 {
-            return Ok((version, StoredValue::Inline(payload.value)));
+        let slot = self.leaf_slot(index);
+        let value_len = usize::from(slot.data as u16 & !EXTENT_BIT);
+        let value_at = VERSION_LEN + slot.rest_len();
+        let record = self.body.get(slot.offset..slot.offset + value_at + value_len);
+        let Some((record, version)) = record.and_then(|record| Some((record, record.first_chunk::<VERSION_LEN>()?)))
+        else {
+            return Err(self.damaged("a record lies outside the page"));
+        };
+        let (version, value) = (TxnId::from_u64(u64::from_le_bytes(*version)), &record[value_at..]);
+        if slot.data as u16 & EXTENT_BIT == 0 {
+            return Ok((version, StoredValue::Inline(value)));
         }
         let reference: &[u8; EXTENT_REF_LEN] =
-            payload.value.try_into().map_err(|_| self.damaged("a reference to an extent of the wrong length"))?;
+            value.try_into().map_err(|_| self.damaged("a reference to an extent of the wrong length"))?;
         Ok((version, StoredValue::decode_extent(reference)))
+    }
+
+    /// Starts loading the record of an entry of a leaf, if there is one of this index.
+    #[inline(always)]
+    pub(crate) fn prefetch_record(&self, index: usize) {
+        if index < self.count() {
+            let slot = self.leaf_slot(index);
+            let len = VERSION_LEN + slot.rest_len() + (slot.data as u16 & !EXTENT_BIT) as usize;
+            let record = self.body.as_ptr().wrapping_add(slot.offset);
+            prefetch_bytes(record, len.min(PREFETCHED_MAX));
+            // A record seldom begins at a cache line, so its last byte may be in one more.
+            prefetch(record.wrapping_add(len));
+        }
     }
 
     /// Returns child `index` of a branch, of `count() + 1`.
     #[inline(always)]
     pub(crate) fn child(&self, index: usize) -> PageId {
-        if index == 0 { PageId(u32_at(self.body, crate::files::page::LINK)) } else { PageId(self.slot(index - 1).data) }
+        if index == 0 { PageId(u32_at(self.body, LINK)) } else { PageId(self.branch_slot(index - 1).data) }
     }
 
     /// Returns the index of the child of a branch to which a key belongs.
@@ -441,10 +421,45 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    #[cold]
+    #[inline(always)]
     pub(crate) fn damaged(&self, what: impl Into<String>) -> Error {
         damaged(self.id, self.body.len() + CHECKSUM_LEN, what)
     }
+}
+
+// The functions below are not inlined and take no reference to a `Node`: such a reference would force
+// their callers to keep the whole node in memory instead of in registers.
+
+#[inline(never)]
+fn is_below(key: &[u8], prefix: &[u8]) -> bool {
+    key < prefix
+}
+
+/// Finds a suffix among the entries with the same head, of which `first` is the first.
+#[inline(never)]
+fn find_among_equals(body: &[u8], id: PageId, first: usize, suffix: &[u8]) -> Result<SearchResult> {
+    let node = Node::parse(body, id)?;
+    let head = node.head(first);
+    let mut low = first;
+    let mut high = first + 1;
+    if high < node.count() && node.head(high) == head {
+        high += node.heads[high..].partition_point(|stored| u64::from_le_bytes(*stored) == head);
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match node.compare_beyond_head(middle, suffix).ok_or_else(|| node.damaged(KEY_OUTSIDE))? {
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+            Ordering::Equal => return Ok(SearchResult { index: middle, found: true }),
+        }
+    }
+    Ok(SearchResult { index: low, found: false })
+}
+
+/// Returns the error for a page whose level is not the one below its parent's.
+#[cold]
+fn wrong_level(id: PageId, body_len: usize, level: u8, parent_level: u8) -> Error {
+    damaged(id, body_len + CHECKSUM_LEN, format!("level {level} beneath level {parent_level}"))
 }
 
 /// Returns the error for a page that `parse` rejected.

@@ -10,10 +10,12 @@
 //! | failed | nowhere | nowhere | a call that returned an error |
 //!
 //! The position is the gap before the cursor's entry. Its memory and that of the key are reused, so
-//! a step allocates nothing. The pages must not change while the cursor lives.
+//! a step allocates nothing, and a step inside a leaf keeps the leaf's prefix in the key. The pages
+//! must not change while the cursor lives.
 
 use crate::Result;
-use crate::btree::position::{EntryAt, Position, SeekTarget, pass_next, pass_previous, set_position};
+use crate::btree::node::Node;
+use crate::btree::position::{Direction, Position, SeekTarget};
 use crate::files::page::PageRead;
 use crate::ids::PageId;
 
@@ -39,12 +41,15 @@ pub(crate) struct PointCursor {
     position: Position,
     /// The key of the entry.
     key: Vec<u8>,
+    /// The leaf whose prefix `key` begins with; none if it is not known to.
+    prefix_leaf: PageId,
 }
 
 impl PointCursor {
     /// Returns a cursor over the tree at `root`.
     pub(crate) fn new(root: PageId) -> PointCursor {
-        PointCursor { root, state: CursorState::New, position: Position::new(), key: Vec::new() }
+        let (position, key) = (Position::new(), Vec::new());
+        PointCursor { root, state: CursorState::New, position, key, prefix_leaf: PageId::NONE }
     }
 
     /// Moves to the first entry.
@@ -52,7 +57,7 @@ impl PointCursor {
     /// # Errors
     /// `Corrupt` if a page on the path is damaged.
     pub(crate) fn first<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
-        self.move_by(CursorState::BeforeFirst, |root, position| go_forward(pages, root, SeekTarget::First, position))
+        self.seek_forward(pages, SeekTarget::First)
     }
 
     /// Moves to the last entry.
@@ -60,13 +65,13 @@ impl PointCursor {
     /// # Errors
     /// As [`PointCursor::first`].
     pub(crate) fn last<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
-        self.move_by(CursorState::AfterLast, |root, position| {
-            if root.is_none() {
-                return Ok(None);
-            }
-            set_position(pages, root, SeekTarget::Last, position)?;
-            pass_previous(pages, position, None)
-        })
+        if self.root.is_none() {
+            self.state = CursorState::AfterLast;
+            return Ok(None);
+        }
+        self.state = CursorState::Failed;
+        let leaf = self.position.seek(pages, self.root, SeekTarget::Last)?;
+        self.step_back(pages, leaf, CursorState::AfterLast)
     }
 
     /// Moves to the first entry whose key is not less than `key`.
@@ -74,25 +79,24 @@ impl PointCursor {
     /// # Errors
     /// As [`PointCursor::first`].
     pub(crate) fn seek<'a, P: PageRead>(&mut self, pages: &'a P, key: &[u8]) -> Result<Lent<'_, 'a>> {
-        self.move_by(CursorState::AfterLast, |root, position| {
-            go_forward(pages, root, SeekTarget::Before(key), position)
-        })
+        self.seek_forward(pages, SeekTarget::Before(key))
     }
 
     /// Moves to the entry after the present one.
     ///
     /// # Errors
     /// As [`PointCursor::first`].
+    #[inline]
     pub(crate) fn next<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
         match self.state {
             CursorState::New | CursorState::BeforeFirst => self.first(pages),
             CursorState::AfterLast | CursorState::Failed => Ok(None),
-            CursorState::OnEntry => self.move_by(CursorState::AfterLast, |_, position| {
-                if let Some(leaf) = position.last_mut() {
-                    leaf.index += 1;
-                }
-                stand_on_next(pages, position)
-            }),
+            CursorState::OnEntry => {
+                self.state = CursorState::Failed;
+                let leaf = self.position.open_leaf(pages)?;
+                self.position.set_index(self.position.index() + 1);
+                self.enter_after(pages, leaf, CursorState::AfterLast)
+            }
         }
     }
 
@@ -100,54 +104,87 @@ impl PointCursor {
     ///
     /// # Errors
     /// As [`PointCursor::first`].
+    #[inline]
     pub(crate) fn prev<'a, P: PageRead>(&mut self, pages: &'a P) -> Result<Lent<'_, 'a>> {
         match self.state {
             CursorState::New | CursorState::AfterLast => self.last(pages),
             CursorState::BeforeFirst | CursorState::Failed => Ok(None),
             CursorState::OnEntry => {
-                self.move_by(CursorState::BeforeFirst, |_, position| pass_previous(pages, position, None))
+                self.state = CursorState::Failed;
+                let leaf = self.position.open_leaf(pages)?;
+                self.step_back(pages, leaf, CursorState::BeforeFirst)
             }
         }
     }
 
-    /// Makes a move that leaves the cursor on an entry, or in the state `otherwise`.
-    fn move_by<'a>(
-        &mut self,
-        otherwise: CursorState,
-        go: impl FnOnce(PageId, &mut Position) -> Result<Option<EntryAt<'a>>>,
-    ) -> Result<Lent<'_, 'a>> {
-        self.state = CursorState::Failed;
-        let Some(entry) = go(self.root, &mut self.position)? else {
+    /// Moves to a position, and to the entry after it.
+    fn seek_forward<'a, P: PageRead>(&mut self, pages: &'a P, target: SeekTarget<'_>) -> Result<Lent<'_, 'a>> {
+        let otherwise = match target {
+            SeekTarget::First => CursorState::BeforeFirst,
+            _ => CursorState::AfterLast,
+        };
+        if self.root.is_none() {
             self.state = otherwise;
             return Ok(None);
-        };
-        entry.key.key_into(&mut self.key);
+        }
+        self.state = CursorState::Failed;
+        let leaf = self.position.seek(pages, self.root, target)?;
+        self.enter_after(pages, leaf, otherwise)
+    }
+
+    /// Moves to the entry after the position, which is in `leaf`. Without one, the state becomes
+    /// `otherwise`.
+    #[inline(always)]
+    fn enter_after<'a, P: PageRead>(
+        &mut self,
+        pages: &'a P,
+        mut leaf: Node<'a>,
+        otherwise: CursorState,
+    ) -> Result<Lent<'_, 'a>> {
+        while self.position.index() >= leaf.count() {
+            let Some(next) = self.position.enter_next_leaf(pages, Direction::Forward)? else {
+                self.state = otherwise;
+                return Ok(None);
+            };
+            leaf = next;
+        }
+        self.lend(pages, &leaf, Direction::Forward)
+    }
+
+    /// Moves to the entry before the position, which is in `leaf`. Without one, the state becomes
+    /// `otherwise`.
+    #[inline(always)]
+    fn step_back<'a, P: PageRead>(
+        &mut self,
+        pages: &'a P,
+        mut leaf: Node<'a>,
+        otherwise: CursorState,
+    ) -> Result<Lent<'_, 'a>> {
+        while self.position.index() == 0 {
+            let Some(next) = self.position.enter_next_leaf(pages, Direction::Backward)? else {
+                self.state = otherwise;
+                return Ok(None);
+            };
+            leaf = next;
+        }
+        self.position.set_index(self.position.index() - 1);
+        self.lend(pages, &leaf, Direction::Backward)
+    }
+
+    /// Lends the entry after the position, which is in `leaf`.
+    #[inline(always)]
+    fn lend<'a, P: PageRead>(&mut self, pages: &'a P, leaf: &Node<'a>, direction: Direction) -> Result<Lent<'_, 'a>> {
+        let entry = self.position.read_entry(pages, leaf, self.position.index(), direction)?;
+        let prefix = leaf.prefix();
+        if self.prefix_leaf == leaf.id {
+            self.key.truncate(prefix.len());
+        } else {
+            self.key.clear();
+            self.key.extend_from_slice(prefix);
+            self.prefix_leaf = leaf.id;
+        }
+        entry.key.append_suffix(&mut self.key);
         self.state = CursorState::OnEntry;
         Ok(Some((&self.key, entry.value)))
     }
-}
-
-/// Moves to a position, and to the entry after it.
-fn go_forward<'a, P: PageRead>(
-    pages: &'a P,
-    root: PageId,
-    target: SeekTarget<'_>,
-    position: &mut Position,
-) -> Result<Option<EntryAt<'a>>> {
-    if root.is_none() {
-        return Ok(None);
-    }
-    set_position(pages, root, target, position)?;
-    stand_on_next(pages, position)
-}
-
-/// Returns the entry after a position, which becomes the gap before that entry.
-fn stand_on_next<'a, P: PageRead>(pages: &'a P, position: &mut Position) -> Result<Option<EntryAt<'a>>> {
-    let entry = pass_next(pages, position, None)?;
-    if entry.is_some()
-        && let Some(leaf) = position.last_mut()
-    {
-        leaf.index -= 1;
-    }
-    Ok(entry)
 }

@@ -45,12 +45,13 @@ pub(crate) fn get<'a, P: PageRead>(pages: &'a P, root: PageId, key: &[u8]) -> Re
 }
 
 /// Returns the entry at an index of a leaf, with its value, which may be in an extent.
-#[inline]
+#[inline(always)]
 pub(crate) fn entry_at<'a, P: PageRead>(pages: &'a P, leaf: &Node<'a>, index: usize) -> Result<Entry<'a>> {
-    let (version, value) = leaf.entry(index)?;
-    let value = match value {
-        StoredValue::Inline(bytes) => bytes,
-        StoredValue::Extent { page, pages: count, len } => read_extent(pages, page, count, len)?.0,
-    };
-    Ok(Entry { version, value })
+    match leaf.entry(index)? {
+        (version, StoredValue::Inline(value)) => Ok(Entry { version, value }),
+        (version, StoredValue::Extent { page, pages: count, len }) => {
+            let (value, _) = read_extent(pages, page, count, len)?;
+            Ok(Entry { version, value })
+        }
+    }
 }

@@ -18,6 +18,7 @@
 use crate::ids::PageId;
 use crate::limits::{PAGE_SIZE_MAX, PAGE_SIZE_MIN, VALUE_LEN_MAX};
 use crate::{Error, LimitKind, Result, TxnId};
+use std::ops::Range;
 pub(crate) use untorn_wal::le::{set_u16, set_u32, set_u64, u16_at, u32_at, u64_at};
 
 /// The length of an entry of a free queue in bytes: page and count, created_txn, freed_txn.
@@ -55,6 +56,9 @@ pub(crate) trait PageRead {
 
     /// Hints that the first cache lines of the page will be read soon.
     fn prefetch(&self, _id: PageId) {}
+
+    /// Hints that these bytes of the page will be read soon.
+    fn prefetch_part(&self, _id: PageId, _part: Range<usize>) {}
 }
 
 /// The working state of one write transaction, which allocates and frees pages.
@@ -117,10 +121,10 @@ pub(crate) const CHECKSUM_LEN: usize = 8;
 /// The length of the header at the start of each body in bytes.
 pub(crate) const HEADER_LEN: usize = 32;
 
-const KIND: usize = 0;
-const LEVEL: usize = 1;
+pub(crate) const KIND: usize = 0;
+pub(crate) const LEVEL: usize = 1;
 pub(crate) const COUNT: usize = 2;
-const PAGE: usize = 4;
+pub(crate) const PAGE: usize = 4;
 const CREATED_TXN: usize = 8;
 const PAGES: usize = 16;
 pub(crate) const LINK: usize = 20;

@@ -5,7 +5,9 @@
 #[inline(always)]
 #[must_use]
 pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+    let mut word = [0; 2];
+    word.copy_from_slice(&bytes[at..at + 2]);
+    u16::from_le_bytes(word)
 }
 
 /// Returns the 4 bytes from `at` on.
