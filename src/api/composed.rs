@@ -124,9 +124,8 @@ impl Keyspace {
     /// # Errors
     /// Those of [`Keyspace::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Value>>> {
-        let client = self.store().client();
-        let pin = client.pin()?;
-        keys.into_iter().map(|key| snapshot::get(client, &pin, self, key.as_ref())).collect()
+        let pin = self.store().client().pin()?;
+        keys.into_iter().map(|key| snapshot::get(pin.clone(), self, key.as_ref())).collect()
     }
 
     /// Returns the visible entry with the least key.

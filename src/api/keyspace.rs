@@ -226,9 +226,7 @@ impl Keyspace {
 
     #[inline]
     fn get_bytes(&self, key: &[u8]) -> Result<Option<Value>> {
-        let client = self.store.client();
-        let pin = client.pin()?;
-        snapshot::get(client, &pin, self, key)
+        snapshot::get(self.store.client().pin()?, self, key)
     }
 
     /// Returns the visible value of a key and its version: the id of the transaction that wrote it
@@ -237,9 +235,7 @@ impl Keyspace {
     /// # Errors
     /// Those of [`Keyspace::get`].
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<(Value, TxnId)>> {
-        let client = self.store.client();
-        let pin = client.pin()?;
-        snapshot::get_versioned(client, &pin, self, key.as_ref())
+        snapshot::get_versioned(self.store.client().pin()?, self, key.as_ref())
     }
 
     /// Stores a value only if the key's version is `expected` (`None`: only if the key is absent),
@@ -322,8 +318,7 @@ impl Keyspace {
     }
 
     fn range_of_bounds(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>)) -> Result<Range> {
-        let client = self.store.client();
-        Range::new(client.clone(), client.pin()?, self, bounds)
+        Range::new(self.store.client().pin()?, self, bounds)
     }
 
     /// Returns the number of entries in the keyspace. Costs as much as a `get`.

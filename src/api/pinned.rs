@@ -30,8 +30,10 @@ pub(crate) struct PinnedBytes {
 }
 
 impl PinnedBytes {
-    /// Holds `bytes`, which were read through the pages of `pin`.
-    pub(crate) fn new(bytes: &[u8], pin: Pin) -> PinnedBytes {
+    /// Holds `bytes`, which were read through the pages of `pin`. They are a pointer, so that the
+    /// pin through which they were read can be moved.
+    #[inline]
+    pub(crate) fn new(bytes: *const [u8], pin: Pin) -> PinnedBytes {
         PinnedBytes { bytes, _pin: pin }
     }
 

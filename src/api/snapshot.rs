@@ -2,7 +2,7 @@
 
 use crate::api::keyspace::Keyspace;
 use crate::api::pinned::{PinnedBytes, lend};
-use crate::api::store::Store;
+use crate::api::store::{HandleSettings, Store};
 use crate::btree::cursor::RangeCursor;
 use crate::btree::search;
 use crate::key_range::KeyRange;
@@ -22,18 +22,20 @@ use std::sync::Arc;
 /// So a snapshot kept for long makes the store grow (`Stats` shows which process pins which
 /// transaction). Taking one costs tens of nanoseconds and never waits.
 pub struct Snapshot {
-    store: Store,
+    /// It also keeps the client.
     pin: Pin,
+    settings: HandleSettings,
 }
 
 impl Snapshot {
-    pub(crate) fn new(store: Store, pin: Pin) -> Snapshot {
-        Snapshot { store, pin }
+    /// Returns a snapshot at `pin`, taken through a handle with these settings.
+    pub(crate) fn new(settings: HandleSettings, pin: Pin) -> Snapshot {
+        Snapshot { pin, settings }
     }
 
     #[inline]
     fn client(&self) -> &Arc<DirectClient> {
-        self.store.client()
+        self.pin.client()
     }
 
     /// Returns the transaction whose state the snapshot shows.
@@ -153,7 +155,7 @@ impl Snapshot {
     pub fn find_keyspace(&self, name: &str) -> Result<Option<Keyspace>> {
         self.client().check_usable()?;
         let id = catalog::find(&self.pin.pages(self.client()), self.pin.catalog(), name)?;
-        Ok(id.map(|id| Keyspace::new(self.store.clone(), id, name)))
+        Ok(id.map(|id| Keyspace::new(Store::from_parts(self.client().clone(), self.settings), id, name)))
     }
 
     /// Returns the names of all keyspaces, in the order in which they were created.
@@ -183,7 +185,7 @@ impl Snapshot {
 
 impl Clone for Snapshot {
     fn clone(&self) -> Snapshot {
-        Snapshot { store: self.store.clone(), pin: self.pin.clone() }
+        Snapshot { pin: self.pin.clone(), settings: self.settings }
     }
 }
 
@@ -208,21 +210,20 @@ fn root(client: &DirectClient, pin: &Pin, keyspace: &Keyspace) -> Result<PageId>
     }
 }
 
+/// Returns the value of a key in the pinned commit. The value takes the pin, so that a lookup counts
+/// no second guard.
 #[inline]
-pub(crate) fn get(client: &DirectClient, pin: &Pin, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
-    Ok(get_versioned(client, pin, keyspace, key)?.map(|(value, _)| value))
+pub(crate) fn get(pin: Pin, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Value>> {
+    Ok(get_versioned(pin, keyspace, key)?.map(|(value, _)| value))
 }
 
 #[inline]
-pub(crate) fn get_versioned(
-    client: &DirectClient,
-    pin: &Pin,
-    keyspace: &Keyspace,
-    key: &[u8],
-) -> Result<Option<(Value, TxnId)>> {
-    let root = root(client, pin, keyspace)?;
-    let pages = pin.pages(client);
-    Ok(search::get(&pages, root, key)?.map(|found| (Value(PinnedBytes::new(found.value, pin.clone())), found.version)))
+pub(crate) fn get_versioned(pin: Pin, keyspace: &Keyspace, key: &[u8]) -> Result<Option<(Value, TxnId)>> {
+    let root = root(pin.client(), &pin, keyspace)?;
+    let pages = pin.pages(pin.client());
+    let Some(found) = search::get(&pages, root, key)? else { return Ok(None) };
+    let (bytes, version) = (std::ptr::from_ref(found.value), found.version);
+    Ok(Some((Value(PinnedBytes::new(bytes, pin)), version)))
 }
 
 /// Writes bytes as the literal of a byte string, which is readable where they are ASCII.
@@ -331,31 +332,23 @@ impl fmt::Debug for SnapshotRange<'_> {
 /// An iterator over the entries of a range of a keyspace, in key order, from both ends. It holds a
 /// snapshot of its own, and so does each [`Value`] that it yields.
 pub struct Range {
-    client: Arc<DirectClient>,
     pin: Pin,
     cursor: RangeCursor,
 }
 
 impl Range {
-    pub(crate) fn new(
-        client: Arc<DirectClient>,
-        pin: Pin,
-        keyspace: &Keyspace,
-        (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
-    ) -> Result<Range> {
-        let cursor = RangeCursor::new(root(&client, &pin, keyspace)?, lower, upper);
-        Ok(Range { client, pin, cursor })
+    pub(crate) fn new(pin: Pin, keyspace: &Keyspace, (lower, upper): (Bound<&[u8]>, Bound<&[u8]>)) -> Result<Range> {
+        let cursor = RangeCursor::new(root(pin.client(), &pin, keyspace)?, lower, upper);
+        Ok(Range { pin, cursor })
     }
 
     fn step(&mut self, back: bool) -> Result<Option<(Key, Value)>> {
-        self.client.check_usable()?;
-        let pages = self.pin.pages(&self.client);
+        let client = self.pin.client();
+        client.check_usable()?;
+        let pages = self.pin.pages(client);
         let found = if back { self.cursor.next_back(&pages)? } else { self.cursor.next(&pages)? };
-        Ok(found.map(|entry| {
-            let mut key = Vec::new();
-            entry.key.key_into(&mut key);
-            (Key(key), Value(PinnedBytes::new(entry.value, self.pin.clone())))
-        }))
+        let Some(entry) = found else { return Ok(None) };
+        Ok(Some((Key(entry.key.to_vec()), Value(PinnedBytes::new(entry.value, self.pin.clone())))))
     }
 }
 

@@ -51,6 +51,12 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Store {
     client: Arc<DirectClient>,
+    settings: HandleSettings,
+}
+
+/// What a handle adds to the client that it shares with the other handles.
+#[derive(Clone, Copy)]
+pub(crate) struct HandleSettings {
     durability: Durability,
     read_only: bool,
     lock_timeout: Option<Duration>,
@@ -85,9 +91,11 @@ impl Store {
         let client = DirectClient::join(dir, options)?;
         let store = Store {
             client,
-            durability: options.durability,
-            read_only: options.read_only,
-            lock_timeout: options.lock_timeout,
+            settings: HandleSettings {
+                durability: options.durability,
+                read_only: options.read_only,
+                lock_timeout: options.lock_timeout,
+            },
         };
         if let Some(policy) = options.flush_policy {
             store.set_flush_policy(policy)?;
@@ -113,22 +121,27 @@ impl Store {
         &self.client
     }
 
+    /// Returns a handle of a client with these settings.
+    pub(crate) fn from_parts(client: Arc<DirectClient>, settings: HandleSettings) -> Store {
+        Store { client, settings }
+    }
+
     pub(crate) fn is_read_only(&self) -> bool {
-        self.read_only
+        self.settings.read_only
     }
 
     /// Returns a handle to the same store with another default durability.
     pub(crate) fn with_durability(&self, durability: Durability) -> Store {
-        Store { durability, ..self.clone() }
+        Store { client: self.client.clone(), settings: HandleSettings { durability, ..self.settings } }
     }
 
     pub(crate) fn lock_timeout(&self) -> Option<Duration> {
-        self.lock_timeout
+        self.settings.lock_timeout
     }
 
     fn refuse_read_only(&self) -> Result<()> {
         self.client.check_usable()?;
-        if self.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+        if self.settings.read_only { Err(Error::ReadOnly) } else { Ok(()) }
     }
 
     // ---- keyspaces
@@ -142,7 +155,7 @@ impl Store {
         if let Some(keyspace) = self.find_keyspace(name)? {
             return Ok(keyspace);
         }
-        if self.read_only {
+        if self.settings.read_only {
             return Err(Error::NoKeyspace { name: name.into() });
         }
         refuse_reserved(name)?;
@@ -196,7 +209,7 @@ impl Store {
     /// [`Options::lock_timeout`] was set, [`Error::ReadOnly`], [`Error::NeedsRecovery`],
     /// [`Error::Forked`].
     pub fn begin(&self) -> Result<WriteTxn<'_>> {
-        self.begin_within(self.durability, self.lock_timeout)
+        self.begin_within(self.settings.durability, self.settings.lock_timeout)
     }
 
     /// Begins a transaction as [`Store::begin`] does, at `durability` instead of the store's
@@ -224,7 +237,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::begin`].
     pub fn begin_with(&self, durability: Durability) -> Result<WriteTxn<'_>> {
-        self.begin_within(durability, self.lock_timeout)
+        self.begin_within(durability, self.settings.lock_timeout)
     }
 
     /// Begins a transaction as [`Store::begin`] does, waiting for the lock at most `timeout`; with
@@ -251,7 +264,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::begin`]; [`Error::LockTimeout`] names the holder of the lock.
     pub fn begin_timeout(&self, timeout: Duration) -> Result<WriteTxn<'_>> {
-        self.begin_within(self.durability, Some(timeout))
+        self.begin_within(self.settings.durability, Some(timeout))
     }
 
     fn begin_within(&self, durability: Durability, timeout: Option<Duration>) -> Result<WriteTxn<'_>> {
@@ -286,7 +299,7 @@ impl Store {
     /// [`Error::Forked`]; [`Error::Limit`] when 65,536 snapshots are pinned.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let pin = self.client.pin()?;
-        Ok(Snapshot::new(self.clone(), pin))
+        Ok(Snapshot::new(self.settings, pin))
     }
 
     /// Returns a repeatable view of what survives a power loss: [`Store::snapshot`] without the
@@ -297,7 +310,7 @@ impl Store {
     /// Those of [`Store::snapshot`].
     pub fn durable_snapshot(&self) -> Result<Snapshot> {
         let pin = self.client.pin_durable()?;
-        Ok(Snapshot::new(self.clone(), pin))
+        Ok(Snapshot::new(self.settings, pin))
     }
 
     /// Returns when everything that was visible at the call is durable, cells and counters
@@ -318,7 +331,7 @@ impl Store {
 
     /// Returns when all values that cells and counters held at the call are durable.
     pub(crate) fn sync_cells(&self) -> Result<()> {
-        sampling::wait_round(&self.client.engine, self.lock_timeout)?;
+        sampling::wait_round(&self.client.engine, self.settings.lock_timeout)?;
         self.sync_records()
     }
 
@@ -342,7 +355,7 @@ impl Store {
     pub fn checkpoint(&self) -> Result<TxnId> {
         self.client.check_usable()?;
         self.client.admission.refuse_open_transaction()?;
-        settings::wait_checkpoint(&self.client.engine, self.lock_timeout)
+        settings::wait_checkpoint(&self.client.engine, self.settings.lock_timeout)
     }
 
     /// Sets when the logger syncs, from now on, for all processes of the store.

@@ -6,13 +6,20 @@
 //! thread's slot at another transaction, the read takes a further slot. With its last guard, a slot
 //! that no thread keeps goes into the process's pool, or back to the table if the pool has enough.
 //!
-//! | count | meaning | changed by |
+//! The state of a slot is one word: the number of its guards, and whether a thread keeps the slot.
+//!
+//! | guards | meaning | changed by |
 //! |---|---|---|
 //! | 0 | no pin | the slot's owner alone (its thread, or the thread that took it from the pool): pins, then stores 1 |
 //! | n ≥ 1 | pinned by n guards | any guard: n + 1, or n − 1 |
 //! | [`ENDING`] | the last guard is unpinning | that guard, to 0 |
 //!
+//! The bit [`KEPT`] is cleared when the thread ends. If there are no guards then, the thread gives
+//! the slot back. Otherwise the last guard finds the bit cleared, and gives it back. Both changes are
+//! atomic operations on the one word, so exactly one of the two does.
+//!
 //! If the process dies in any of these states, its death is detected and the slot reaped.
+#![allow(unsafe_code)]
 
 use crate::files::slot::SlotImage;
 use crate::process::client::DirectClient;
@@ -20,11 +27,21 @@ use crate::shared::memory::arena::Pages;
 use crate::shared::memory::fork::ForkGuard;
 use crate::system::sync::Mutex;
 use crate::{PageId, Result, TxnId};
-use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::cell::{RefCell, UnsafeCell};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-const ENDING: u32 = u32::MAX;
+/// The bit of a slot's state that a thread keeps the slot beyond the last guard.
+const KEPT: u32 = 1 << 31;
+/// The number of guards, in the state of a slot whose last guard is unpinning.
+const ENDING: u32 = KEPT - 1;
+
+/// Returns the number of guards in a slot's state.
+#[inline(always)]
+fn guards(state: u32) -> u32 {
+    state & !KEPT
+}
+
 /// The most idle slots that a process holds in addition to those of its threads. Each slot adds to
 /// every writer's pin scan.
 const IDLE_SLOTS_MAX: usize = 8;
@@ -38,22 +55,28 @@ pub(crate) struct SlotPool {
 /// A reader slot of this process.
 struct LocalSlot {
     index: usize,
-    count: AtomicU32,
-    /// Whether a thread keeps it beyond the last guard. Changed under the lock of `client`.
-    kept: AtomicBool,
-    /// The pinned transaction, its catalog root and high-water mark. Written by the owner while the
-    /// count is 0.
+    /// The number of guards, and [`KEPT`].
+    state: AtomicU32,
+    /// The pinned transaction, its catalog root and high-water mark. Written by the owner while
+    /// there are no guards.
     txn: AtomicU64,
     catalog: AtomicU32,
     high_water: AtomicU32,
-    /// Keeps the mappings while pinned.
-    client: Mutex<Option<Arc<DirectClient>>>,
+    /// Keeps the mappings while pinned. Written by the owner while there are no guards, and by the
+    /// last guard while it is unpinning; read by guards only.
+    client: UnsafeCell<Option<Arc<DirectClient>>>,
     /// The client that owns the slot. It releases all its slots when it is dropped.
     home: Weak<DirectClient>,
-    /// In a child of fork() the slot belongs to the parent, and the lock above may be held by a
-    /// thread that does not exist in the child.
+    /// In a child of fork() the slot belongs to the parent.
     fork: ForkGuard,
 }
+
+// SAFETY: `client` is the only field that is not `Sync` by itself. It is written only in the two
+// states in which its writer has the slot alone, and read only by guards: see the table above. The
+// change of `state` into the one state (release) and the load of it (acquire) order the accesses.
+unsafe impl Sync for LocalSlot {}
+// A panic leaves a slot in one of the states of the table.
+impl std::panic::RefUnwindSafe for LocalSlot {}
 
 thread_local! {
     static THREAD_SLOTS: RefCell<Vec<ThreadSlot>> = const { RefCell::new(Vec::new()) };
@@ -71,14 +94,11 @@ impl Drop for ThreadSlot {
             return;
         }
         let home = self.slot.home.upgrade();
-        // Both sides take this lock. So either the last guard sees that no thread keeps the slot,
-        // or this thread sees that the guard has released it.
-        let is_idle = {
-            let _client = self.slot.client.lock();
-            self.slot.kept.store(false, Ordering::Relaxed);
-            self.slot.count.load(Ordering::Acquire) == 0
-        };
-        if is_idle && let Some(client) = home {
+        // Acquire: the next owner of the slot comes after its last guard.
+        let before = self.slot.state.fetch_and(!KEPT, Ordering::AcqRel);
+        if guards(before) == 0
+            && let Some(client) = home
+        {
             client.give_back(&self.slot);
         }
     }
@@ -161,13 +181,13 @@ impl DirectClient {
                     // Drop the slots of clients that no longer exist.
                     kept.retain(|kept| kept.slot.home.strong_count() > 0);
                     let slot = self.take_slot()?;
-                    slot.kept.store(true, Ordering::Relaxed);
+                    slot.state.store(KEPT, Ordering::Relaxed);
                     kept.push(ThreadSlot { client: this, slot });
                     &kept.last().expect("just pushed").slot
                 }
             };
             let committed = self.engine.control.committed().as_u64();
-            match slot.count.load(Ordering::Acquire) {
+            match guards(slot.state.load(Ordering::Acquire)) {
                 0 => self.pin_in(slot)?,
                 ENDING => return Ok(None),
                 _ if slot.txn.load(Ordering::Relaxed) != committed => return Ok(None),
@@ -185,7 +205,7 @@ impl DirectClient {
         pinned.unwrap_or(Ok(None))
     }
 
-    /// Pins the newest visible transaction in a slot that the caller owns and whose count is 0.
+    /// Pins the newest visible transaction in a slot that the caller owns and that has no guards.
     #[inline]
     fn pin_in(self: &Arc<DirectClient>, slot: &LocalSlot) -> Result<()> {
         let shared = self.reader(slot.index);
@@ -235,12 +255,11 @@ impl DirectClient {
         }
         Ok(Arc::new(LocalSlot {
             index: self.claim_reader()?,
-            count: AtomicU32::new(0),
-            kept: AtomicBool::new(false),
+            state: AtomicU32::new(0),
             txn: AtomicU64::new(0),
             catalog: AtomicU32::new(0),
             high_water: AtomicU32::new(0),
-            client: Mutex::new(None),
+            client: UnsafeCell::new(None),
             home: Arc::downgrade(self),
             fork: self.fork,
         }))
@@ -255,21 +274,25 @@ impl LocalSlot {
         self.open(client);
     }
 
+    /// Begins a pin with one guard. Called by the slot's owner while there are no guards.
     fn open(&self, client: &Arc<DirectClient>) {
-        *self.client.lock() = Some(client.clone());
-        // Release: a thread that shares the pin sees these fields.
-        self.count.store(1, Ordering::Release);
+        // SAFETY: without guards only the owner accesses the field, and the caller is the owner.
+        unsafe { *self.client.get() = Some(client.clone()) };
+        // Only the owner changes the word in this state. Release: a thread that gets a guard of the
+        // pin sees these fields.
+        let kept = self.state.load(Ordering::Relaxed) & KEPT;
+        self.state.store(kept | 1, Ordering::Release);
     }
 
     /// Adds a guard to a pin that exists. Returns false if the pin has ended or is ending. It also
-    /// returns false at 2^31 guards: some of those were leaked, and more could overflow the count.
+    /// returns false at 2^30 guards: some of those were leaked, and more could overflow the count.
     #[inline]
     fn share(&self) -> bool {
-        let mut count = self.count.load(Ordering::Relaxed);
-        while count != 0 && count < ENDING / 2 {
-            match self.count.compare_exchange_weak(count, count + 1, Ordering::Acquire, Ordering::Relaxed) {
+        let mut state = self.state.load(Ordering::Relaxed);
+        while guards(state) != 0 && guards(state) < ENDING / 2 {
+            match self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return true,
-                Err(now) => count = now,
+                Err(now) => state = now,
             }
         }
         false
@@ -283,6 +306,15 @@ impl Pin {
 
     pub(crate) fn catalog(&self) -> PageId {
         PageId(self.slot.catalog.load(Ordering::Relaxed))
+    }
+
+    /// Returns the client of the pin, which the pin keeps alive.
+    #[inline]
+    pub(crate) fn client(&self) -> &Arc<DirectClient> {
+        // SAFETY: the field is not written while there is a guard, and `self` is one for as long as
+        // it is borrowed.
+        let client = unsafe { &*self.slot.client.get() };
+        client.as_ref().expect("the owner stores the client before the first guard")
     }
 
     /// Returns the pages of the pinned commit.
@@ -307,29 +339,29 @@ impl Clone for Pin {
 impl Drop for Pin {
     #[inline]
     fn drop(&mut self) {
-        let mut count = self.slot.count.load(Ordering::Relaxed);
+        let mut state = self.slot.state.load(Ordering::Relaxed);
         loop {
-            let next = if count == 1 { ENDING } else { count - 1 };
-            match self.slot.count.compare_exchange_weak(count, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) if next == ENDING => break,
+            let is_last = guards(state) == 1;
+            let next = if is_last { state & KEPT | ENDING } else { state - 1 };
+            match self.slot.state.compare_exchange_weak(state, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) if is_last => break,
                 Ok(_) => return,
-                Err(now) => count = now,
+                Err(now) => state = now,
             }
         }
         // In a child of fork() the table is not mapped, and the pin belongs to the parent.
         if self.slot.fork.is_child() {
             return;
         }
-        let mut held = self.slot.client.lock();
-        let Some(client) = held.take() else { return };
+        // SAFETY: in this state the last guard alone accesses the field, and this is the last guard.
+        let Some(client) = (unsafe { (*self.slot.client.get()).take() }) else { return };
         client.reader(self.slot.index).unpin();
-        self.slot.count.store(0, Ordering::Release);
-        let is_kept = self.slot.kept.load(Ordering::Relaxed);
-        // This may drop the client and its pool, so the lock is released first.
-        drop(held);
-        if !is_kept {
+        // Release: the next owner's pin comes after the unpin.
+        let before = self.slot.state.fetch_sub(ENDING, Ordering::AcqRel);
+        if before & KEPT == 0 {
             client.give_back(&self.slot);
         }
+        // This may drop the client and its pool.
         drop(client);
     }
 }
