@@ -69,6 +69,54 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// A point cursor moves as an index in the map does. Its key buffer is reused from leaf to leaf,
+    /// whose prefixes differ.
+    #[test]
+    fn a_point_cursor_moves_like_an_index(
+        entries in proptest::collection::vec((keys(), values()), 0..150),
+        moves in proptest::collection::vec((0u8..8, keys(), any::<usize>(), 1usize..40), 1..40),
+    ) {
+        let mut pair = Pair::new(4096);
+        for (key, value) in &entries {
+            pair.put(key, value);
+        }
+        let all: Vec<(&[u8], &[u8])> = pair.map.iter().map(|(key, (_, value))| (&key[..], &value[..])).collect();
+        let end = all.len() as isize;
+        let mut cursor = PointCursor::new(pair.root);
+        // The index of the cursor's entry; -1 before the first, and `end` after the last.
+        let mut at: Option<isize> = None;
+        for (kind, key, pick, steps) in &moves {
+            let (kind, steps) = (*kind, if *kind < 4 { *steps } else { 1 });
+            for _ in 0..steps {
+                let found = match kind {
+                    0 | 1 => cursor.next(&pair.pages),
+                    2 | 3 => cursor.prev(&pair.pages),
+                    4 => cursor.first(&pair.pages),
+                    5 => cursor.last(&pair.pages),
+                    6 => cursor.seek(&pair.pages, key),
+                    _ => cursor.seek(&pair.pages, all.get(pick % all.len().max(1)).map_or(&key[..], |entry| entry.0)),
+                };
+                let found = found.unwrap().map(|(key, value)| (key.to_vec(), value.to_vec()));
+                let before = |key: &[u8]| all.iter().take_while(|entry| entry.0 < key).count() as isize;
+                let moved = match kind {
+                    0 | 1 => at.map_or(0, |at| (at + 1).min(end)),
+                    2 | 3 => at.map_or(end - 1, |at| (at - 1).max(-1)),
+                    4 => 0,
+                    5 => end - 1,
+                    6 => before(key),
+                    _ => before(all.get(pick % all.len().max(1)).map_or(&key[..], |entry| entry.0)),
+                };
+                let expected = usize::try_from(moved).ok().and_then(|at| all.get(at));
+                prop_assert_eq!(&found, &expected.map(|(key, value)| (key.to_vec(), value.to_vec())));
+                at = Some(moved);
+            }
+        }
+    }
+}
+
 /// An empty tree has no entries at either end.
 #[test]
 fn of_an_empty_tree() {
