@@ -1,7 +1,7 @@
 //! The copy-on-write B+tree: ordered entries over pages that never change once they are committed.
 //!
-//! - `key`: the parts of a key that a page stores, and their comparison
-//! - `node`: reading a page of the tree; its layout is described there
+//! - `node`: reading a page of the tree; its layout is described there. `node/key.rs`: the parts of a
+//!   key that a page stores
 //! - `node_mut`: inserting, removing and overwriting one entry in place
 //! - `rebuild`: rebuilding whole pages: compaction, splits, merges
 //! - `search`: the one descent, for reads and writes; point lookups
@@ -23,7 +23,6 @@ mod balance;
 pub(crate) mod check;
 pub(crate) mod cursor;
 pub(crate) mod edit;
-pub(crate) mod key;
 pub(crate) mod node;
 pub(crate) mod node_mut;
 pub(crate) mod point_cursor;

@@ -38,8 +38,10 @@
 //! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes
 //! the properties that the other functions rely on.
 
-use crate::btree::key::equal;
-pub(crate) use crate::btree::key::{HEAD_LEN, KeyParts, head_of};
+mod key;
+
+use self::key::equal;
+pub(crate) use self::key::{HEAD_LEN, KeyParts, head_of};
 use crate::files::page::PageRead;
 use crate::files::page::{
     CHECKSUM_LEN, COUNT, EXTENT_REF_LEN, EXTRA, HEADER_LEN, KIND, LEVEL, LINK, PAGE, PageHeader, PageKind, StoredValue,
