@@ -22,7 +22,7 @@ const REAP_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between checks of the age of the segments that are kept for followers.
 const LOG_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Spare segments kept ahead. One of them is for a failed write.
-const SPARES_READY_MIN: usize = 2;
+pub(super) const SPARES_READY_MIN: usize = 2;
 /// Time between attempts to make a spare as large as the current segment after the device had no
 /// space for it.
 const LARGER_SPARE_RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -157,11 +157,13 @@ fn serve(
         // These end before the flush thread, which the last checkpoint needs.
         logger.end_background();
         others.into_iter().flatten().for_each(|thread| drop(thread.join()));
-        if served.is_ok() {
-            leave(logger, in_order);
-        }
+        let left = served.is_ok() && leave(logger, in_order);
         logger.end_flush();
         flush.into_iter().for_each(|thread| drop(thread.join()));
+        if left {
+            // What can't be given back now stays a spare.
+            let _ = logger.pool.trim(background::SPARES_READY_MIN);
+        }
         // One may have panicked since.
         served.and_then(|init| panics.error().map_or(Ok(init), Err))
     })
@@ -279,11 +281,12 @@ fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
     alone && sampled.is_ok()
 }
 
-/// Flushes and checkpoints everything. With `in_order`, no process can commit any more.
-fn leave(logger: &Logger, in_order: bool) {
+/// Flushes and checkpoints everything. With `in_order`, no process can commit any more. Returns
+/// whether the store is left in order.
+fn leave(logger: &Logger, in_order: bool) -> bool {
     let engine = &logger.engine;
     if engine.dir.check_lock(engine.lock_file).is_err() || logger.check_present().is_err() {
-        return;
+        return false;
     }
     crash_point!("logger.leaving");
     let done = if engine.control.fixed().checkpoint.is_running() {
@@ -299,9 +302,11 @@ fn leave(logger: &Logger, in_order: bool) {
     engine.control.fixed().logger.leave();
     // The other files hold everything that is needed now. If a backup replaces them before the next
     // open, that open must not trust this region, which is of a later time.
-    if in_order && done.is_ok() {
+    let left_in_order = in_order && done.is_ok();
+    if left_in_order {
         engine.control.invalidate();
     }
+    left_in_order
 }
 
 /// Returns the words with which a fresh region starts.

@@ -97,11 +97,21 @@ fn followers_get_the_stream_or_an_error() {
     assert!(gaps > 100, "only {gaps} times was anything recycled under a follower");
 }
 
+/// The numbers of the segments that are found when the log is opened now.
+fn numbers_on(disk: &SimDisk) -> Vec<u64> {
+    let segments = SegmentCatalog::read(disk, &shape()).unwrap().segments;
+    let mut numbers: Vec<u64> = segments.iter().map(|segment| segment.header.number.0).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
 /// Files that were given up keep their headers, and count again when the log is opened. In whatever
-/// order they are taken and deleted, the segments that are found then follow each other.
+/// order they are taken and deleted, the segments that are found then follow each other. The flush
+/// thread may take a file while another one is about to be deleted.
 #[test]
 fn given_up_files_leave_no_gap() {
-    let mut surplus = 0;
+    let follow_each_other = |numbers: &[u64]| numbers.is_sorted_by(|one, next| one + 1 == *next);
+    let (mut surplus, mut crossed) = (0, 0);
     for seed in 0..40 {
         let mut rng = Rng(seed);
         let disk = SimDisk::new(seed);
@@ -109,23 +119,33 @@ fn given_up_files_leave_no_gap() {
         for round in 0..150 {
             let pool = writer.log.pool().clone();
             match rng.below(12) {
-                0 => drop(pool.yield_kept(true, || ()).unwrap()),
+                0 => {
+                    let Writer { log, stream, log_state, .. } = &mut writer;
+                    let take_spare = || {
+                        let left = stream.left_after(log_state.durable);
+                        if let Ok(durable) = log.start_segment(log_state, left, &mut stream.fill()) {
+                            log_state.durable = durable;
+                            crossed += 1;
+                        }
+                        let numbers = numbers_on(&disk);
+                        assert!(follow_each_other(&numbers), "seed {seed}, round {round}, in a deletion: {numbers:?}");
+                    };
+                    let _ = pool.yield_kept(true, take_spare).unwrap();
+                }
                 1 => drop(pool.yield_kept(false, || ()).unwrap()),
                 2 => drop(pool.remove_spare().unwrap()),
                 3 => writer.retention.bytes = rng.below(5) * shape().segment_bytes(),
                 4 => pool.set_spares_max(2 + rng.below(3) as usize),
                 _ => writer.commit(&mut rng),
             }
-            let mut segments = SegmentCatalog::read(&disk, &shape()).unwrap().segments;
-            segments.sort_by_key(|segment| segment.header.number);
-            let follow_each_other = segments.is_sorted_by(|one, next| one.header.number.0 + 1 == next.header.number.0);
-            let numbers: Vec<u64> = segments.iter().map(|segment| segment.header.number.0).collect();
-            assert!(follow_each_other, "seed {seed}, round {round}: {numbers:?}");
+            let numbers = numbers_on(&disk);
+            assert!(follow_each_other(&numbers), "seed {seed}, round {round}: {numbers:?}");
             let stats = pool.stats();
-            surplus += usize::from(segments.len() > stats.segments + stats.kept);
+            surplus += usize::from(numbers.len() > stats.segments + stats.kept);
         }
     }
     assert!(surplus > 1000, "only {surplus} times a spare had a header");
+    assert!(crossed > 20, "only {crossed} times a segment was started in a deletion");
 }
 
 #[test]

@@ -282,7 +282,7 @@ fn a_real_directory_holds_a_log_under_a_long_path() {
         for _ in 0..4 {
             pool.add_spare().unwrap();
         }
-        let mut log = Log::new(pool);
+        let mut log = Log::new(Arc::clone(&pool));
         let (mut stream, mut log_state, mut rng) = (Stream::default(), LogState::default(), Rng(1));
         log.start_segment(&log_state, 0, &mut |_, _| ()).unwrap();
         for _ in 0..40 {
@@ -304,5 +304,31 @@ fn a_real_directory_holds_a_log_under_a_long_path() {
         }
         assert!(bytes == stream.bytes);
         assert!(scan.newest_log_state().durable > Lsn::ZERO);
+        drop(log);
+        give_space_back(&disk, &shape, &pool, &stream);
     }
+}
+
+/// The log ends: two small spares remain, and the log is as it was. A pool of the same files
+/// continues with them.
+fn give_space_back(disk: &Arc<RealDisk>, shape: &LogShape, pool: &SegmentPool<RealDisk>, stream: &Stream) {
+    for _ in 0..4 {
+        pool.add_spare_of(u64::from(shape.segment_blocks())).unwrap();
+    }
+    let before = pool.stats();
+    pool.trim(2).unwrap();
+    let after = pool.stats();
+    assert_eq!((after.spares, after.segments), (2, before.segments));
+    assert_eq!(after.bytes - after.segment_bytes, 2 * shape.ready_bytes_initial());
+    pool.trim(2).unwrap();
+    assert_eq!(pool.stats(), after);
+    let segment_catalog = SegmentCatalog::read(&**disk, shape).unwrap();
+    let again = SegmentPool::open(Arc::clone(disk), &segment_catalog, Lsn::ZERO, Retention::NOTHING).unwrap();
+    assert_eq!(again.stats(), after);
+    let mut scan = LogScan::open(&**disk, shape, Lsn::ZERO).unwrap();
+    let mut bytes = Vec::new();
+    while let Some((_, chunk)) = scan.next_chunk().unwrap() {
+        bytes.extend_from_slice(chunk);
+    }
+    assert!(bytes == stream.bytes, "the log is as it was");
 }

@@ -32,6 +32,7 @@
 
 mod retention;
 mod slots;
+mod trim;
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
@@ -447,8 +448,11 @@ impl<D: Disk> SegmentPool<D> {
         let header = slot.header.take();
         let (name, ready) = (slot.name.clone(), slot.ready);
         slots.files.push(slot);
-        let (number, is_next) =
-            (slots.number_max, |slot: &&mut SegmentSlot| slot.state == SlotState::Spare && slot.header < header);
+        let number = slots.number_max;
+        // Also of files that are being deleted: if the process dies before that, their headers count.
+        let is_next = |slot: &&mut SegmentSlot| {
+            matches!(slot.state, SlotState::Spare | SlotState::Making) && slot.header < header
+        };
         let older: Vec<String> = match header {
             Some(_) => slots
                 .files

@@ -61,6 +61,11 @@ pub trait DiskFile: Send {
     /// Sets the length of an empty file without allocating blocks, if the file system has sparse
     /// files.
     fn set_size(&self, bytes: u64) -> io::Result<()>;
+    /// Gives the blocks from `offset` to `end` back to the device, if the file system can. The bytes
+    /// read as zeros then. Both are multiples of a block.
+    fn release(&self, _offset: u64, _end: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Returns how many bytes from the beginning have blocks: the offset of the first hole. If the
     /// file system can't tell, this is the file's length.
     fn ready_bytes(&self) -> io::Result<u64>;
@@ -255,6 +260,14 @@ impl DiskFile for RealFile {
 
     fn set_size(&self, bytes: u64) -> io::Result<()> {
         Ok(fs::ftruncate(&self.fd, bytes)?)
+    }
+
+    fn release(&self, offset: u64, end: u64) -> io::Result<()> {
+        let flags = fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE;
+        match fs::fallocate(&self.fd, flags, offset, end.saturating_sub(offset)) {
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            released => Ok(released?),
+        }
     }
 
     fn ready_bytes(&self) -> io::Result<u64> {

@@ -102,6 +102,12 @@ impl SegmentSlots {
         spares.min_by_key(|(at, slot)| (slot.ready, Reverse(*at))).map(|(at, _)| at)
     }
 
+    /// Returns the largest spare that may be changed next.
+    pub(super) fn next_spare(&self) -> Option<usize> {
+        let spares = self.files.iter().enumerate().filter(|(_, slot)| self.is_next(slot));
+        spares.max_by_key(|(_, slot)| (slot.header.is_some(), slot.ready)).map(|(at, _)| at)
+    }
+
     /// Returns the files that are ready to become segments, with their indices in the list.
     pub(super) fn spare_files(&self) -> impl Iterator<Item = (usize, &SegmentSlot)> {
         let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare && slot.ready >= self.ready_min;
