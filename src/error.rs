@@ -129,7 +129,9 @@ pub enum Error {
         what: String,
     },
     /// The store has a format that this version of the library does not know.
-    #[error("{file} has format {found}, this library supports {known}; use the version of the library that wrote it")]
+    #[error(
+        "{file} has format {found}, this library supports {known}; use the version of the library that wrote it, or load its `untorn dump` into a new store"
+    )]
     FormatVersion {
         /// The file, relative to the store's directory.
         file: String,

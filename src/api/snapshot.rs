@@ -154,7 +154,7 @@ impl Snapshot {
     /// [`Error::Corrupt`]; [`Error::Forked`].
     pub fn find_keyspace(&self, name: &str) -> Result<Option<Keyspace>> {
         self.client().check_usable()?;
-        let id = catalog::find(&self.pin.pages(self.client()), self.pin.catalog(), name)?;
+        let id = catalog::find(&self.pin.pages(self.client()), &self.pin.catalog(), name)?;
         Ok(id.map(|id| Keyspace::new(Store::from_parts(self.client().clone(), self.settings), id, name)))
     }
 
@@ -165,7 +165,7 @@ impl Snapshot {
     pub fn keyspaces(&self) -> Result<Vec<String>> {
         self.client().check_usable()?;
         let pages = self.pin.pages(self.client());
-        Ok(catalog::list(&pages, self.pin.catalog())?.into_iter().map(|entry| entry.name).collect())
+        Ok(catalog::list(&pages, &self.pin.catalog())?.into_iter().map(|entry| entry.name).collect())
     }
 
     /// Returns the number of entries in a keyspace. Costs as much as a `get`.
@@ -176,7 +176,7 @@ impl Snapshot {
         self.client().check_usable()?;
         keyspace.belongs_to(self.client())?;
         let pages = self.pin.pages(self.client());
-        match catalog::entry(&pages, self.pin.catalog(), keyspace.id())? {
+        match catalog::entry(&pages, &self.pin.catalog(), keyspace.id())? {
             Some(entry) => Ok(entry.entries),
             None => Err(Error::NoKeyspace { name: keyspace.name().into() }),
         }
@@ -201,7 +201,7 @@ fn root(client: &DirectClient, pin: &Pin, keyspace: &Keyspace) -> Result<PageId>
     if let Some(root) = keyspace.cached_root(pin.txn()) {
         return Ok(root);
     }
-    match catalog::root(&pin.pages(client), pin.catalog(), keyspace.id())? {
+    match catalog::root(&pin.pages(client), &pin.catalog(), keyspace.id())? {
         Some(root) => {
             keyspace.cache_root(pin.txn(), root);
             Ok(root)

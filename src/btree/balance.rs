@@ -5,7 +5,7 @@
 //! only inserted or removed, so that a removal never makes a page overflow. The price is that a
 //! branch may keep one child and no separator until a neighbour has space for it.
 
-use crate::btree::edit::{Path, write_group};
+use crate::btree::edit::{Path, ensure_sound, write_group};
 use crate::btree::node::{LEVEL_MAX, Node, Payload};
 use crate::btree::node_mut;
 use crate::btree::rebuild::{EntryList, NodeIdentity};
@@ -185,21 +185,23 @@ fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bo
     let created_txn = pages.txn_id();
     let parent = Node::open(pages, branch)?;
     let node = Node::open_child(pages, parent.child(index), &parent)?;
-    let size = node.body.len();
+    let (size, count) = (node.body.len(), parent.count());
     if !wants_merge(&node) {
         return Ok(false);
     }
     let limit = size / 8 * 7;
     for left in [index.checked_sub(1), Some(index)].into_iter().flatten() {
-        if left == parent.count() {
+        if left == count {
             continue;
         }
         let neighbour = if left == index { index + 1 } else { left };
+        let parent = Node::open(pages, branch)?;
         let other = Node::open_child(pages, parent.child(neighbour), &parent)?;
-        other.audit()?;
-        // Its bytes are copied into a page of this transaction, where damage would get a valid
-        // checksum.
-        pages.check(other.id, other.created_txn())?;
+        let (other_id, other_created_txn) = (other.id, other.created_txn());
+        ensure_sound(pages, other_id, other_created_txn)?;
+        let parent = Node::open(pages, branch)?;
+        let node = Node::open_child(pages, parent.child(index), &parent)?;
+        let other = Node::open_child(pages, other_id, &parent)?;
         if used(&node) + used(&other) > size + size / 4 {
             continue;
         }

@@ -80,13 +80,31 @@ pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: T
     if pages.is_own(id, created_txn) {
         return Ok((id, created_txn));
     }
-    node.audit()?;
+    let unused = node.arrays_end()..node.heap_start();
+    ensure_sound(pages, id, created_txn)?;
     let copy = pages.allocate()?;
-    pages.copy_page(id, copy)?;
+    pages.copy_page(id, copy, unused)?;
     let txn = pages.txn_id();
     set_identity(pages.body_mut(copy)?, copy, txn);
+    pages.note_checked(copy, txn);
     pages.free(id, 1, created_txn);
     Ok((copy, created_txn))
+}
+
+/// Checks a page of a tree whose bytes are about to be copied, once for each process: its structure,
+/// on which the functions that change pages rely, and its checksum. Damage must not get a valid
+/// checksum.
+///
+/// # Errors
+/// `Corrupt` if the page is damaged.
+pub(crate) fn ensure_sound<W: PageWrite>(pages: &mut W, id: PageId, created_txn: TxnId) -> Result<()> {
+    if pages.is_checked(id, created_txn) {
+        return Ok(());
+    }
+    Node::open(pages, id)?.audit()?;
+    pages.check(id, created_txn)?;
+    pages.note_checked(id, created_txn);
+    Ok(())
 }
 
 /// Returns whether a value of this length needs an extent of its own.
@@ -94,18 +112,60 @@ pub(crate) fn needs_extent(page_size: usize, key_len: usize, value_len: usize) -
     key_len + value_len > inline_len_max(page_size)
 }
 
-/// Sets the entry of a key. Returns true if there was one before. The extent of a replaced value is
-/// freed.
+/// The path to the last leaf of a tree, whose pages all belong to the running transaction. A key
+/// beyond the last one is inserted there without a search.
 ///
-/// # Errors
-/// `Limit` if the key is too long, or if an inline value [needs an extent](needs_extent); `Corrupt`
-/// if a page is damaged; the errors of allocation.
+/// The path is valid until the tree changes in another way than by [`put_after`], or a savepoint is
+/// made.
+#[derive(Default)]
+pub(crate) struct AppendPath(Option<Path>);
+
+/// A copy has no path: it is of another state of the tree.
+impl Clone for AppendPath {
+    fn clone(&self) -> Self {
+        AppendPath::default()
+    }
+}
+
+impl AppendPath {
+    /// Forgets the path.
+    pub(crate) fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// Takes the path for a key that comes after all keys of the tree.
+    fn take<P: PageRead>(&mut self, pages: &P, key: &[u8]) -> Result<Option<Path>> {
+        let Some(mut path) = self.0.take() else { return Ok(None) };
+        let leaf = Node::open(pages, path.leaf)?;
+        path.result = leaf.find(key)?;
+        Ok((path.result == SearchResult { index: leaf.count(), found: false }).then_some(path))
+    }
+}
+
+/// Sets the entry of a key, as [`put_after`] does.
 pub(crate) fn put<W: PageWrite>(
     pages: &mut W,
     root: &mut PageId,
     key: &[u8],
     version: TxnId,
     value: StoredValue<'_>,
+) -> Result<bool> {
+    put_after(pages, root, key, version, value, &mut AppendPath::default())
+}
+
+/// Sets the entry of a key. Returns true if there was one before. The extent of a replaced value is
+/// freed. `append` is of this tree; afterwards it has the path if the key is the last one.
+///
+/// # Errors
+/// `Limit` if the key is too long, or if an inline value [needs an extent](needs_extent); `Corrupt`
+/// if a page is damaged; the errors of allocation.
+pub(crate) fn put_after<W: PageWrite>(
+    pages: &mut W,
+    root: &mut PageId,
+    key: &[u8],
+    version: TxnId,
+    value: StoredValue<'_>,
+    append: &mut AppendPath,
 ) -> Result<bool> {
     check_lengths(pages.page_size(), key, &value)?;
     let version = version.as_u64().to_le_bytes();
@@ -122,6 +182,13 @@ pub(crate) fn put<W: PageWrite>(
         *root = create(pages, key, payload)?;
         return Ok(false);
     }
+    if let Some(path) = append.take(pages, key)? {
+        // If the leaf was split, the next key is searched for.
+        if insert(pages, root, &path, key, payload)? {
+            append.0 = Some(path);
+        }
+        return Ok(false);
+    }
     let mut path = Path::find(pages, *root, key)?;
     path.own(pages, root)?;
     if path.result.found {
@@ -132,8 +199,12 @@ pub(crate) fn put<W: PageWrite>(
         }
         node_mut::remove(leaf, path.leaf, path.result.index)?;
     }
-    insert(pages, root, &path, key, payload)?;
-    Ok(path.result.found)
+    let found = path.result.found;
+    let is_last = path.is_last && path.result.index == Node::open(pages, path.leaf)?.count();
+    if insert(pages, root, &path, key, payload)? && is_last {
+        append.0 = Some(path);
+    }
+    Ok(found)
 }
 
 fn check_lengths(page_size: usize, key: &[u8], value: &StoredValue<'_>) -> Result<()> {
@@ -163,13 +234,19 @@ fn create<W: PageWrite>(pages: &mut W, key: &[u8], payload: Payload<'_>) -> Resu
 }
 
 /// Inserts a new entry into the path's leaf: in place, otherwise by rebuilding the page, otherwise
-/// by splitting it.
-fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8], payload: Payload<'_>) -> Result<()> {
+/// by splitting it. Returns false if the leaf was split.
+fn insert<W: PageWrite>(
+    pages: &mut W,
+    root: &mut PageId,
+    path: &Path,
+    key: &[u8],
+    payload: Payload<'_>,
+) -> Result<bool> {
     let (leaf, index) = (path.leaf, path.result.index);
     let created_txn = pages.txn_id();
     let body = pages.body_mut(leaf)?;
     if node_mut::insert(body, leaf, index, key, payload)? {
-        return Ok(());
+        return Ok(true);
     }
     let limit = body.len();
     let mut items = EntryList::read(&Node::parse(body, leaf)?)?;
@@ -178,7 +255,7 @@ fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8
     let identity = |id| NodeIdentity { id, created_txn, first_child: PageId::NONE };
     if let Some(prefix_len) = items.fit(0..n, limit) {
         items.write(0..n, prefix_len, body, identity(leaf));
-        return Ok(());
+        return Ok(true);
     }
     // Ascending insertions fill their pages: the last page stays as it is and a new one begins.
     let cuts = if path.is_last && index + 1 == n {
@@ -201,7 +278,8 @@ fn insert<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path, key: &[u8
     if !(path.is_last && index + 1 == n) {
         write_group(&items, 0..cuts[0], pages.body_mut(leaf)?, identity(leaf))?;
     }
-    balance::insert_children(pages, root, path, split)
+    balance::insert_children(pages, root, path, split)?;
+    Ok(false)
 }
 
 /// Writes entries that are known to fit one page.

@@ -115,6 +115,12 @@ impl Slot {
     }
 }
 
+/// Decodes the fields that the slots of leaves and branches have in common.
+#[inline(always)]
+fn slot_at(slot: &[u8], data: u32) -> Slot {
+    Slot { offset: usize::from(u16_at(slot, 0)), suffix_len: usize::from(u16_at(slot, 2)), data }
+}
+
 /// A leaf or branch whose arrays are known to be inside the page.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'a> {
@@ -219,14 +225,13 @@ impl<'a> Node<'a> {
     #[inline(always)]
     fn leaf_slot(&self, index: usize) -> Slot {
         let slot = self.slots[index * LEAF_SLOT_LEN..].first_chunk::<LEAF_SLOT_LEN>().expect(SLOT_MISSING);
-        let data = u32::from(u16_at(slot, 4));
-        Slot { offset: usize::from(u16_at(slot, 0)), suffix_len: usize::from(u16_at(slot, 2)), data }
+        slot_at(slot, u32::from(u16_at(slot, 4)))
     }
 
     #[inline(always)]
     fn branch_slot(&self, index: usize) -> Slot {
         let slot = self.slots[index * BRANCH_SLOT_LEN..].first_chunk::<BRANCH_SLOT_LEN>().expect(SLOT_MISSING);
-        Slot { offset: usize::from(u16_at(slot, 0)), suffix_len: usize::from(u16_at(slot, 2)), data: u32_at(slot, 4) }
+        slot_at(slot, u32_at(slot, 4))
     }
 
     /// Returns the lengths of the record's parts before and after the rest of the key.
@@ -405,17 +410,24 @@ impl<'a> Node<'a> {
         if !self.heads.is_sorted_by_key(|head| u64::from_le_bytes(*head)) {
             return Err(self.damaged("heads are not in order"));
         }
-        let mut live = 0;
-        for index in 0..self.count() {
-            let slot = self.slot(index);
-            let len = self.record_len(slot);
-            let inside = slot.offset >= self.heap_start() && slot.offset + len <= self.body.len();
-            if !(inside || len == 0 && slot.offset == 0) {
-                return Err(self.damaged(format!("record {index} lies outside the heap")));
-            }
+        // Without a branch in the loops: a page has up to some hundred slots.
+        let (heap_start, end) = (self.heap_start(), self.body.len());
+        let (mut live, mut all_inside) = (0, true);
+        let mut visit = |slot: Slot, fixed: usize| {
+            let len = fixed + slot.rest_len();
             live += len;
+            let inside = (slot.offset >= heap_start) & (slot.offset + len <= end);
+            all_inside &= inside | ((len == 0) & (slot.offset == 0));
+        };
+        let is_leaf = self.is_leaf();
+        for slot in (0..self.count()).map(|index| self.slot(index)) {
+            let fixed = VERSION_LEN + usize::from(slot.data as u16 & !EXTENT_BIT);
+            visit(slot, if is_leaf { fixed } else { 0 });
         }
-        let heap = self.body.len() - self.heap_start();
+        if !all_inside {
+            return Err(self.damaged("a record lies outside the heap"));
+        }
+        let heap = end - heap_start;
         if live + self.garbage() != heap {
             let sum = format!("{live} live bytes and {} of garbage in a heap of {heap}", self.garbage());
             return Err(self.damaged(sum));

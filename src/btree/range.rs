@@ -291,8 +291,10 @@ impl Removal {
     }
 
     fn take_page<W: PageWrite>(&mut self, pages: &W, node: &Node<'_>, created_txn: TxnId) -> Result<()> {
-        node.audit()?;
-        pages.check(node.id, created_txn)?;
+        if !pages.is_checked(node.id, created_txn) {
+            node.audit()?;
+            pages.check(node.id, created_txn)?;
+        }
         self.extents.push(Extent { page: node.id, pages: 1, created_txn });
         Ok(())
     }

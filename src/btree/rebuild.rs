@@ -125,7 +125,10 @@ impl EntryList {
             return Some(0);
         }
         let shared = shared_len(self.key(range.start), self.key(range.end - 1));
-        let candidates = [shared, self.prefix_len.min(shared), 0];
+        // A page that begins with one entry gets the prefix of the page before it: the whole key as
+        // the prefix would have to be shortened for each of the next entries.
+        let kept = self.prefix_len.min(shared);
+        let candidates = if range.len() == 1 && kept > 0 { [kept, shared, 0] } else { [shared, kept, 0] };
         candidates.into_iter().find(|prefix_len| self.size(range.clone(), *prefix_len) <= limit)
     }
 

@@ -14,7 +14,7 @@
 //! | 72 | 8 | log position from which recovery replays |
 //! | 80 | 8 | 1: nothing was committed after this checkpoint; else 0 |
 //! | 88 | 2 × 8 | how much of the log is kept for its followers: bytes, milliseconds |
-//! | 104 | 8 | checksum word of the catalog's root page; 0 without a catalog, or if not stated |
+//! | 104 | 8 | the checksum words of the catalog's root page and of the recent roots, folded; 0 without a catalog, or if not stated |
 //! | 112 | 24 × 8 | the image of the commit, see `slot` |
 //! | 304 | 3,792 | zero |
 
@@ -31,7 +31,7 @@ use untorn_wal::{Lsn, Retention};
 /// Identifies the file type.
 const MAGIC: [u8; 8] = *b"untornK\x01";
 /// The version of the whole format: pages, log and header.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// The distance of the two slots.
 const SLOT_BYTES: usize = 4096;
 /// The number of bytes of a slot that are used. The checksum covers the whole slot, and is at the
@@ -55,9 +55,9 @@ pub(crate) struct CheckpointHeader {
     /// How much of the log before this checkpoint is kept. It is in the header so that it survives
     /// a restart.
     pub(crate) retention: Retention,
-    /// The checksum word of the catalog's root, which each commit changes: it reveals an arena of
-    /// another time. 0 if it is not recorded.
-    pub(crate) catalog_sum: u64,
+    /// The checksum words of the catalog's root and of the recent roots, of which each commit
+    /// changes one: it reveals an arena of another time. 0 if it is not recorded.
+    pub(crate) roots_sum: u64,
     pub(crate) image: SlotImage,
 }
 
@@ -116,7 +116,7 @@ impl CheckpointHeader {
             u64::from(self.clean),
             self.retention.bytes,
             u64::try_from(self.retention.age.as_millis()).unwrap_or(u64::MAX),
-            self.catalog_sum,
+            self.roots_sum,
         ];
         for (i, word) in words.iter().enumerate() {
             bytes[32 + i * 8..40 + i * 8].copy_from_slice(&word.to_le_bytes());
@@ -185,7 +185,7 @@ impl CheckpointHeader {
             log_position,
             clean: word(80) != 0,
             retention: Retention { bytes: word(88), age: Duration::from_millis(word(96)) },
-            catalog_sum: word(104),
+            roots_sum: word(104),
             image,
         })
     }
@@ -259,13 +259,13 @@ fn checksum(bytes: &[u8; SLOT_BYTES]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::slot::QueueState;
-    use crate::{PageId, Version};
+    use crate::files::slot::{CatalogState, QueueState, RecentTree};
+    use crate::{KeyspaceId, PageId, Version};
 
     /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the
     /// rest is zero.
-    const GOLDEN: [&str; 19] = [
-        "756e746f726e4b010100000077672147",
+    const GOLDEN: [&str; 23] = [
+        "756e746f726e4b0102000000599c98f3",
         "000102030405060708090a0b0c0d0e0f",
         "00100000000000000000000000010000",
         "00002000000000000000800000000000",
@@ -283,7 +283,11 @@ mod tests {
         "06000000070000000800000009000000",
         "0a000000000000000000000000000000",
         "00000000000000000000000000000000",
-        "00000000000000003c21e23525c2faee",
+        "00000000000000002100000000000000",
+        "22000000000000002300000000000000",
+        "31000000000000003200000000000000",
+        "33000000000000000000000000000000",
+        "00000000000000005c42090cec64dd1a",
     ];
 
     fn header() -> CheckpointHeader {
@@ -294,9 +298,11 @@ mod tests {
             tail_index: n + 3,
             count: u64::from(n) + 4,
         };
+        let tree =
+            |n: u32| RecentTree { keyspace: KeyspaceId(n.into()), root: PageId(n + 1), entries: u64::from(n) + 2 };
         let image = SlotImage {
             txn: TxnId::from_u64(3 << 44 | 0x1234),
-            catalog: PageId(0x11),
+            catalog: CatalogState { root: PageId(0x11), recent: [tree(0x21), tree(0x31)] },
             extent_directory: PageId(0x22),
             high_water: 0x333,
             log_tail: Lsn(0x4440),
@@ -316,7 +322,7 @@ mod tests {
             log_position: Lsn(0x4440),
             clean: true,
             retention: Retention { bytes: 0x5000, age: Duration::from_millis(0x6789) },
-            catalog_sum: 0x8000_0000_1234_5678,
+            roots_sum: 0x8000_0000_1234_5678,
             image,
         }
     }

@@ -100,11 +100,21 @@ pub(crate) trait PageWrite: PageRead {
     /// `Corrupt` if the pages do not exist.
     fn extent_mut(&mut self, id: PageId, pages: u32) -> Result<&mut [u8]>;
 
-    /// Copies the body of `from` into `to`, which was just allocated.
+    /// Copies the body of `from` into `to`, which was just allocated, except for the bytes in
+    /// `unused`, which stay undefined. The caller has checked `from`.
     ///
     /// # Errors
-    /// `Corrupt` if the checksum of `from` does not match.
-    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()>;
+    /// `Corrupt` if a page does not exist, or is shorter than `unused`.
+    fn copy_page(&mut self, from: PageId, to: PageId, unused: Range<usize>) -> Result<()>;
+
+    /// Returns whether the page was already checked in this process: both its structure and its
+    /// checksum.
+    fn is_checked(&self, _id: PageId, _created_txn: TxnId) -> bool {
+        false
+    }
+
+    /// Records that the page was checked, or was written by the running transaction.
+    fn note_checked(&mut self, _id: PageId, _created_txn: TxnId) {}
 
     /// Verifies the checksum of a page created in `created_txn`, if it has one, before its content
     /// is copied.

@@ -19,15 +19,18 @@
 //! | 13 – 15, 16 – 18 | the same for pages that a checkpoint, that a pin protects |
 //! | 19 | the newest version that a dropped cell has had; versions of new cells are above it |
 //! | 20 – 22 | the same for cold pages |
-//! | 23 | checksum |
+//! | 23, 24, 25 | the tree that changed last: keyspace number, root page, entries |
+//! | 26 – 28 | the tree that changed before it |
+//! | 29, 30 | 0 |
+//! | 31 | checksum |
 
 use crate::files::geometry::Geometry;
 use crate::files::page;
-use crate::{Error, PageId, Result, TxnId, Version, limits};
+use crate::{Error, KeyspaceId, PageId, Result, TxnId, Version, limits};
 use untorn_wal::Lsn;
 
 /// The number of words of an image; a multiple of the 8 words of a cache line.
-pub(crate) const SLOT_WORDS: usize = 24;
+pub(crate) const SLOT_WORDS: usize = 32;
 /// The index of the word of `cells_floor`.
 const CELLS_FLOOR_AT: usize = 19;
 
@@ -52,6 +55,8 @@ pub(crate) const COUNT_MAX: u64 = 1 << 62;
 /// Returns whether the reserved bits are zero, as they are written.
 pub(crate) fn is_reserved_zero(words: &[u64; SLOT_WORDS]) -> bool {
     words[2] >> 32 == 0
+        && RECENT_AT.iter().all(|at| words[at + 1] >> 32 == 0)
+        && words[RESERVED_AT..SLOT_WORDS - 1].iter().all(|word| *word == 0)
 }
 
 /// The number of queues of single pages.
@@ -108,14 +113,65 @@ impl QueueState {
 const QUEUES_AT: [usize; QUEUES] = [10, 13, 16, 20];
 
 // The last word is the checksum.
-const _: () = assert!(QUEUES_AT[QUEUES - 1] + QueueState::WORDS < SLOT_WORDS);
+const _: () = assert!(RESERVED_AT < SLOT_WORDS);
+
+/// The number of trees whose roots are in the image itself.
+pub(crate) const RECENT_TREES: usize = 2;
+/// The first word of each such tree.
+const RECENT_AT: [usize; RECENT_TREES] = [23, 26];
+/// The first of the words that are reserved.
+const RESERVED_AT: usize = 29;
+
+/// The root of a keyspace's tree and the number of its entries. They replace those in the catalog.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RecentTree {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) root: PageId,
+    pub(crate) entries: u64,
+}
+
+impl RecentTree {
+    /// No tree: keyspaces have numbers from 1 on.
+    pub(crate) const NONE: RecentTree = RecentTree { keyspace: KeyspaceId(0), root: PageId::NONE, entries: 0 };
+}
+
+impl Default for RecentTree {
+    fn default() -> Self {
+        RecentTree::NONE
+    }
+}
+
+/// The roots of all trees: the tree of keyspaces, and the roots that changed last.
+///
+/// A commit that changes one of the recent trees changes no page of the catalog. The entry in the
+/// catalog is stale until another tree displaces the recent one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct CatalogState {
+    /// The root of the tree of keyspaces.
+    pub(crate) root: PageId,
+    /// The trees that changed last, the newest first.
+    pub(crate) recent: [RecentTree; RECENT_TREES],
+}
+
+impl CatalogState {
+    /// Returns the recent tree of a keyspace.
+    #[inline]
+    pub(crate) fn recent(&self, keyspace: KeyspaceId) -> Option<RecentTree> {
+        self.recent.iter().find(|tree| tree.keyspace == keyspace).copied()
+    }
+
+    /// Returns the pages that lead to all trees: the root of the catalog, and the recent roots.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = PageId> {
+        let recent = self.recent.into_iter().map(|tree| tree.root);
+        std::iter::once(self.root).chain(recent).filter(|root| !root.is_none())
+    }
+}
 
 /// The state that a commit publishes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct SlotImage {
     pub(crate) txn: TxnId,
-    /// The root of the tree of keyspaces.
-    pub(crate) catalog: PageId,
+    pub(crate) catalog: CatalogState,
     /// The page with the queues of free extents.
     pub(crate) extent_directory: PageId,
     /// The number of pages handed out so far: every page number is below it.
@@ -149,7 +205,7 @@ impl SlotImage {
     pub(crate) fn encode(&self) -> [u64; SLOT_WORDS] {
         let mut words = [0; SLOT_WORDS];
         words[0] = self.txn.as_u64();
-        words[1] = self.catalog.0 as u64 | (self.extent_directory.0 as u64) << 32;
+        words[1] = self.catalog.root.0 as u64 | (self.extent_directory.0 as u64) << 32;
         words[2] = self.high_water as u64;
         words[3] = self.log_tail.0;
         words[4] = self.blocks_reserved;
@@ -163,6 +219,9 @@ impl SlotImage {
             words[at..at + QueueState::WORDS].copy_from_slice(&queue.encode());
         }
         words[CELLS_FLOOR_AT] = self.cells_floor.as_u64();
+        for (tree, at) in self.catalog.recent.iter().zip(RECENT_AT) {
+            words[at..at + 3].copy_from_slice(&[tree.keyspace.0, u64::from(tree.root.0), tree.entries]);
+        }
         words[SLOT_WORDS - 1] = checksum(&words);
         words
     }
@@ -176,11 +235,27 @@ impl SlotImage {
         if pages == 0 || u64::from(pages) > pages_max {
             return Some((2, format!("the high-water mark is page {pages}, expected 1 to {pages_max}")));
         }
-        if no_page(self.catalog) || no_page(self.extent_directory) {
-            let (catalog, directory) = (self.catalog.0, self.extent_directory.0);
+        if no_page(self.catalog.root) || no_page(self.extent_directory) {
+            let (catalog, directory) = (self.catalog.root.0, self.extent_directory.0);
             let what =
                 format!("the catalog is page {catalog} and the extent directory page {directory}, of {pages} pages");
             return Some((1, what));
+        }
+        for (tree, at) in self.catalog.recent.iter().zip(RECENT_AT) {
+            let is_unused = *tree == RecentTree::NONE;
+            if no_page(tree.root) || tree.entries > COUNT_MAX || (!is_unused && self.catalog.root.is_none()) {
+                return Some((at, format!("{tree:?} is impossible, of {pages} pages")));
+            }
+            if !is_unused && !(1..self.next_keyspace).contains(&tree.keyspace.0) {
+                return Some((
+                    at,
+                    format!("{tree:?} is of no keyspace; the next one is number {}", self.next_keyspace),
+                ));
+            }
+        }
+        let [first, second] = self.catalog.recent;
+        if first.keyspace == second.keyspace && first != RecentTree::NONE {
+            return Some((RECENT_AT[1], format!("keyspace number {} has two roots", first.keyspace.0)));
         }
         if !self.log_tail.is_stored() {
             return Some((3, format!("the record ends at log position {}, which is invalid", self.log_tail)));
@@ -233,7 +308,14 @@ impl SlotImage {
         }
         Ok(SlotImage {
             txn: TxnId::from_u64(words[0]),
-            catalog: PageId(words[1] as u32),
+            catalog: CatalogState {
+                root: PageId(words[1] as u32),
+                recent: RECENT_AT.map(|at| RecentTree {
+                    keyspace: KeyspaceId(words[at]),
+                    root: PageId(words[at + 1] as u32),
+                    entries: words[at + 2],
+                }),
+            },
             extent_directory: PageId((words[1] >> 32) as u32),
             high_water: words[2] as u32,
             log_tail: Lsn(words[3]),
@@ -249,15 +331,23 @@ impl SlotImage {
     }
 }
 
-/// Returns a multiply-and-fold hash (the mixing step of wyhash). A slot is summed at each commit
-/// and each snapshot, where a CRC over bytes would cost more than the copy.
-fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
-    let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
-    for &word in &words[..SLOT_WORDS - 1] {
-        let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
-        sum = (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29);
+/// Returns a multiply-and-fold hash (the mixing step of wyhash) in four independent lanes, which the
+/// processor computes in parallel. A slot is summed at each commit and each snapshot, where a CRC
+/// over bytes would cost more than the copy.
+pub(crate) fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
+    let mut lanes: [u64; 4] =
+        [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
+    for (index, &word) in words[..SLOT_WORDS - 1].iter().enumerate() {
+        let lane = &mut lanes[index % 4];
+        *lane = fold(*lane, word);
     }
-    sum
+    lanes[1..].iter().fold(lanes[0], |sum, lane| fold(sum, *lane))
+}
+
+#[inline(always)]
+fn fold(sum: u64, word: u64) -> u64 {
+    let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
+    (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29)
 }
 
 #[cfg(test)]

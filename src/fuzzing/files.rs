@@ -2,7 +2,7 @@
 
 use crate::files::geometry::Geometry;
 use crate::files::header::CheckpointHeader;
-use crate::files::slot::{SLOT_WORDS, SlotImage, is_reserved_zero};
+use crate::files::slot::{SLOT_WORDS, SlotImage, checksum, is_reserved_zero};
 use crate::fuzzing::{crc, file_of, set_u32, sized, u64_at};
 use crate::{PageId, limits};
 use untorn_wal::{LogShape, Lsn, StoreId};
@@ -64,7 +64,7 @@ fn check_geometry(geometry: &Geometry) {
 fn check_image(image: &SlotImage, geometry: &Geometry) {
     let is_page = |page: PageId| page.is_none() || page.0 < image.high_water;
     assert!((1..=geometry.pages_max()).contains(&u64::from(image.high_water)));
-    assert!(is_page(image.catalog) && is_page(image.extent_directory));
+    assert!(is_page(image.catalog.root) && is_page(image.extent_directory));
     assert!(image.log_tail <= Lsn::MAX && image.log_tail.is_aligned());
     assert!(image.keyspaces < image.next_keyspace && image.keyspaces <= limits::KEYSPACES_MAX);
     for queue in image.queues {
@@ -99,11 +99,6 @@ fn check_words(bytes: &[u8; 8 * SLOT_WORDS]) {
 
 /// Writes the sum over the words before the last, as `docs/format.md` defines it.
 pub(super) fn seal_image(bytes: &mut [u8]) {
-    let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
-    for index in 0..SLOT_WORDS - 1 {
-        let word = u64_at(bytes, 8 * index);
-        let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
-        sum = (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29);
-    }
+    let sum = checksum(&std::array::from_fn(|index| u64_at(bytes, 8 * index)));
     bytes[8 * (SLOT_WORDS - 1)..8 * SLOT_WORDS].copy_from_slice(&sum.to_le_bytes());
 }

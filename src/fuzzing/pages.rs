@@ -223,15 +223,15 @@ fn check_arena_of(bytes: &[u8], image: &SlotImage, geometry: &Geometry) {
         log_position: Lsn(4096),
         clean: false,
         retention: untorn_wal::Retention::NOTHING,
-        catalog_sum: 0,
+        roots_sum: 0,
         image: *image,
     };
     let _ = check_arena(&arena, &header, &Progress::default());
     let pages = arena.pages(image.high_water);
-    check_one_tree(&pages, image.catalog, bytes, image.txn);
-    let _ = catalog::incarnations(&pages, image.catalog);
-    for keyspace in catalog::list(&pages, image.catalog).unwrap_or_default() {
-        let _ = catalog::find(&pages, image.catalog, &keyspace.name);
+    check_one_tree(&pages, image.catalog.root, bytes, image.txn);
+    let _ = catalog::incarnations(&pages, &image.catalog);
+    for keyspace in catalog::list(&pages, &image.catalog).unwrap_or_default() {
+        let _ = catalog::find(&pages, &image.catalog, &keyspace.name);
         check_one_tree(&pages, keyspace.root, bytes, image.txn);
     }
     let queues = extents::all_queues(&pages, image).unwrap_or_else(|_| image.queues.to_vec());

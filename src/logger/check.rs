@@ -11,6 +11,7 @@ use crate::files::dir;
 use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
 use crate::files::page::PageKind;
+use crate::logger::checkpoint::roots_sum;
 use crate::pages::extents;
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::shared::progress::Progress;
@@ -96,7 +97,7 @@ pub(super) fn check_log(
     let mut scan = LogScan::of_catalog(disk, segment_catalog, header.log_position).map_err(log_error)?;
     let seed = StoreId(header.store_id).seed();
     let pages = arena.pages(header.image.high_water);
-    let find_keyspace = |id| Ok(catalog::root(&pages, header.image.catalog, id)?.is_some());
+    let find_keyspace = |id| Ok(catalog::root(&pages, &header.image.catalog, id)?.is_some());
     let mut check = Check::new(seed, header.geometry.page_size, header.txn(), header.log_position, &find_keyspace);
     let mut holds_any = false;
     loop {
@@ -146,18 +147,22 @@ fn check_catalog(
     check: &dyn Fn(PageId, u32, TxnId) -> Result<()>,
 ) -> Result<()> {
     let image = &header.image;
-    let (log_state, root) = (header.catalog_sum, image.catalog);
-    if log_state != 0 {
+    let (expected, root) = (header.roots_sum, image.catalog.root);
+    for root in image.catalog.roots() {
         pages.check(root, 1)?;
-        let found = arena.checksum_word(root)?;
-        if found != log_state {
+    }
+    if expected != 0 {
+        let found = roots_sum(arena, &image.catalog)?;
+        if found != expected {
             let what = format!(
-                "the catalog's page {} has checksum {found:016x}, the checkpoint records {log_state:016x}: arena and checkpoint are \
-                 of different times",
-                root.0
+                "the roots of the trees have checksum {found:016x}, the checkpoint records {expected:016x}: arena and \
+                 checkpoint are of different times"
             );
             return Err(arena.damaged(root, what));
         }
+    }
+    for tree in image.catalog.recent.iter().filter(|tree| !tree.root.is_none()) {
+        check(tree.root, 1, pages.created_txn(tree.root)?)?;
     }
     let mut seen = 0;
     each_page(pages, root, &mut |page| {
@@ -168,7 +173,7 @@ fn check_catalog(
     if seen >= CATALOG_PAGES_MAX {
         return Ok(());
     }
-    let keyspaces = catalog::list(pages, root)?;
+    let keyspaces = catalog::list(pages, &image.catalog)?;
     let records = keyspaces.iter().fold(0, |sum: u64, keyspace| sum.saturating_add(keyspace.entries));
     let counts = [("keyspaces", keyspaces.len() as u64, image.keyspaces), ("records", records, image.records)];
     match counts.into_iter().find(|(_, found, expected)| found != expected) {

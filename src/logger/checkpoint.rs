@@ -17,14 +17,14 @@
 use crate::btree::walk::each_page;
 use crate::files::dir;
 use crate::files::header::CheckpointHeader;
-use crate::files::slot::SlotImage;
+use crate::files::slot::{CatalogState, SlotImage};
 use crate::logger::background;
 use crate::logger::process::Logger;
 use crate::pages::{extents, queue};
 use crate::participant::engine::Engine;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::shared::control::Poison;
-use crate::shared::memory::arena::Pages;
+use crate::shared::memory::arena::{Arena, Pages};
 use crate::system::clock;
 use crate::txn::catalog;
 use crate::{Error, PageId, Result, TxnId};
@@ -178,8 +178,8 @@ pub(super) fn take_replayed(engine: &Engine, before: &CheckpointHeader, log_posi
     crash_point!("recover.checkpoint_synced");
     let words = &engine.control.fixed().checkpoint;
     let serial = CheckpointHeader::next_serial(words.serial())?;
-    let catalog_sum = if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? };
-    let header = CheckpointHeader { serial, log_position, clean: false, catalog_sum, image, ..*before };
+    let roots_sum = roots_sum(&engine.arena, &image.catalog)?;
+    let header = CheckpointHeader { serial, log_position, clean: false, roots_sum, image, ..*before };
     header.write(&engine.dir.need_file(dir::CHECKPOINT, true)?)?;
     words.set_serial(serial);
     words.note_replayed(image.txn, log_position);
@@ -228,7 +228,7 @@ fn write_header(logger: &Logger, image: &SlotImage, log_position: Lsn, clean: bo
         log_position,
         clean,
         retention: engine.control.fixed().logger.settings.retention(),
-        catalog_sum: if image.catalog.is_none() { 0 } else { engine.arena.checksum_word(image.catalog)? },
+        roots_sum: roots_sum(&engine.arena, &image.catalog)?,
         image: *image,
     };
     if let Err(error) = header.write(&file) {
@@ -267,14 +267,19 @@ fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()
     Ok(())
 }
 
+/// Returns the folded checksum words of the pages that lead to all trees; 0 without such pages.
+pub(super) fn roots_sum(arena: &Arena, catalog: &CatalogState) -> Result<u64> {
+    catalog.roots().try_fold(0, |sum: u64, root| Ok(sum.rotate_left(1) ^ arena.checksum_word(root)?))
+}
+
 /// Writes the checksums of all pages of C that were created after K, and returns their number.
 ///
 /// A page created at or before K has only descendants that were too, so the walk does not descend
 /// there.
 fn sum_pages(engine: &Engine, file: &File, pages: &Pages<'_>, image: &SlotImage, finished: TxnId) -> Result<u64> {
     let mut summed = 0;
-    let mut roots = vec![image.catalog];
-    roots.extend(catalog::list(pages, image.catalog)?.into_iter().map(|entry| entry.root));
+    let mut roots = vec![image.catalog.root];
+    roots.extend(catalog::list(pages, &image.catalog)?.into_iter().map(|entry| entry.root));
     for root in roots {
         each_page_born_after(pages, root, finished, &mut |page, count| {
             summed += u64::from(count);

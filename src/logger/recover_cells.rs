@@ -21,8 +21,8 @@ use std::ops::Bound;
 pub(super) fn restore(engine: &Engine, old: Option<&Control>, file: &File, incarnation: u32) -> Result<()> {
     let image = engine.control.newest()?;
     let pages = engine.arena.pages(image.high_water);
-    let Some(keyspace) = catalog::find(&pages, image.catalog, KEYSPACE)? else { return Ok(()) };
-    let Some(root) = catalog::root(&pages, image.catalog, keyspace)? else { return Ok(()) };
+    let Some(keyspace) = catalog::find(&pages, &image.catalog, KEYSPACE)? else { return Ok(()) };
+    let Some(root) = catalog::root(&pages, &image.catalog, keyspace)? else { return Ok(()) };
     let mut cursor = RangeCursor::new(root, Bound::Unbounded, Bound::Unbounded);
     let mut name = Vec::new();
     while let Some(at) = cursor.next(&pages)? {

@@ -6,6 +6,7 @@ use crate::files::page::{PageRead, PageWrite};
 use crate::ids::PageId;
 use crate::{Error, Result, TxnId};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A page or extent that was freed, with its length and the transactions that created and freed it.
 #[derive(Clone, Copy, Debug)]
@@ -149,11 +150,12 @@ impl PageWrite for TestPages {
         Ok(&mut self.bytes[range])
     }
 
-    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()> {
+    fn copy_page(&mut self, from: PageId, to: PageId, unused: Range<usize>) -> Result<()> {
         self.own(to, 1);
         let from = self.range(from, 1)?;
         let to = self.range(to, 1)?;
-        self.bytes.copy_within(from, to.start);
+        self.bytes.copy_within(from.start..from.start + unused.start, to.start);
+        self.bytes.copy_within(from.start + unused.end..from.end, to.start + unused.end);
         Ok(())
     }
 }

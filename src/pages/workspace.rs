@@ -25,17 +25,18 @@ mod allocate;
 mod allocate_extents;
 mod return_freed;
 
-use crate::files::page::{PageRead, PageWrite, set_identity};
+use crate::files::page::{PageRead, PageWrite};
 use crate::files::slot::{QueueState, SlotImage};
 use crate::pages::extents::extent_len;
 use crate::pages::protection::{Protected, Protection};
 use crate::pages::queue::FreeEntry;
 use crate::pages::reserve::SpaceQuota;
 use crate::pages::savepoints::Savepoints;
+use crate::participant::checked_pages::CheckedPages;
 use crate::participant::engine::Engine;
 use crate::shared::memory::arena::Pages;
 use crate::{PageId, Result, TxnId};
-use std::collections::HashSet;
+use std::ops::Range;
 use untorn_wal::Lsn;
 
 /// The pages of one transaction.
@@ -73,8 +74,8 @@ pub(crate) struct Workspace<'e> {
     /// The rests of free extents that were split. Each extent was reusable as a whole, so its rest
     /// is reusable at once.
     split_rests: Vec<(PageId, u32)>,
-    /// Queue pages whose checksums were verified.
-    verified: HashSet<PageId>,
+    /// The pages that this process has checked.
+    checked: Borrowed<'e>,
 }
 
 impl<'e> Workspace<'e> {
@@ -101,7 +102,7 @@ impl<'e> Workspace<'e> {
             reserved_page: None,
             free_extents: Vec::new(),
             split_rests: Vec::new(),
-            verified: HashSet::new(),
+            checked: Borrowed::take(engine),
         }
     }
 
@@ -171,12 +172,32 @@ impl<'e> Workspace<'e> {
     }
 
     /// Verifies the checksum of a queue page before its entries are used: a wrong entry would hand
-    /// out a page that is in use. Each page is verified once in a transaction.
+    /// out a page that is in use. Each page is verified once in a process.
     fn verify_once(&mut self, page: PageId, created_txn: TxnId) -> Result<()> {
-        if created_txn > self.protected.finished() || !self.verified.insert(page) {
+        if created_txn > self.protected.finished() || self.is_checked(page, created_txn) {
             return Ok(());
         }
-        self.verify(page, created_txn)
+        self.verify(page, created_txn)?;
+        self.note_checked(page, created_txn);
+        Ok(())
+    }
+}
+
+/// The process's table of checked pages, taken from its engine for the time of a transaction.
+struct Borrowed<'e> {
+    engine: &'e Engine,
+    pages: CheckedPages,
+}
+
+impl<'e> Borrowed<'e> {
+    fn take(engine: &'e Engine) -> Self {
+        Borrowed { engine, pages: std::mem::take(&mut *engine.checked_pages.lock()) }
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        *self.engine.checked_pages.lock() = std::mem::take(&mut self.pages);
     }
 }
 
@@ -252,16 +273,27 @@ impl PageWrite for Workspace<'_> {
         self.verify(id, created_txn)
     }
 
-    fn copy_page(&mut self, from: PageId, to: PageId) -> Result<()> {
+    fn copy_page(&mut self, from: PageId, to: PageId, unused: Range<usize>) -> Result<()> {
         let pages = self.pages();
         let source = pages.body_of(from, 1)?;
         pages.check(to, 1)?;
-        // A page is verified before it is copied: damage must not get a valid checksum.
-        self.verify(from, pages.created_txn(from)?)?;
+        if unused.start > unused.end || unused.end > source.len() {
+            return Err(self.engine.arena.damaged(from, format!("free space at {unused:?}")));
+        }
         // SAFETY: as in `body_mut`; the two pages differ, the one being free and the other in use.
         let target = unsafe { self.engine.arena.body_mut(to, 1) }?;
-        target.copy_from_slice(source);
-        set_identity(target, to, self.txn);
+        target[..unused.start].copy_from_slice(&source[..unused.start]);
+        target[unused.end..].copy_from_slice(&source[unused.end..]);
         Ok(())
+    }
+
+    #[inline]
+    fn is_checked(&self, id: PageId, created_txn: TxnId) -> bool {
+        self.checked.pages.contains(id, created_txn)
+    }
+
+    #[inline]
+    fn note_checked(&mut self, id: PageId, created_txn: TxnId) {
+        self.checked.pages.note(id, created_txn);
     }
 }

@@ -10,6 +10,7 @@ use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
 use crate::files::geometry::Geometry;
+use crate::participant::checked_pages::CheckedPages;
 use crate::participant::pin_scan::PinScan;
 use crate::shared::control::{Control, LockWord};
 use crate::shared::liveness;
@@ -75,6 +76,9 @@ pub(crate) struct Engine {
     pub(crate) has_failed: AtomicBool,
     /// The newest scan of the pins by this participant: see [`crate::pages::protection`].
     pub(crate) pin_scan: Mutex<Arc<PinScan>>,
+    /// The pages that this participant has checked; empty while a transaction of this process has
+    /// taken it.
+    pub(crate) checked_pages: Mutex<CheckedPages>,
     /// The progress mark that this participant moves while it holds the initialisation lock.
     pub(crate) progress: Arc<Progress>,
     /// When this participant last saw that the logger was alive, on [`now_ns`]'s clock.

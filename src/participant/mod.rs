@@ -5,10 +5,12 @@
 //! - `spawner`: starts the logger for a client
 //! - `status`: what a spawned logger reports to that client
 //! - `options`: how a store is opened
+//! - `checked_pages`: which pages this process has checked already
 //! - `pin_scan`: what a scan of the reader slots has found
 //! - `panics`, `rest`: the threads of a logger: how a panic ends them, when they sleep
 //! - `settings`: the flush policy and other settings that clients store in `control`
 
+pub(crate) mod checked_pages;
 pub(crate) mod engine;
 pub(crate) mod options;
 pub(crate) mod panics;

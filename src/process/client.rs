@@ -206,6 +206,7 @@ impl DirectClient {
             spawner: Some(spawner),
             has_failed: AtomicBool::new(false),
             pin_scan: Mutex::default(),
+            checked_pages: Mutex::default(),
             progress: Arc::default(),
             logger_seen_ns: AtomicU64::new(0),
             presence,

@@ -47,7 +47,7 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> R
         log_position: Lsn::ZERO,
         clean: true,
         retention: RETENTION_DEFAULT,
-        catalog_sum: 0,
+        roots_sum: 0,
         image: SlotImage::empty(),
     };
     dir.create_file(dir::CHECKPOINT, |file| {

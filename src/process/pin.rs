@@ -21,12 +21,12 @@
 //! If the process dies in any of these states, its death is detected and the slot reaped.
 #![allow(unsafe_code)]
 
-use crate::files::slot::SlotImage;
+use crate::files::slot::{CatalogState, RECENT_TREES, RecentTree, SlotImage};
 use crate::process::client::DirectClient;
 use crate::shared::memory::arena::Pages;
 use crate::shared::memory::fork::ForkGuard;
 use crate::system::sync::Mutex;
-use crate::{PageId, Result, TxnId};
+use crate::{KeyspaceId, PageId, Result, TxnId};
 use std::cell::{RefCell, UnsafeCell};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -61,6 +61,7 @@ struct LocalSlot {
     /// there are no guards.
     txn: AtomicU64,
     catalog: AtomicU32,
+    recent: [RecentRoot; RECENT_TREES],
     high_water: AtomicU32,
     /// Keeps the mappings while pinned. Written by the owner while there are no guards, and by the
     /// last guard while it is unpinning; read by guards only.
@@ -258,6 +259,7 @@ impl DirectClient {
             state: AtomicU32::new(0),
             txn: AtomicU64::new(0),
             catalog: AtomicU32::new(0),
+            recent: Default::default(),
             high_water: AtomicU32::new(0),
             client: UnsafeCell::new(None),
             home: Arc::downgrade(self),
@@ -266,10 +268,36 @@ impl DirectClient {
     }
 }
 
+/// The words of a [`RecentTree`].
+#[derive(Default)]
+struct RecentRoot {
+    keyspace: AtomicU64,
+    root: AtomicU32,
+    entries: AtomicU64,
+}
+
+impl RecentRoot {
+    fn store(&self, tree: &RecentTree) {
+        self.keyspace.store(tree.keyspace.0, Ordering::Relaxed);
+        self.root.store(tree.root.0, Ordering::Relaxed);
+        self.entries.store(tree.entries, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn load(&self) -> RecentTree {
+        RecentTree {
+            keyspace: KeyspaceId(self.keyspace.load(Ordering::Relaxed)),
+            root: PageId(self.root.load(Ordering::Relaxed)),
+            entries: self.entries.load(Ordering::Relaxed),
+        }
+    }
+}
+
 impl LocalSlot {
     fn publish(&self, client: &Arc<DirectClient>, image: &SlotImage) {
         self.txn.store(image.txn.as_u64(), Ordering::Relaxed);
-        self.catalog.store(image.catalog.0, Ordering::Relaxed);
+        self.catalog.store(image.catalog.root.0, Ordering::Relaxed);
+        self.recent.iter().zip(&image.catalog.recent).for_each(|(words, tree)| words.store(tree));
         self.high_water.store(image.high_water, Ordering::Relaxed);
         self.open(client);
     }
@@ -304,8 +332,11 @@ impl Pin {
         TxnId::from_u64(self.slot.txn.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn catalog(&self) -> PageId {
-        PageId(self.slot.catalog.load(Ordering::Relaxed))
+    pub(crate) fn catalog(&self) -> CatalogState {
+        CatalogState {
+            root: PageId(self.slot.catalog.load(Ordering::Relaxed)),
+            recent: std::array::from_fn(|index| self.slot.recent[index].load()),
+        }
     }
 
     /// Returns the client of the pin, which the pin keeps alive.

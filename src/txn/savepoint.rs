@@ -18,16 +18,17 @@
 //! Savepoints are numbered by their depth in the log: those that a rollback removes leave their
 //! numbers to later ones.
 
+use crate::files::slot::CatalogState;
 use crate::txn::ops::Op;
 use crate::txn::stream::{Boundary, Stream};
 use crate::txn::write::Write;
-use crate::{Error, PageId, Result, Version};
+use crate::{Error, Result, Version};
 
 /// The state of a transaction at a savepoint, besides its keyspaces and pages.
 pub(super) struct Saved {
     /// Counts the savepoints of the transaction, from 1. Never given again.
     number: u64,
-    catalog: PageId,
+    catalog: CatalogState,
     next_keyspace: u64,
     keyspaces: u64,
     records: u64,

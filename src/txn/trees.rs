@@ -5,6 +5,7 @@
 //! it, however many keyspaces are open.
 
 use crate::KeyspaceId;
+use crate::btree::edit::AppendPath;
 use crate::txn::catalog;
 use std::collections::HashMap;
 
@@ -13,6 +14,8 @@ use std::collections::HashMap;
 pub(super) struct OpenTree {
     pub(super) entry: catalog::CatalogEntry,
     pub(super) changed: bool,
+    /// The path to the last leaf, if the transaction has put a last key.
+    pub(super) append: AppendPath,
 }
 
 /// The open keyspaces. A few are searched linearly, more through an index, so that a transaction
@@ -40,6 +43,11 @@ impl OpenTrees {
 
     pub(super) fn at(&self, at: usize) -> &OpenTree {
         &self.list[at]
+    }
+
+    /// Takes the path to the last leaf of a keyspace's tree.
+    pub(super) fn take_append(&mut self, at: usize) -> AppendPath {
+        std::mem::take(&mut self.list[at].append)
     }
 
     /// Returns a keyspace that is about to be changed.
@@ -72,6 +80,8 @@ impl OpenTrees {
     }
 
     pub(super) fn add_savepoint(&mut self) {
+        // The pages of the paths belong to the savepoint from now on.
+        self.list.iter_mut().for_each(|tree| tree.append.clear());
         self.before.push(HashMap::new());
     }
 

@@ -3,10 +3,11 @@
 mod apply;
 
 use crate::btree::cursor::RangeCursor;
+use crate::btree::edit::AppendPath;
 use crate::btree::point_cursor::PointCursor;
 use crate::btree::{edit, range, search};
 use crate::files::page as format;
-use crate::files::slot::SlotImage;
+use crate::files::slot::{RecentTree, SlotImage};
 use crate::key_range::HalfOpen;
 use crate::pages::protection::Protection;
 use crate::pages::reserve::SpaceQuota;
@@ -153,9 +154,9 @@ impl<'e> Write<'e> {
         if let Some(at) = self.trees.position(id) {
             return Ok(at);
         }
-        let entry = catalog::entry(&self.work, self.work.image.catalog, id)?
+        let entry = catalog::entry(&self.work, &self.work.image.catalog, id)?
             .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })?;
-        Ok(self.trees.open(OpenTree { entry, changed: false }))
+        Ok(self.trees.open(OpenTree { entry, changed: false, append: AppendPath::default() }))
     }
 
     /// Returns the root of a keyspace's tree as the transaction sees it.
@@ -163,13 +164,13 @@ impl<'e> Write<'e> {
         if let Some(at) = self.trees.position(id) {
             return Ok(self.trees.at(at).entry.root);
         }
-        catalog::root(&self.work, self.work.image.catalog, id)?
+        catalog::root(&self.work, &self.work.image.catalog, id)?
             .ok_or_else(|| Error::NoKeyspace { name: format!("number {}", id.0) })
     }
 
     /// Returns the keyspace of this name.
     pub(crate) fn find_keyspace(&self, name: &str) -> Result<Option<KeyspaceId>> {
-        catalog::find(&self.work, self.work.image.catalog, name)
+        catalog::find(&self.work, &self.work.image.catalog, name)
     }
 
     /// Creates a keyspace.
@@ -208,8 +209,7 @@ impl<'e> Write<'e> {
         self.work.grow();
         let mut catalog = self.work.image.catalog;
         let entry = catalog::CatalogEntry { id, root: PageId::NONE, entries: 0, name: name.to_string() };
-        catalog::store(&mut self.work, &mut catalog, &entry)?;
-        catalog::store_name(&mut self.work, &mut catalog, id, name)?;
+        catalog::create(&mut self.work, &mut catalog, &entry)?;
         self.work.image.catalog = catalog;
         self.work.image.next_keyspace = self.work.image.next_keyspace.max(id.0.saturating_add(1));
         self.work.image.keyspaces += 1;
@@ -306,8 +306,10 @@ impl<'e> Write<'e> {
     fn store(&mut self, id: KeyspaceId, key: &[u8], value: format::StoredValue<'_>) -> Result<()> {
         let at = self.open(id)?;
         let mut root = self.trees.at(at).entry.root;
-        let replaced = edit::put(&mut self.work, &mut root, key, self.txn, value)?;
+        let mut append = self.trees.take_append(at);
+        let replaced = edit::put_after(&mut self.work, &mut root, key, self.txn, value, &mut append)?;
         let tree = self.trees.change(at);
+        tree.append = append;
         tree.entry.root = root;
         tree.changed = true;
         if !replaced {
@@ -329,6 +331,7 @@ impl<'e> Write<'e> {
             let mut root = write.trees.at(at).entry.root;
             edit::delete(&mut write.work, &mut root, key)?;
             let tree = write.trees.change(at);
+            tree.append.clear();
             tree.entry.root = root;
             tree.changed = true;
             // Counts come from stored bytes, which may be damaged.
@@ -358,6 +361,7 @@ impl<'e> Write<'e> {
             let mut root = write.trees.at(at).entry.root;
             let removed = range::delete(&mut write.work, &mut root, start, end)?;
             let tree = write.trees.change(at);
+            tree.append.clear();
             tree.entry.root = root;
             tree.changed = true;
             tree.entry.entries = tree.entry.entries.saturating_sub(removed);
@@ -402,12 +406,14 @@ impl<'e> Write<'e> {
         })
     }
 
-    /// Writes the changed keyspaces' roots to the catalog.
+    /// Records the changed keyspaces' roots in the image or, beyond the most recent ones, in the
+    /// catalog.
     pub(crate) fn store_trees(&mut self) -> Result<()> {
         let mut catalog = self.work.image.catalog;
         for tree in self.trees.all_mut() {
             if std::mem::take(&mut tree.changed) {
-                catalog::store(&mut self.work, &mut catalog, &tree.entry)?;
+                let (keyspace, root, entries) = (tree.entry.id, tree.entry.root, tree.entry.entries);
+                catalog::set_tree(&mut self.work, &mut catalog, RecentTree { keyspace, root, entries })?;
             }
         }
         self.work.image.catalog = catalog;

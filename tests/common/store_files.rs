@@ -211,6 +211,23 @@ pub(crate) struct Image {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
+/// The number of words of the image of a commit.
+pub(crate) const IMAGE_WORDS: usize = 32;
+
+/// The checksum of these words but the last, as `docs/format.md` describes it.
+pub(crate) fn image_checksum(words: &[u64]) -> u64 {
+    let fold = |sum: u64, word: u64| {
+        let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
+        (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29)
+    };
+    let mut lanes: [u64; 4] =
+        [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
+    for (index, word) in words[..IMAGE_WORDS - 1].iter().enumerate() {
+        lanes[index % 4] = fold(lanes[index % 4], *word);
+    }
+    lanes[1..].iter().fold(lanes[0], |sum, lane| fold(sum, *lane))
+}
+
 impl Image {
     pub(crate) fn load(dir: &Path) -> Image {
         let mut files = BTreeMap::new();

@@ -47,7 +47,7 @@ impl KeyspaceNames {
 
     fn look_up(&mut self, client: &Arc<DirectClient>, id: KeyspaceId, from: Lsn) -> Result<()> {
         let (pin, image) = client.pin_image()?;
-        if let Some(entry) = catalog::entry(&pin.pages(client), image.catalog, id)? {
+        if let Some(entry) = catalog::entry(&pin.pages(client), &image.catalog, id)? {
             self.learn(id, &entry.name);
             return Ok(());
         }

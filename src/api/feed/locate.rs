@@ -24,7 +24,7 @@ pub(crate) fn position_after(client: &Arc<DirectClient>, from: TxnId) -> Result<
     let engine = &client.engine;
     let (pin, image) = client.pin_image()?;
     let lost = |(next, last): &(u32, TxnId)| from.incarnation() < *next && from > *last;
-    if from > image.txn || catalog::incarnations(&pin.pages(client), image.catalog)?.iter().any(lost) {
+    if from > image.txn || catalog::incarnations(&pin.pages(client), &image.catalog)?.iter().any(lost) {
         return Err(Error::Diverged { txn: from });
     }
     drop(pin);

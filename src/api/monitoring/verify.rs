@@ -184,9 +184,9 @@ impl StoreCheck<'_> {
 
     fn trees(&mut self) {
         let client = self.client;
-        self.tree(self.image.catalog);
+        self.tree(self.image.catalog.root);
         let pages = client.engine.arena.pages(self.image.high_water);
-        let keyspaces = match catalog::list(&pages, self.image.catalog) {
+        let keyspaces = match catalog::list(&pages, &self.image.catalog) {
             Ok(keyspaces) => keyspaces,
             Err(error) => return self.report.note(error),
         };
@@ -201,7 +201,7 @@ impl StoreCheck<'_> {
             }
         }
         self.report.keyspaces = keyspaces.len() as u64;
-        match catalog::incarnations(&pages, self.image.catalog) {
+        match catalog::incarnations(&pages, &self.image.catalog) {
             Ok(incarnations) => self.incarnations(&incarnations),
             Err(error) => self.report.note(error),
         }
@@ -225,13 +225,13 @@ impl StoreCheck<'_> {
                 let what = format!(
                     "incarnation {incarnation} is recorded to follow {last}, expected one of incarnation {before}"
                 );
-                return self.report.note(self.client.engine.arena.damaged(self.image.catalog, what));
+                return self.report.note(self.client.engine.arena.damaged(self.image.catalog.root, what));
             }
             before = *incarnation;
         }
         if self.image.txn.incarnation() != before {
             let what = format!("transaction {} is of an incarnation that the catalog does not note", self.image.txn);
-            self.report.note(self.client.engine.arena.damaged(self.image.catalog, what));
+            self.report.note(self.client.engine.arena.damaged(self.image.catalog.root, what));
         }
     }
 

@@ -30,11 +30,13 @@ pub(crate) struct Pair {
     pub(crate) pages: TestPages,
     pub(crate) root: PageId,
     pub(crate) map: Map,
+    /// The path for ascending keys, and the transaction that it is of.
+    append: (edit::AppendPath, TxnId),
 }
 
 impl Pair {
     pub(crate) fn new(page_size: usize) -> Pair {
-        Pair { pages: TestPages::new(page_size), root: PageId::NONE, map: Map::new() }
+        Pair { pages: TestPages::new(page_size), root: PageId::NONE, map: Map::new(), append: Default::default() }
     }
 
     pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
@@ -44,17 +46,23 @@ impl Pair {
         } else {
             StoredValue::Inline(value)
         };
-        let replaced = edit::put(&mut self.pages, &mut self.root, key, version, stored).unwrap();
+        if self.append.1 != version {
+            self.append = (edit::AppendPath::default(), version);
+        }
+        let (pages, root, append) = (&mut self.pages, &mut self.root, &mut self.append.0);
+        let replaced = edit::put_after(pages, root, key, version, stored, append).unwrap();
         let before = self.map.insert(key.to_vec(), (version, value.to_vec()));
         assert_eq!(replaced, before.is_some());
     }
 
     pub(crate) fn delete(&mut self, key: &[u8]) {
+        self.append.0.clear();
         let deleted = edit::delete(&mut self.pages, &mut self.root, key).unwrap();
         assert_eq!(deleted, self.map.remove(key).is_some());
     }
 
     pub(crate) fn delete_range(&mut self, start: &[u8], end: Option<&[u8]>) {
+        self.append.0.clear();
         let removed = range::delete(&mut self.pages, &mut self.root, start, end).unwrap();
         let before = self.map.len();
         self.map.retain(|key, _| **key < *start || end.is_some_and(|end| **key >= *end));

@@ -7,6 +7,8 @@ use crate::btree::tests::*;
 #[derive(Clone, Debug)]
 enum Op {
     Put(Vec<u8>, Vec<u8>),
+    /// Puts keys after the last one there is, each as long as the one before or longer.
+    Append(Vec<Vec<u8>>),
     Delete(Vec<u8>),
     /// Deletes the n-th key there is, so that deletions hit.
     DeleteNth(usize),
@@ -21,6 +23,7 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         12 => (keys(), values()).prop_map(|(key, value)| Op::Put(key, value)),
+        1 => proptest::collection::vec(values(), 1..30).prop_map(Op::Append),
         1 => keys().prop_map(Op::Delete),
         5 => any::<usize>().prop_map(Op::DeleteNth),
         1 => (keys(), proptest::option::weighted(0.9, keys())).prop_map(|(start, end)| Op::DeleteRange(start, end)),
@@ -37,6 +40,18 @@ fn run(page_size: usize, ops: Vec<Op>) {
     for op in ops {
         match op {
             Op::Put(key, value) => pair.put(&key, &value),
+            Op::Append(values) => {
+                let mut key = pair.map.keys().next_back().cloned().unwrap_or_default();
+                for value in values {
+                    let len = key.len();
+                    match key.last_mut() {
+                        Some(last) if *last < 200 => *last += 1,
+                        _ if len < key_len_max(page_size) => key.push(b'm'),
+                        _ => break,
+                    }
+                    pair.put(&key, &value);
+                }
+            }
             Op::Delete(key) => pair.delete(&key),
             Op::DeleteNth(n) => {
                 if let Some(key) = pair.map.keys().nth(n % pair.map.len().max(1)).cloned() {

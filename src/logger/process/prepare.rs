@@ -107,6 +107,7 @@ fn try_to_prepare(
         spawner: None,
         has_failed: AtomicBool::new(false),
         pin_scan: Mutex::default(),
+        checked_pages: Mutex::default(),
         progress: progress.clone(),
         logger_seen_ns: AtomicU64::new(0),
         presence,

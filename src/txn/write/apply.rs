@@ -35,7 +35,7 @@ impl Write<'_> {
             }
             _ => (KeyspaceId(0), "changes what the pages don't have"),
         };
-        let checked = [Ok(self.work.image.catalog), self.root(keyspace)]
+        let checked = [Ok(self.work.image.catalog.root), self.root(keyspace)]
             .into_iter()
             .flatten()
             .try_for_each(|root| each_page(&self.work, root, &mut |page| self.check_page(&page)));

@@ -314,7 +314,7 @@ fn sizes_that_no_store_has_are_refused_by_name() {
 #[test]
 fn a_forged_high_water_mark_is_refused() {
     use std::os::unix::fs::FileExt;
-    const IMAGE: usize = 24 * 8;
+    const IMAGE: usize = store_files::IMAGE_WORDS * 8;
     let _limit = limit();
     let dir = scratch();
     let path = dir.path().join("store");

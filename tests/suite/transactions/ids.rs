@@ -5,6 +5,7 @@
 //! Method: everything is killed and `control` removed, which takes back what the log does not hold,
 //! as a power cut does. Patched headers bring the limits near.
 
+use crate::common::store_files::{IMAGE_WORDS, image_checksum};
 use crate::common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, send, wait_until};
 use rustix::process::Signal;
 use std::fs::OpenOptions;
@@ -230,7 +231,7 @@ fn ids_that_a_loss_took_back() {
 // ---- at the limits
 
 /// Words of the image of a commit, and where a header has them.
-const WORDS: usize = 24;
+const WORDS: usize = IMAGE_WORDS;
 const IMAGE_AT: usize = 112;
 
 /// Changes the image and the flag "left in order" in both headers of a store that lies at rest.
@@ -242,12 +243,7 @@ fn patch_header(path: &Path, clean: bool, change: impl Fn(&mut [u64])) {
         let mut words: Vec<u64> =
             bytes[IMAGE_AT..][..WORDS * 8].as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
         change(&mut words);
-        let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
-        for word in &words[..WORDS - 1] {
-            let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f;
-            sum = (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29);
-        }
-        words[WORDS - 1] = sum;
+        words[WORDS - 1] = image_checksum(&words);
         for (at, word) in words.iter().enumerate() {
             bytes[IMAGE_AT + at * 8..][..8].copy_from_slice(&word.to_le_bytes());
         }

@@ -1,8 +1,12 @@
 //! The checksummed structures of a store: where they lie, and how their checksums are made to fit.
 
 use super::*;
+use crate::common::store_files::{IMAGE_WORDS, image_checksum};
 use untorn_wal::le::u32_at;
 pub(super) use untorn_wal::le::{set_u32, u64_at};
+
+const IMAGE_AT: usize = 112;
+const SLOT_END: usize = IMAGE_AT + 8 * IMAGE_WORDS;
 
 fn crc(parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -12,17 +16,12 @@ fn crc(parts: &[&[u8]]) -> u32 {
 
 /// The sum over the image of a commit, as `docs/format.md` leads to it.
 pub(super) fn seal_image(image: &mut [u8]) {
-    let mut sum: u64 = 0x9e37_79b9_7f4a_7c15;
-    for index in 0..23 {
-        let word = u64_at(image, 8 * index);
-        let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
-        sum = (wide as u64) ^ ((wide >> 64) as u64) ^ word.rotate_left(29);
-    }
-    image[8 * 23..].copy_from_slice(&sum.to_le_bytes());
+    let words: Vec<u64> = (0..IMAGE_WORDS).map(|index| u64_at(image, 8 * index)).collect();
+    image[8 * (IMAGE_WORDS - 1)..].copy_from_slice(&image_checksum(&words).to_le_bytes());
 }
 
 fn seal_slot(slot: &mut [u8]) {
-    seal_image(&mut slot[112..304]);
+    seal_image(&mut slot[IMAGE_AT..SLOT_END]);
     let sum = crc(&[&slot[..12], &slot[16..BLOCK]]);
     set_u32(slot, 12, sum);
 }
@@ -87,9 +86,9 @@ pub(super) fn fields(image: &Image) -> Vec<Field> {
     for slot in 0..2 {
         let base = slot * BLOCK;
         add("checkpoint", base + 8, 4, Seal::Slot(slot));
-        for at in (16..304).step_by(8) {
+        for at in (16..SLOT_END).step_by(8) {
             add("checkpoint", base + at, 8, Seal::Slot(slot));
-            if at >= 112 {
+            if at >= IMAGE_AT {
                 add("checkpoint", base + at, 4, Seal::Slot(slot));
                 add("checkpoint", base + at + 4, 4, Seal::Slot(slot));
             }
