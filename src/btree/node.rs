@@ -282,8 +282,8 @@ impl<'a> Node<'a> {
     }
 
     /// Searches by bisection, without unpredictable branches. So the processor continues while the
-    /// page's cache lines are being loaded. Pages of few entries, which leaves usually are, take the
-    /// same number of steps each, so that the end of the loop is predicted, too.
+    /// page's cache lines are being loaded. Pages of few entries, which leaves usually are, take
+    /// the same number of steps each, so that the end of the loop is predicted, too.
     #[inline(always)]
     fn first_head_not_below(&self, head: u64) -> usize {
         let count = self.heads.len();
@@ -441,8 +441,8 @@ impl<'a> Node<'a> {
     }
 }
 
-// The functions below are not inlined and take no reference to a `Node`: such a reference would force
-// their callers to keep the whole node in memory instead of in registers.
+// The functions below are not inlined and take no reference to a `Node`. Such a reference would
+// force their callers to keep the whole node in memory instead of in registers.
 
 #[inline(never)]
 fn is_below(key: &[u8], prefix: &[u8]) -> bool {

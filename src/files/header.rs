@@ -14,9 +14,9 @@
 //! | 72 | 8 | log position from which recovery replays |
 //! | 80 | 8 | 1: nothing was committed after this checkpoint; else 0 |
 //! | 88 | 2 × 8 | how much of the log is kept for its followers: bytes, milliseconds |
-//! | 104 | 8 | the checksum words of the catalog's root page and of the recent roots, folded; 0 without a catalog, or if not stated |
-//! | 112 | 24 × 8 | the image of the commit, see `slot` |
-//! | 304 | 3,792 | zero |
+//! | 104 | 8 | the folded checksum words of the trees' roots; 0 without a catalog, or if not stated |
+//! | 112 | 32 × 8 | the image of the commit, see `slot` |
+//! | 368 | 3,728 | zero |
 
 use crate::files::dir;
 use crate::files::geometry::Geometry;

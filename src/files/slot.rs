@@ -331,9 +331,9 @@ impl SlotImage {
     }
 }
 
-/// Returns a multiply-and-fold hash (the mixing step of wyhash) in four independent lanes, which the
-/// processor computes in parallel. A slot is summed at each commit and each snapshot, where a CRC
-/// over bytes would cost more than the copy.
+/// Returns a multiply-and-fold hash (the mixing step of wyhash) in four independent lanes, which
+/// the processor computes in parallel. A slot is summed at each commit and each snapshot, where a
+/// CRC over bytes would cost more than the copy.
 pub(crate) fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
     let mut lanes: [u64; 4] =
         [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];

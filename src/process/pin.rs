@@ -15,8 +15,8 @@
 //! | [`ENDING`] | the last guard is unpinning | that guard, to 0 |
 //!
 //! The bit [`KEPT`] is cleared when the thread ends. If there are no guards then, the thread gives
-//! the slot back. Otherwise the last guard finds the bit cleared, and gives it back. Both changes are
-//! atomic operations on the one word, so exactly one of the two does.
+//! the slot back. Otherwise the last guard finds the bit cleared, and gives it back. Both changes
+//! are atomic operations on the one word, so exactly one of the two does.
 //!
 //! If the process dies in any of these states, its death is detected and the slot reaped.
 #![allow(unsafe_code)]
@@ -384,7 +384,7 @@ impl Drop for Pin {
         if self.slot.fork.is_child() {
             return;
         }
-        // SAFETY: in this state the last guard alone accesses the field, and this is the last guard.
+        // SAFETY: in this state only the last guard accesses the field, and this is the last guard.
         let Some(client) = (unsafe { (*self.slot.client.get()).take() }) else { return };
         client.reader(self.slot.index).unpin();
         // Release: the next owner's pin comes after the unpin.

@@ -449,7 +449,7 @@ impl<D: Disk> SegmentPool<D> {
         let (name, ready) = (slot.name.clone(), slot.ready);
         slots.files.push(slot);
         let number = slots.number_max;
-        // Also of files that are being deleted: if the process dies before that, their headers count.
+        // Files that are being deleted, too: if the process dies before that, their headers count.
         let is_next = |slot: &&mut SegmentSlot| {
             matches!(slot.state, SlotState::Spare | SlotState::Making) && slot.header < header
         };

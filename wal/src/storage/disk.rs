@@ -61,8 +61,8 @@ pub trait DiskFile: Send {
     /// Sets the length of an empty file without allocating blocks, if the file system has sparse
     /// files.
     fn set_size(&self, bytes: u64) -> io::Result<()>;
-    /// Gives the blocks from `offset` to `end` back to the device, if the file system can. The bytes
-    /// read as zeros then. Both are multiples of a block.
+    /// Gives the blocks from `offset` to `end` back to the device, if the file system can. The
+    /// bytes read as zeros then. Both are multiples of a block.
     fn release(&self, _offset: u64, _end: u64) -> io::Result<()> {
         Ok(())
     }

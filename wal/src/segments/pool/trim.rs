@@ -49,8 +49,8 @@ impl<D: Disk> SegmentPool<D> {
         }
     }
 
-    /// Gives the blocks of a spare beyond its first `bytes` back to the device. Its header is erased
-    /// first, as in [`SegmentPool::fill_file`]. Returns how many bytes have blocks then.
+    /// Gives the blocks of a spare beyond its first `bytes` back to the device. Its header is
+    /// erased first, as in [`SegmentPool::fill_file`]. Returns how many bytes have blocks then.
     fn release_blocks(&self, name: &str, bytes: u64) -> std::io::Result<u64> {
         self.zero_file(name, BLOCK_BYTES as u64)?;
         let file = self.disk.open(name)?;
