@@ -263,8 +263,12 @@ impl DiskFile for RealFile {
     }
 
     fn release(&self, offset: u64, end: u64) -> io::Result<()> {
+        // The system refuses an empty range.
+        if end <= offset {
+            return Ok(());
+        }
         let flags = fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE;
-        match fs::fallocate(&self.fd, flags, offset, end.saturating_sub(offset)) {
+        match fs::fallocate(&self.fd, flags, offset, end - offset) {
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             released => Ok(released?),
         }

@@ -102,7 +102,7 @@ impl SegmentSlots {
         spares.min_by_key(|(at, slot)| (slot.ready, Reverse(*at))).map(|(at, _)| at)
     }
 
-    /// Returns the largest spare that may be changed next.
+    /// Returns the spare that may be changed next: the oldest one with a header, or the largest.
     pub(super) fn next_spare(&self) -> Option<usize> {
         let spares = self.files.iter().enumerate().filter(|(_, slot)| self.is_next(slot));
         spares.max_by_key(|(_, slot)| (slot.header.is_some(), slot.ready)).map(|(at, _)| at)

@@ -30,9 +30,10 @@ impl<D: Disk> SegmentPool<D> {
         loop {
             let name = {
                 let mut slots = self.lock();
-                let is_large = |slot: &&mut SegmentSlot| bytes_of(slot.ready) > bytes;
+                // A small one that still has a header may be older than a large one.
+                let needs_work = |slot: &&mut SegmentSlot| slot.header.is_some() || bytes_of(slot.ready) > bytes;
                 let next = slots.next_spare();
-                let Some(slot) = next.and_then(|at| slots.files.get_mut(at)).filter(is_large) else { return Ok(()) };
+                let Some(slot) = next.and_then(|at| slots.files.get_mut(at)).filter(needs_work) else { return Ok(()) };
                 slot.state = SlotState::Making;
                 slot.header = None;
                 slot.name.clone()
