@@ -168,9 +168,10 @@ pub(crate) fn lower_root<W: PageWrite>(pages: &mut W, root: &mut PageId) -> Resu
     }
 }
 
-/// Returns how many bytes of a page's body are in use.
+/// Returns how many bytes of a page's body are in use. A page that was not checked yet may count
+/// more garbage than it has bytes.
 fn used(node: &Node<'_>) -> usize {
-    node.arrays_end() + node.body.len() - node.heap_start() - node.garbage()
+    (node.arrays_end() + node.body.len() - node.heap_start()).saturating_sub(node.garbage())
 }
 
 /// Returns whether a page is so empty that it is merged with a neighbour.

@@ -2,7 +2,9 @@
 //! nor in edits. Method: flip bytes, swap pages and point children anywhere in sound trees, then
 //! run everything.
 
+use crate::btree::node::GARBAGE_AT;
 use crate::btree::tests::*;
+use crate::files::page::CHECKSUM_LEN;
 use std::time::{Duration, Instant};
 
 fn tree(page_size: usize) -> Pair {
@@ -60,6 +62,23 @@ fn exercise(pair: &Pair) {
         let _ = range::delete(&mut edited.pages, &mut edited.root, all[start], end);
     }
     assert!(started.elapsed() < Duration::from_secs(300), "damage must not lead to endless work");
+}
+
+/// A removal of a range looks for underfull pages before it has checked them.
+#[test]
+fn more_garbage_than_bytes_is_survived() {
+    let sound = tree(4096);
+    let keys: Vec<&Vec<u8>> = sound.map.keys().collect();
+    for page in 1..sound.pages.bytes.len() / 4096 {
+        for (first, count) in (0..keys.len()).step_by(3).flat_map(|first| [(first, 5), (first, 60)]) {
+            let Some(end) = keys.get(first + count) else { continue };
+            let mut pair = sound.clone();
+            pair.pages.tolerant = true;
+            let garbage = page * 4096 + CHECKSUM_LEN + GARBAGE_AT;
+            pair.pages.bytes[garbage..garbage + 2].fill(0xff);
+            let _ = range::delete(&mut pair.pages, &mut pair.root, keys[first], Some(end));
+        }
+    }
 }
 
 proptest! {
