@@ -186,23 +186,18 @@ fn merge<W: PageWrite>(pages: &mut W, branch: PageId, index: usize) -> Result<bo
     let created_txn = pages.txn_id();
     let parent = Node::open(pages, branch)?;
     let node = Node::open_child(pages, parent.child(index), &parent)?;
-    let (size, count) = (node.body.len(), parent.count());
+    let size = node.body.len();
     if !wants_merge(&node) {
         return Ok(false);
     }
     let limit = size / 8 * 7;
     for left in [index.checked_sub(1), Some(index)].into_iter().flatten() {
-        if left == count {
+        if left == parent.count() {
             continue;
         }
         let neighbour = if left == index { index + 1 } else { left };
-        let parent = Node::open(pages, branch)?;
         let other = Node::open_child(pages, parent.child(neighbour), &parent)?;
-        let (other_id, other_created_txn) = (other.id, other.created_txn());
-        ensure_sound(pages, other_id, other_created_txn)?;
-        let parent = Node::open(pages, branch)?;
-        let node = Node::open_child(pages, parent.child(index), &parent)?;
-        let other = Node::open_child(pages, other_id, &parent)?;
+        ensure_sound(pages, &other)?;
         if used(&node) + used(&other) > size + size / 4 {
             continue;
         }

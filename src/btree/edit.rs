@@ -80,8 +80,8 @@ pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: T
     if pages.is_own(id, created_txn) {
         return Ok((id, created_txn));
     }
+    ensure_sound(pages, &node)?;
     let unused = node.arrays_end()..node.heap_start();
-    ensure_sound(pages, id, created_txn)?;
     let copy = pages.allocate()?;
     pages.copy_page(id, copy, unused)?;
     let txn = pages.txn_id();
@@ -91,17 +91,18 @@ pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: T
     Ok((copy, created_txn))
 }
 
-/// Checks a page of a tree whose bytes are about to be copied, once for each process: its structure,
-/// on which the functions that change pages rely, and its checksum. Damage must not get a valid
-/// checksum.
+/// Checks a page of a tree whose bytes are about to be copied or freed, once for each process: its
+/// structure, on which the functions that change pages rely, and its checksum. Damage must not get
+/// a valid checksum.
 ///
 /// # Errors
 /// `Corrupt` if the page is damaged.
-pub(crate) fn ensure_sound<W: PageWrite>(pages: &mut W, id: PageId, created_txn: TxnId) -> Result<()> {
+pub(crate) fn ensure_sound<W: PageWrite>(pages: &W, node: &Node<'_>) -> Result<()> {
+    let (id, created_txn) = (node.id, node.created_txn());
     if pages.is_checked(id, created_txn) {
         return Ok(());
     }
-    Node::open(pages, id)?.audit()?;
+    node.audit()?;
     pages.check(id, created_txn)?;
     pages.note_checked(id, created_txn);
     Ok(())

@@ -15,7 +15,7 @@
 //! its parent's created_txn and its parent's separators. No page may be found twice.
 
 use crate::btree::balance;
-use crate::btree::edit::{make_writable, write_group};
+use crate::btree::edit::{ensure_sound, make_writable, write_group};
 use crate::btree::node::Node;
 use crate::btree::node_mut;
 use crate::btree::rebuild::{EntryList, NodeIdentity};
@@ -206,7 +206,7 @@ impl Removal {
         cut: Cut<'_>,
     ) -> Result<Remainder> {
         let branch = expected.open(pages, id)?;
-        let (count, created_txn) = (branch.count(), branch.created_txn());
+        let count = branch.count();
         // An end of the range that equals a separator cuts no child.
         let (first, first_start) = match cut.start {
             None => (0, None),
@@ -247,7 +247,7 @@ impl Removal {
             return Ok(Remainder::Same);
         }
         if gone == (0..count + 1) {
-            self.take_page(pages, &Node::open(pages, id)?, created_txn)?;
+            self.take_page(pages, &Node::open(pages, id)?)?;
             return Ok(Remainder::Nothing);
         }
         let (page, _) = make_writable(pages, id, expected.youngest)?;
@@ -274,7 +274,7 @@ impl Removal {
     /// Adds a whole subtree to the pages to free.
     fn take<W: PageWrite>(&mut self, pages: &W, id: PageId, expected: &Expected<'_>) -> Result<()> {
         let node = expected.open(pages, id)?;
-        self.take_page(pages, &node, node.created_txn())?;
+        self.take_page(pages, &node)?;
         if node.is_leaf() {
             check_fences(&node, expected)?;
             return self.take_entries(pages, &node, 0..node.count());
@@ -290,12 +290,9 @@ impl Removal {
         Ok(())
     }
 
-    fn take_page<W: PageWrite>(&mut self, pages: &W, node: &Node<'_>, created_txn: TxnId) -> Result<()> {
-        if !pages.is_checked(node.id, created_txn) {
-            node.audit()?;
-            pages.check(node.id, created_txn)?;
-        }
-        self.extents.push(Extent { page: node.id, pages: 1, created_txn });
+    fn take_page<W: PageWrite>(&mut self, pages: &W, node: &Node<'_>) -> Result<()> {
+        ensure_sound(pages, node)?;
+        self.extents.push(Extent { page: node.id, pages: 1, created_txn: node.created_txn() });
         Ok(())
     }
 

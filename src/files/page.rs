@@ -114,7 +114,7 @@ pub(crate) trait PageWrite: PageRead {
     }
 
     /// Records that the page was checked, or was written by the running transaction.
-    fn note_checked(&mut self, _id: PageId, _created_txn: TxnId) {}
+    fn note_checked(&self, _id: PageId, _created_txn: TxnId) {}
 
     /// Verifies the checksum of a page created in `created_txn`, if it has one, before its content
     /// is copied.

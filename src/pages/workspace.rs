@@ -32,7 +32,6 @@ use crate::pages::protection::{Protected, Protection};
 use crate::pages::queue::FreeEntry;
 use crate::pages::reserve::SpaceQuota;
 use crate::pages::savepoints::Savepoints;
-use crate::participant::checked_pages::CheckedPages;
 use crate::participant::engine::Engine;
 use crate::shared::memory::arena::Pages;
 use crate::{PageId, Result, TxnId};
@@ -74,8 +73,6 @@ pub(crate) struct Workspace<'e> {
     /// The rests of free extents that were split. Each extent was reusable as a whole, so its rest
     /// is reusable at once.
     split_rests: Vec<(PageId, u32)>,
-    /// The pages that this process has checked.
-    checked: Borrowed<'e>,
 }
 
 impl<'e> Workspace<'e> {
@@ -102,7 +99,6 @@ impl<'e> Workspace<'e> {
             reserved_page: None,
             free_extents: Vec::new(),
             split_rests: Vec::new(),
-            checked: Borrowed::take(engine),
         }
     }
 
@@ -173,31 +169,13 @@ impl<'e> Workspace<'e> {
 
     /// Verifies the checksum of a queue page before its entries are used: a wrong entry would hand
     /// out a page that is in use. Each page is verified once in a process.
-    fn verify_once(&mut self, page: PageId, created_txn: TxnId) -> Result<()> {
+    fn verify_once(&self, page: PageId, created_txn: TxnId) -> Result<()> {
         if created_txn > self.protected.finished() || self.is_checked(page, created_txn) {
             return Ok(());
         }
         self.verify(page, created_txn)?;
         self.note_checked(page, created_txn);
         Ok(())
-    }
-}
-
-/// The process's table of checked pages, taken from its engine for the time of a transaction.
-struct Borrowed<'e> {
-    engine: &'e Engine,
-    pages: CheckedPages,
-}
-
-impl<'e> Borrowed<'e> {
-    fn take(engine: &'e Engine) -> Self {
-        Borrowed { engine, pages: std::mem::take(&mut *engine.checked_pages.lock()) }
-    }
-}
-
-impl Drop for Borrowed<'_> {
-    fn drop(&mut self) {
-        *self.engine.checked_pages.lock() = std::mem::take(&mut self.pages);
     }
 }
 
@@ -289,11 +267,11 @@ impl PageWrite for Workspace<'_> {
 
     #[inline]
     fn is_checked(&self, id: PageId, created_txn: TxnId) -> bool {
-        self.checked.pages.contains(id, created_txn)
+        self.engine.checked_pages.contains(id, created_txn)
     }
 
     #[inline]
-    fn note_checked(&mut self, id: PageId, created_txn: TxnId) {
-        self.checked.pages.note(id, created_txn);
+    fn note_checked(&self, id: PageId, created_txn: TxnId) {
+        self.engine.checked_pages.note(id, created_txn);
     }
 }

@@ -76,9 +76,8 @@ pub(crate) struct Engine {
     pub(crate) has_failed: AtomicBool,
     /// The newest scan of the pins by this participant: see [`crate::pages::protection`].
     pub(crate) pin_scan: Mutex<Arc<PinScan>>,
-    /// The pages that this participant has checked; empty while a transaction of this process has
-    /// taken it.
-    pub(crate) checked_pages: Mutex<CheckedPages>,
+    /// The pages that this participant has checked. For the owner of the writer lock.
+    pub(crate) checked_pages: CheckedPages,
     /// The progress mark that this participant moves while it holds the initialisation lock.
     pub(crate) progress: Arc<Progress>,
     /// When this participant last saw that the logger was alive, on [`now_ns`]'s clock.

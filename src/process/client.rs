@@ -10,6 +10,7 @@ use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
 use crate::files::header::CheckpointHeader;
+use crate::participant::checked_pages::CheckedPages;
 use crate::participant::engine::{Engine, has_clients};
 use crate::participant::options::Options;
 use crate::participant::spawner::LoggerSpawner;
@@ -206,7 +207,7 @@ impl DirectClient {
             spawner: Some(spawner),
             has_failed: AtomicBool::new(false),
             pin_scan: Mutex::default(),
-            checked_pages: Mutex::default(),
+            checked_pages: CheckedPages::default(),
             progress: Arc::default(),
             logger_seen_ns: AtomicU64::new(0),
             presence,

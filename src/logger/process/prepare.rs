@@ -10,6 +10,7 @@ use crate::files::header::CheckpointHeader;
 use crate::files::log::{log_error, open_log};
 use crate::logger::flush::Flusher;
 use crate::logger::{background, check, recover, rehearse};
+use crate::participant::checked_pages::CheckedPages;
 use crate::participant::engine::{Engine, has_clients};
 use crate::participant::rest::Rest;
 use crate::process::client::attach;
@@ -107,7 +108,7 @@ fn try_to_prepare(
         spawner: None,
         has_failed: AtomicBool::new(false),
         pin_scan: Mutex::default(),
-        checked_pages: Mutex::default(),
+        checked_pages: CheckedPages::default(),
         progress: progress.clone(),
         logger_seen_ns: AtomicU64::new(0),
         presence,
