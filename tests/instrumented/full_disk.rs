@@ -369,6 +369,7 @@ fn recoveries_die_at_each_step() {
 fn points(disk: &Disk, program: &Path) {
     let ordinary = untorn::crash_points::ALL.iter().filter(|point| point.starts_with("recover."));
     for point in ordinary.chain(untorn::crash_points::FULL_DEVICE) {
+        eprintln!("{point}");
         let store = disk.open().unwrap();
         store.cell("cell", 8).unwrap().store(&[1; 8]).unwrap();
         put(&store, "a", point);

@@ -130,9 +130,9 @@ impl Logger {
         self.stated.notify_all();
     }
 
-    /// Counts the log files, for `stats`.
+    /// Publishes the numbers of the log's files, and the oldest position in them.
     pub(crate) fn count_segments(&self) {
-        self.engine.control.fixed().counters.set_log_files(&self.pool.stats());
+        self.pool.publish(|stats| self.engine.control.fixed().counters.set_log_files(stats));
     }
 
     pub(super) fn end_sampler(&self) {

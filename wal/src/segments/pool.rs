@@ -27,20 +27,25 @@
 //!    been promised.
 //!
 //! **Old headers.** A file that became free keeps its header until it is taken, and is a segment
-//! again if the process dies before that. So files are taken and deleted from the oldest header on
-//! (`SegmentSlots::is_next`), and the next [`SegmentCatalog`] finds no gap.
+//! again if the process dies before that. So headers are erased from the oldest on, and the next
+//! [`SegmentCatalog`] finds no gap. Four rules ensure it:
+//! 1. [`SegmentSlot::header`] is cleared only after the header was erased from the disk.
+//! 2. Threads that delete, fill or reduce files hold the lock `erasing` until the header is erased.
+//! 3. They choose the file with the oldest header (`SegmentSlots::is_next`).
+//! 4. The flush thread, which waits for no other, erases all older headers itself before it writes
+//!    to a file that has one.
 
+mod make;
 mod retention;
 mod slots;
 mod trim;
 
 use crate::{
     Disk, DiskFile, Lsn, SegmentNumber,
-    disk::AlignedBuf,
     error::{LogError, Result},
-    limits::{BLOCK_BYTES, SPARES_MAX_DEFAULT, ZERO_FILL_BYTES},
+    limits::{BLOCK_BYTES, SPARES_MAX_DEFAULT},
     segment::LogShape,
-    segment_catalog::{BROKEN_PREFIX, SEGMENT_PREFIX, SegmentCatalog, UNFINISHED_PREFIX, slot_name},
+    segment_catalog::{BROKEN_PREFIX, SegmentCatalog, UNFINISHED_PREFIX},
 };
 pub use retention::Retention;
 pub(crate) use retention::now_ms;
@@ -56,6 +61,8 @@ pub struct SegmentPool<D: Disk> {
     disk: Arc<D>,
     shape: LogShape,
     slots: Mutex<SegmentSlots>,
+    /// Held by a thread that erases headers. Locked before `slots`; never by the flush thread.
+    erasing: Mutex<()>,
 }
 
 impl<D: Disk> SegmentPool<D> {
@@ -115,7 +122,8 @@ impl<D: Disk> SegmentPool<D> {
             spares_max: SPARES_MAX_DEFAULT,
             checkpoint_lsn,
         };
-        let pool = Arc::new(Self { disk, shape: segment_catalog.shape, slots: Mutex::new(slots) });
+        let pool =
+            Arc::new(Self { disk, shape: segment_catalog.shape, slots: Mutex::new(slots), erasing: Mutex::new(()) });
         pool.lock().retire_below(retention);
         Ok(pool)
     }
@@ -179,63 +187,6 @@ impl<D: Disk> SegmentPool<D> {
         made
     }
 
-    /// Makes a spare of `bytes` ready bytes, or fills one that has holes.
-    fn make_spare(&self, bytes: u64) -> Result<()> {
-        let (name, hollow) = {
-            let mut slots = self.lock();
-            match slots.files.iter().position(|slot| slots.is_next(slot) && slot.ready < slots.ready_min) {
-                Some(at) => {
-                    slots.files[at].state = SlotState::Making;
-                    slots.files[at].header = None;
-                    (slots.files[at].name.clone(), true)
-                }
-                None => (slot_name(slots.reserve_slot(blocks_of(bytes))), false),
-            }
-        };
-        let made = if hollow { self.fill_file(&name, bytes) } else { self.make_file(&name, bytes) };
-        let mut slots = self.lock();
-        slots.is_starved = matches!(made, Err(LogError::DiskFull { .. }));
-        if made.is_ok() {
-            slots.set_ready(&name, blocks_of(bytes));
-        }
-        match made {
-            Err(_) if !hollow => slots.files.retain(|s| s.name != name),
-            _ => slots.set(&name, SlotState::Spare),
-        }
-        made
-    }
-
-    /// Writes zeros into a file with holes that is no segment any more. Its header is erased first,
-    /// so that no catalog takes the file for a damaged segment after a crash.
-    fn fill_file(&self, name: &str, bytes: u64) -> Result<()> {
-        let filled = self.zero_file(name, BLOCK_BYTES as u64).and_then(|()| self.zero_file(name, bytes));
-        filled.map_err(LogError::io(format!("zero-filling {name}")))
-    }
-
-    /// Writes zeros over the first bytes of a file, and syncs it.
-    fn zero_file(&self, name: &str, bytes: u64) -> std::io::Result<()> {
-        let file = self.disk.open(name)?;
-        write_zeros(&file, bytes)?;
-        file.sync()
-    }
-
-    fn make_file(&self, name: &str, bytes: u64) -> Result<()> {
-        let unfinished = name.replace(SEGMENT_PREFIX, UNFINISHED_PREFIX);
-        let make = || {
-            let failed = |doing: &str| LogError::io(format!("{doing} {unfinished}"));
-            let file = self.disk.create(&unfinished).map_err(failed("creating"))?;
-            file.set_size(self.shape.segment_bytes()).map_err(failed("setting the length of"))?;
-            write_zeros(&file, bytes).map_err(failed("zero-filling"))?;
-            file.sync().map_err(failed("syncing"))?;
-            self.disk.rename(&unfinished, name).map_err(failed("renaming"))?;
-            self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
-        };
-        make().inspect_err(|_| {
-            // Best effort: a leftover is removed, or made a spare, at the next open.
-            let _ = self.disk.remove(&unfinished).or_else(|_| self.disk.remove(name));
-        })
-    }
-
     /// Turns segments whose every byte is below `checkpoint_lsn`, or in a later segment, into
     /// spares, except those that `retention` keeps. Deletes spares beyond the maximum. Small
     /// segments are deleted instead once spares have grown, if there are two other spares and the
@@ -255,6 +206,7 @@ impl<D: Disk> SegmentPool<D> {
     /// # Errors
     /// As [`SegmentPool::recycle`].
     pub fn recycle_with(&self, checkpoint_lsn: Lsn, retention: Retention, on_freed: impl FnOnce()) -> Result<usize> {
+        let _erasing = self.lock_erasing();
         let (freed, surplus) = {
             let mut slots = self.lock();
             slots.checkpoint_lsn = slots.checkpoint_lsn.max(checkpoint_lsn);
@@ -316,6 +268,7 @@ impl<D: Disk> SegmentPool<D> {
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
     pub fn yield_kept(&self, delete: bool, on_freed: impl FnOnce()) -> Result<bool> {
+        let _erasing = self.lock_erasing();
         let name = {
             let mut slots = self.lock();
             let oldest = |(_, slot): &(usize, &SegmentSlot)| slot.state.started().map(|started| started.number);
@@ -345,6 +298,7 @@ impl<D: Disk> SegmentPool<D> {
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
     pub fn remove_spare(&self) -> Result<bool> {
+        let _erasing = self.lock_erasing();
         let name = {
             let mut slots = self.lock();
             let is_hollow = |slot: &SegmentSlot| slot.state == SlotState::Spare && slot.ready < slots.ready_min;
@@ -362,7 +316,8 @@ impl<D: Disk> SegmentPool<D> {
         Ok(true)
     }
 
-    /// Deletes a file that nothing uses any more. If that fails, the file is a spare.
+    /// Deletes a file that nothing uses any more. If that fails, the file is a spare. The caller
+    /// holds `erasing`.
     fn delete(&self, name: &str) -> Result<()> {
         let removed = self.disk.remove(name).map_err(LogError::io(format!("removing {name}")));
         let mut slots = self.lock();
@@ -380,9 +335,16 @@ impl<D: Disk> SegmentPool<D> {
     /// Returns the numbers of files.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
+        self.publish(|stats| *stats)
+    }
+
+    /// Calls `store` with the numbers of files, which do not change until it returns. So of two
+    /// threads that publish them, the last one publishes the newest. `store` must be fast: the
+    /// flush thread may wait for it.
+    pub fn publish<T>(&self, store: impl FnOnce(&PoolStats) -> T) -> T {
         let slots = self.lock();
         let count = |of: fn(SlotState) -> bool| slots.files.iter().filter(|slot| of(slot.state)).count();
-        PoolStats {
+        let stats = PoolStats {
             segments: count(|state| matches!(state, SlotState::Live(_))),
             kept: count(|state| matches!(state, SlotState::Kept(_))),
             spares: slots.spares(),
@@ -394,7 +356,8 @@ impl<D: Disk> SegmentPool<D> {
                 .map(|slot| bytes_of(slot.ready))
                 .sum(),
             oldest: slots.files.iter().filter_map(|slot| slot.state.started()).map(|started| started.start).min(),
-        }
+        };
+        store(&stats)
     }
 
     /// Returns how many blocks of the spares can be promised to commits: those of all spares but
@@ -445,49 +408,34 @@ impl<D: Disk> SegmentPool<D> {
         // At the end of the list, so that after a failure another spare comes first.
         let mut slot = slots.files.remove(at);
         slot.state = SlotState::Taken;
-        let header = slot.header.take();
-        let (name, ready) = (slot.name.clone(), slot.ready);
+        let (name, ready, header) = (slot.name.clone(), slot.ready, slot.header);
         slots.files.push(slot);
         let number = slots.number_max;
-        // Files that are being deleted, too: if the process dies before that, their headers count.
-        let is_next = |slot: &&mut SegmentSlot| {
-            matches!(slot.state, SlotState::Spare | SlotState::Making) && slot.header < header
-        };
-        let older: Vec<String> = match header {
-            Some(_) => slots
-                .files
-                .iter_mut()
-                .filter(is_next)
-                .filter_map(|slot| slot.header.take().map(|_| slot.name.clone()))
-                .collect(),
-            None => Vec::new(),
-        };
+        let older = header.map_or(Vec::new(), |header| slots.older_headers(header));
         drop(slots);
-        // If zeroing fails, the old header does no more harm than before.
-        older.iter().for_each(|name| drop(self.zero_file(name, BLOCK_BYTES as u64)));
+        for (_, older) in older {
+            // A file that was deleted meanwhile has no header. If zeroing fails, the old header does
+            // no more harm than before.
+            let _ = self.erase_header(&older);
+        }
         Some((name, ready, number))
     }
 
     /// Records that the spare that was taken is a segment now, or a spare again.
     pub(crate) fn give_back(&self, name: &str, started: Option<StartedSegment>) {
-        let state = started.map_or(SlotState::Spare, SlotState::Live);
-        self.lock().set(name, state);
+        let mut slots = self.lock();
+        if started.is_some() {
+            slots.clear_header(name);
+        }
+        slots.set(name, started.map_or(SlotState::Spare, SlotState::Live));
+    }
+
+    fn lock_erasing(&self) -> MutexGuard<'_, ()> {
+        self.erasing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, SegmentSlots> {
         // No critical section can panic in the middle of a change, so a poisoned lock can be used.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Writes `bytes` zeros from the beginning of a file on.
-fn write_zeros(file: &impl DiskFile, bytes: u64) -> std::io::Result<()> {
-    let zeros = AlignedBuf::new(ZERO_FILL_BYTES);
-    let mut offset = 0;
-    while offset < bytes {
-        let len = (bytes - offset).min(ZERO_FILL_BYTES as u64);
-        file.write_at(offset, &zeros.bytes()[..len as usize])?;
-        offset += len;
-    }
-    Ok(())
 }

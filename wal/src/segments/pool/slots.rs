@@ -27,8 +27,7 @@ pub(super) struct SegmentSlot {
     pub(super) name: String,
     /// The number of blocks from the beginning that were written, at least with zeros.
     pub(super) ready: u32,
-    /// The number of a spare that was a segment. The file keeps that header until it is taken or
-    /// deleted.
+    /// The number of a file that was a segment and still has that header on the disk.
     pub(super) header: Option<SegmentNumber>,
     pub(super) state: SlotState,
 }
@@ -89,11 +88,28 @@ pub(crate) struct SpareBlocks {
 impl SegmentSlots {
     /// Returns whether a spare may be taken or deleted next: among those that still have a header,
     /// only the oldest. If the process dies, a file with a header is a segment again, and the log
-    /// must have no gap then.
+    /// must have no gap then. Files in the state `Making` do not count: the thread that holds
+    /// `erasing` erases their headers, in their order.
     pub(super) fn is_next(&self, slot: &SegmentSlot) -> bool {
-        let is_spare = |slot: &SegmentSlot| slot.state == SlotState::Spare;
-        let oldest = || self.files.iter().filter(|slot| is_spare(slot)).filter_map(|slot| slot.header).min();
-        is_spare(slot) && (slot.header.is_none() || slot.header == oldest())
+        let counts = |slot: &&SegmentSlot| matches!(slot.state, SlotState::Spare | SlotState::Taken);
+        let oldest = || self.files.iter().filter(counts).filter_map(|slot| slot.header).min();
+        slot.state == SlotState::Spare && (slot.header.is_none() || slot.header == oldest())
+    }
+
+    /// Returns the files that still have a header older than `header`, the oldest first. Files that
+    /// are being deleted count: if the process dies before that, their headers do.
+    pub(super) fn older_headers(&self, header: SegmentNumber) -> Vec<(SegmentNumber, String)> {
+        let number = |slot: &SegmentSlot| slot.header.filter(|number| *number < header);
+        let with_name = |slot: &SegmentSlot| number(slot).map(|number| (number, slot.name.clone()));
+        let mut older: Vec<_> = self.files.iter().filter_map(with_name).collect();
+        older.sort_unstable();
+        older
+    }
+
+    pub(super) fn clear_header(&mut self, name: &str) {
+        if let Some(slot) = self.files.iter_mut().find(|s| s.name == name) {
+            slot.header = None;
+        }
     }
 
     /// Returns the last one of the smallest spares, which is deleted first.

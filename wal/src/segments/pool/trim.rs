@@ -3,7 +3,6 @@
 use super::SegmentPool;
 use super::slots::{SegmentSlot, SlotState, blocks_of, bytes_of};
 use crate::error::{LogError, Result};
-use crate::limits::BLOCK_BYTES;
 use crate::{Disk, DiskFile};
 
 impl<D: Disk> SegmentPool<D> {
@@ -14,6 +13,7 @@ impl<D: Disk> SegmentPool<D> {
     /// # Errors
     /// [`LogError::Io`] if a file can't be changed. The log is valid then, too.
     pub fn trim(&self, count: usize) -> Result<()> {
+        let _erasing = self.lock_erasing();
         loop {
             let name = {
                 let mut slots = self.lock();
@@ -35,7 +35,6 @@ impl<D: Disk> SegmentPool<D> {
                 let next = slots.next_spare();
                 let Some(slot) = next.and_then(|at| slots.files.get_mut(at)).filter(needs_work) else { return Ok(()) };
                 slot.state = SlotState::Making;
-                slot.header = None;
                 slot.name.clone()
             };
             let released =
@@ -51,9 +50,9 @@ impl<D: Disk> SegmentPool<D> {
     }
 
     /// Gives the blocks of a spare beyond its first `bytes` back to the device. Its header is
-    /// erased first, as in [`SegmentPool::fill_file`]. Returns how many bytes have blocks then.
+    /// erased first, as in [`SegmentPool::erase_hollow`]. Returns how many bytes have blocks then.
     fn release_blocks(&self, name: &str, bytes: u64) -> std::io::Result<u64> {
-        self.zero_file(name, BLOCK_BYTES as u64)?;
+        self.erase_header(name)?;
         let file = self.disk.open(name)?;
         file.release(bytes, self.shape.segment_bytes())?;
         self.zero_file(name, bytes)?;

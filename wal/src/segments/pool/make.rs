@@ -1,0 +1,98 @@
+//! Spares: new files, and files with holes that are filled.
+
+use super::SegmentPool;
+use super::slots::{SegmentSlots, SlotState, blocks_of};
+use crate::error::{LogError, Result};
+use crate::limits::{BLOCK_BYTES, ZERO_FILL_BYTES};
+use crate::segment_catalog::{SEGMENT_PREFIX, UNFINISHED_PREFIX, slot_name};
+use crate::{Disk, DiskFile, disk::AlignedBuf};
+
+impl<D: Disk> SegmentPool<D> {
+    /// Makes a spare of `bytes` ready bytes, or fills one that has holes.
+    pub(super) fn make_spare(&self, bytes: u64) -> Result<()> {
+        let (name, hollow, made) = match self.erase_hollow() {
+            Some((name, erased)) => {
+                let filled = erased.and_then(|()| self.zero_file(&name, bytes));
+                let filled = filled.map_err(LogError::io(format!("zero-filling {name}")));
+                (name, true, filled)
+            }
+            None => {
+                let name = slot_name(self.lock().reserve_slot(blocks_of(bytes)));
+                let made = self.make_file(&name, bytes);
+                (name, false, made)
+            }
+        };
+        let mut slots = self.lock();
+        slots.is_starved = matches!(made, Err(LogError::DiskFull { .. }));
+        if made.is_ok() {
+            slots.set_ready(&name, blocks_of(bytes));
+        }
+        match made {
+            Err(_) if !hollow => slots.files.retain(|s| s.name != name),
+            _ => slots.set(&name, SlotState::Spare),
+        }
+        made
+    }
+
+    /// Takes a file with holes that is no segment any more, if there is one, and erases its header,
+    /// so that no catalog takes the file for a damaged segment after a crash.
+    fn erase_hollow(&self) -> Option<(String, std::io::Result<()>)> {
+        let hollow = |slots: &SegmentSlots| {
+            slots.files.iter().position(|slot| slots.is_next(slot) && slot.ready < slots.ready_min)
+        };
+        // A new file is made beside a deletion, which may take long.
+        let _ = hollow(&self.lock())?;
+        let _erasing = self.lock_erasing();
+        let name = {
+            let mut slots = self.lock();
+            let at = hollow(&slots)?;
+            slots.files[at].state = SlotState::Making;
+            slots.files[at].name.clone()
+        };
+        let erased = self.erase_header(&name);
+        Some((name, erased))
+    }
+
+    /// Erases the header of a file that is no segment any more.
+    pub(super) fn erase_header(&self, name: &str) -> std::io::Result<()> {
+        self.zero_file(name, BLOCK_BYTES as u64)?;
+        self.lock().clear_header(name);
+        Ok(())
+    }
+
+    /// Writes zeros over the first bytes of a file, and syncs it.
+    pub(super) fn zero_file(&self, name: &str, bytes: u64) -> std::io::Result<()> {
+        let file = self.disk.open(name)?;
+        write_zeros(&file, bytes)?;
+        file.sync()
+    }
+
+    fn make_file(&self, name: &str, bytes: u64) -> Result<()> {
+        let unfinished = name.replace(SEGMENT_PREFIX, UNFINISHED_PREFIX);
+        let make = || {
+            let failed = |doing: &str| LogError::io(format!("{doing} {unfinished}"));
+            let file = self.disk.create(&unfinished).map_err(failed("creating"))?;
+            file.set_size(self.shape.segment_bytes()).map_err(failed("setting the length of"))?;
+            write_zeros(&file, bytes).map_err(failed("zero-filling"))?;
+            file.sync().map_err(failed("syncing"))?;
+            self.disk.rename(&unfinished, name).map_err(failed("renaming"))?;
+            self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
+        };
+        make().inspect_err(|_| {
+            // Best effort: a leftover is removed, or made a spare, at the next open.
+            let _ = self.disk.remove(&unfinished).or_else(|_| self.disk.remove(name));
+        })
+    }
+}
+
+/// Writes `bytes` zeros from the beginning of a file on.
+fn write_zeros(file: &impl DiskFile, bytes: u64) -> std::io::Result<()> {
+    let zeros = AlignedBuf::new(ZERO_FILL_BYTES);
+    let mut offset = 0;
+    while offset < bytes {
+        let len = (bytes - offset).min(ZERO_FILL_BYTES as u64);
+        file.write_at(offset, &zeros.bytes()[..len as usize])?;
+        offset += len;
+    }
+    Ok(())
+}
