@@ -11,26 +11,23 @@ pub mod device;
 pub mod program;
 pub mod store_files;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_uid};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use untorn::{Options, Store};
+pub use untorn_test_kit::HANGS;
+pub use untorn_test_kit::processes::{exists, send, wait_until};
 
 const ROLE: &str = "UNTORN_TEST_ROLE";
 const STORE: &str = "UNTORN_TEST_STORE";
 const ARGUMENTS: &str = "UNTORN_TEST_ARGUMENTS";
 /// Precedes each line of a role; the test harness writes to the same stream.
 const MARK: &str = "@@ ";
-
-/// A wait that lasts this long hangs. Every wait of a test ends by this limit and by no shorter
-/// one: a busy machine may take a hundred times as long as an idle one. Benchmarks measure how long
-/// something takes; tests do not.
-pub const HANGS: Duration = Duration::from_secs(300);
 
 /// A test that lasts this long hangs. A test waits several times, and may build another program.
 const TEST_HANGS: Duration = HANGS.saturating_mul(4);
@@ -269,27 +266,6 @@ pub fn listen() -> Option<String> {
     (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())
 }
 
-/// Sends a signal. After SIGSTOP it waits until all threads of the process are stopped, or it has
-/// ended: a busy machine takes a while to stop them.
-pub fn send(pid: u32, signal: Signal) {
-    let process = Pid::from_raw(pid as i32).expect("a process id");
-    let _ = rustix::process::kill_process(process, signal);
-    if signal == Signal::STOP {
-        wait_until(|| is_stopped(pid) || !exists(pid));
-    }
-}
-
-/// Whether all threads of a process are stopped.
-pub fn is_stopped(pid: u32) -> bool {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    let mut states = threads.flatten().map(|thread| std::fs::read_to_string(thread.path().join("stat")));
-    // The state follows the name, which is in parentheses. A thread that has ended is as good.
-    states.all(|stat| match stat.unwrap_or_default().rsplit_once(") ") {
-        Some((_, rest)) => rest.starts_with(['T', 't', 'Z', 'X']),
-        None => true,
-    })
-}
-
 /// Kills the store's logger and waits until it is gone.
 pub fn kill_logger(store: &Store) {
     if let Some(pid) = store.stats().unwrap().logger_pid {
@@ -298,29 +274,10 @@ pub fn kill_logger(store: &Store) {
     }
 }
 
-/// Whether anything of the process runs. One that has ended may stay as a zombie; but while another
-/// thread of it is still on its way out, it holds its memory, and what it had locked.
-pub fn exists(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    let is_zombie = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z") || rest.starts_with(" X"));
-    !is_zombie || threads.count() > 1
-}
-
 /// Copies an executable. Not by this process: another thread that forks meanwhile would have the
 /// copy open for writing, and it could not be run.
 pub fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
-}
-
-/// Waits until something holds.
-#[track_caller]
-pub fn wait_until(mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < HANGS, "not within {HANGS:?}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// The seed of a random test: `UNTORN_SEED`, else a new one. Printed, so that a failure shows how

@@ -6,12 +6,13 @@
 //! 18 of docs/design.md is here.
 
 use crate::common::{HANGS, TestStore, wait_until};
-use crate::workload::instrumented::{self, caught, kernel_crash, kill_loggers, logger_of, signal};
+use crate::workload::instrumented::{self, caught, logger_of, signal};
 use crate::workload::{Role, my_role, open_small, say, sealed, unsealed};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Cell, Durability, Store, Version};
+use untorn_test_kit::loggers::{crash_kernel, kill_loggers};
 
 #[test]
 fn role() {
@@ -225,7 +226,7 @@ fn durable_stores(bug: &str) -> Result<(), String> {
     wait_until(|| Path::new(&format!("{once}-sample.collected")).exists());
     std::thread::sleep(Duration::from_millis(50));
     writer.kill();
-    kernel_crash(&path);
+    crash_kernel(&path);
     let told: u64 = writer.lines().last().unwrap().parse().unwrap();
     let found = load(&Store::open(&path).unwrap().cell("cell", 64).unwrap()).0;
     kill_loggers(&path);
@@ -253,7 +254,7 @@ fn lost_versions(bug: &str) -> Result<(), String> {
         let heard = writer.lines().len();
         writer.hear(heard + 2000);
         writer.kill();
-        kernel_crash(&path);
+        crash_kernel(&path);
         for line in writer.lines() {
             let Some((version, n)) = line.split_once(' ') else { continue };
             let (Ok(version), Ok(n)) = (version.parse::<u64>(), n.parse::<u64>()) else { continue };

@@ -6,10 +6,11 @@
 //! the logger before it.
 
 use crate::common::{HANGS, TestStore, wait_until};
-use crate::workload::instrumented::{self, kill_loggers, logger_of};
+use crate::workload::instrumented::{self, logger_of};
 use crate::workload::{Role, Writer, assert_verified, check, my_role, open_small, say};
 use std::path::Path;
 use untorn::{Durability, Store};
+use untorn_test_kit::loggers::kill_loggers;
 
 #[test]
 fn role() {

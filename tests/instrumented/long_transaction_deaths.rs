@@ -5,11 +5,12 @@
 //! the commit (by the instrumented build). A living process checks at once; then
 //! all are killed, with and without the loss of the shared region, and the store is opened again.
 
-use crate::workload::instrumented::{self, Scenario, kernel_crash, kill_loggers};
+use crate::workload::instrumented::{self, Scenario};
 use crate::workload::{assert_verified, listen, my_role, say, sealed, unsealed};
 use std::collections::BTreeMap;
 use std::path::Path;
 use untorn::{Durability, Error, Keyspace, Options, Snapshot, Store, WriteTxn};
+use untorn_test_kit::loggers::{crash_kernel, kill_loggers};
 
 const ROWS: u64 = 2_000;
 /// The rows that go.
@@ -153,9 +154,9 @@ fn dies_at(point: &str, how: How, is_visible: bool) {
         }
         drop(store);
         if loses_region {
-            kernel_crash(&scenario.path)
+            crash_kernel(&scenario.path);
         } else {
-            kill_loggers(&scenario.path)
+            kill_loggers(&scenario.path);
         }
         let store = options().open(&scenario.path).unwrap();
         assert_eq!(is_removed(&store, &store.snapshot().unwrap()), is_visible, "{what}, after all died");
@@ -202,7 +203,7 @@ fn a_replay_that_dies_is_done_again() {
     transaction(&store, &rows, How::WithSavepoints).commit().unwrap();
     store.sync().unwrap();
     drop((rows, store));
-    kernel_crash(&scenario.path);
+    crash_kernel(&scenario.path);
     let once = scenario.path.with_file_name("once").to_string_lossy().into_owned();
     let orders =
         [("UNTORN_CRASH", "replay.committed@0:kill"), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_CRASH_TIMES", "3")];

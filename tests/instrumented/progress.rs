@@ -6,11 +6,12 @@
 //! piece of work that they show. So the whole takes several times the limit of the one that waits.
 //! Another process is held. The limit of an open, which no option lowers, is lowered by a variable.
 
-use crate::workload::instrumented::{self, Scenario, kill_loggers};
+use crate::workload::instrumented::{self, Scenario};
 use crate::workload::{Role, listen, my_role, say};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Store};
+use untorn_test_kit::loggers::kill_loggers;
 
 /// How long a waiter goes without visible progress: many times as long as a piece of work takes
 /// here.

@@ -72,7 +72,11 @@ fn programs(build: Build, which: &[&str], directory: &str, count: usize) -> Resu
         &target.join(directory),
         &target,
     )?;
-    if found.len() == count { Ok(found) } else { Err(format!("cargo names {found:?} instead of {count} programs")) }
+    if found.len() == count {
+        Ok(found.into_iter().map(|program| program.path).collect())
+    } else {
+        Err(format!("cargo names {found:?} instead of {count} programs"))
+    }
 }
 
 /// What in the manifests or in cargo's configuration could switch planted bugs on, if anything can.

@@ -3,7 +3,8 @@
 
 use crate::outcome::{Finding, Kind};
 use crate::processes::instrumented;
-use crate::processes::process::{Process, crash_kernel, kill_loggers};
+use crate::processes::loggers::{crash_kernel, kill_loggers};
+use crate::processes::process::Process;
 use crate::workload;
 use crate::workload::oracle::{self, Acknowledged};
 use std::path::Path;

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::inject::{Effect, Ended, Fault, Injector, Site, Span, Traced};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::processes::instrumented;
-use crate::processes::process::{crash_kernel, kill_loggers};
+use crate::processes::loggers::{crash_kernel, kill_loggers};
 use crate::processes::role;
 use crate::workload::oracle::Acknowledged;
 use rand::seq::SliceRandom;

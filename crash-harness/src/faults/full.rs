@@ -97,7 +97,7 @@ pub(super) fn play(context: &Context, kind: &str) -> ScenarioResult<u64> {
         after::judge(&small.0.join("store"), &acknowledged, true)?;
         Ok(turned_away)
     });
-    crate::processes::process::kill_loggers(&small.0.join("store"));
+    crate::processes::loggers::kill_loggers(&small.0.join("store"));
     judged
 }
 

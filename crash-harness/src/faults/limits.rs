@@ -62,7 +62,7 @@ impl Limited {
             return found(Kind::Misbehaved, "the writer without a limit failed");
         }
         // The limited process must start its own logger.
-        crate::processes::process::kill_loggers(path);
+        crate::processes::loggers::kill_loggers(path);
         let mut processes = ScenarioProcesses::new(path)?;
         let kind = if self.is_hard { "hard" } else { "soft" };
         let signal = if self.ignores { "ignored" } else { "default" };

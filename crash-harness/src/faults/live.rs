@@ -7,7 +7,7 @@ use super::acknowledged;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
 use crate::limits::HANGS;
 use crate::outcome::Kind;
-use crate::processes::process::crash_kernel;
+use crate::processes::loggers::crash_kernel;
 use crate::workload;
 use crate::workload::oracle;
 use rand::rngs::StdRng;
@@ -93,6 +93,6 @@ pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResul
         }
         Err(error) => return found(Kind::Misbehaved, format!("opening without the region: {error}")),
     }
-    crate::processes::process::kill_loggers(path);
+    crate::processes::loggers::kill_loggers(path);
     Ok(flipped)
 }

@@ -5,7 +5,7 @@ use super::acknowledged;
 use crate::inject::{Ended, Injector, Traced};
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::processes::process::kill_loggers;
+use crate::processes::loggers::kill_loggers;
 use crate::processes::{instrumented, role};
 use crate::workload::oracle::Acknowledged;
 use std::os::unix::process::ExitStatusExt;

@@ -8,7 +8,8 @@
 
 use crate::outcome::{Finding, Kind};
 use crate::processes::instrumented;
-use crate::processes::process::{Process, crash_kernel};
+use crate::processes::loggers::crash_kernel;
+use crate::processes::process::Process;
 use crate::workload;
 use crate::workload::misbehaved;
 use crate::workload::oracle::{self, Acknowledged};

@@ -5,10 +5,11 @@
 use super::lives::{Life, Lived};
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::processes::process::{is_logger_of, state_of};
+use crate::processes::loggers::is_logger_of;
 use rustix::process::{Pid, Signal};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use untorn_test_kit::processes::state_of;
 
 /// The files of the log; one of them is written at a time.
 const LOG: &str = "wal/seg-";

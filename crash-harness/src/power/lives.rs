@@ -3,7 +3,8 @@
 use super::roles::{KEEPS_ALL, KEEPS_LITTLE, PREFIX};
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::processes::process::{Process, kill_loggers};
+use crate::processes::loggers::kill_loggers;
+use crate::processes::process::Process;
 use crate::recorder::image::Image;
 use crate::recorder::{OfOneBoot, Record, Recorder};
 use rand::Rng;

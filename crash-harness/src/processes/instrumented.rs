@@ -6,14 +6,8 @@
 
 use crate::processes::cargo;
 use crate::processes::cargo::Build;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
-
-/// How often a build that takes long is reported.
-const BUILD_REPORT_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Returns the program whose processes can be killed at named points.
 ///
@@ -50,29 +44,8 @@ fn build() -> Result<PathBuf, String> {
         true => &["test", "--no-run", "--test", "controls"],
         false => &["build", "--release", "-p", "crash-harness", "--bin", "crash-harness"],
     };
-    let built = reporting("building the instrumented harness, with crash points", || {
-        cargo::programs(Build::Instrumented, arguments, &target().join("crash-instrumented"), &target())
-    });
+    let built = cargo::programs(Build::Instrumented, arguments, &target().join("crash-instrumented"), &target());
     let built = built.map_err(|error| format!("building the instrumented harness: {error}"))?;
-    let program = built.into_iter().find(|program| program.ends_with("crash-harness"));
+    let program = built.into_iter().find(|program| program.name == "crash-harness").map(|program| program.path);
     program.ok_or_else(|| "cargo names no executable of the instrumented harness".into())
-}
-
-/// Calls `build`, and writes `what` to the standard error at its beginning and while it takes long.
-fn reporting<T>(what: &str, build: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    // A test harness captures what `eprintln!` prints, but not this.
-    let report = |line: std::fmt::Arguments<'_>| drop(writeln!(std::io::stderr(), "{line}"));
-    report(format_args!("{what}"));
-    std::thread::scope(|scope| {
-        let (ended, end) = mpsc::channel::<()>();
-        scope.spawn(move || {
-            while end.recv_timeout(BUILD_REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                report(format_args!("{what}: not done after {} s", start.elapsed().as_secs()));
-            }
-        });
-        let built = build();
-        drop(ended);
-        built
-    })
 }

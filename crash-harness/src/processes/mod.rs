@@ -1,7 +1,8 @@
 //! The processes that are killed: their roles, their start and their end, and the builds that they
 //! run.
 
-pub mod cargo;
 pub mod instrumented;
 pub mod process;
 pub mod role;
+
+pub use untorn_test_kit::{cargo, loggers};

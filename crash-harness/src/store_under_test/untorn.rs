@@ -2,7 +2,7 @@
 //! comparable.
 
 use super::{About, Change, Entries, Failure, Promise, Result, StoreUnderTest};
-use crate::processes::process;
+use crate::processes::loggers;
 use crate::workload;
 use std::path::Path;
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl StoreUnderTest for Untorn {
     }
 
     fn end(&self, path: &Path) {
-        process::kill_loggers(path);
+        loggers::kill_loggers(path);
     }
 }
 

@@ -29,7 +29,7 @@ pub mod table;
 
 use crate::context::{Context, Limit};
 use crate::outcome::{Finding, Outcome};
-use crate::processes::process::kill_loggers;
+use crate::processes::loggers::kill_loggers;
 use load::Measured;
 use loss::{Losses, Run};
 use row::Row;

@@ -6,7 +6,8 @@
 //! of the test's choice. All mounts are in the container's own namespace, so the host never sees
 //! them; they and all of its processes go when `init` does, which dies with the test.
 
-use crate::common::{Child, Role, copy_program, exists, is_stopped, listen, say, wait_until};
+use crate::common::{Child, Role, copy_program, exists, listen, say, wait_until};
+use untorn_test_kit::processes::is_stopped;
 use crate::workload::instrumented;
 use rustix::fs::{Mode, RawMode, chmod};
 use rustix::mount::{

@@ -5,12 +5,13 @@
 //! bugs show that the checks can fail.
 
 use crate::common::{HANGS, wait_until};
-use crate::workload::instrumented::{self, Scenario, caught, kernel_crash};
+use crate::workload::instrumented::{self, Scenario, caught};
 use crate::workload::worker::{self, Few};
 use crate::workload::{Role, assert_verified, my_role, say, unsealed};
 use std::path::Path;
 use std::time::Duration;
 use untorn::{Error, Feed, FlushPolicy, Store, TxnId};
+use untorn_test_kit::loggers::crash_kernel;
 
 #[test]
 fn role() {
@@ -110,7 +111,7 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
         wait_until(|| told(&follower).len() == 4);
         let heard = told(&follower);
         drop((worker, follower));
-        kernel_crash(&scenario.path);
+        crash_kernel(&scenario.path);
         lost.extend(heard.into_iter().map(|(_, id)| id));
         kept = Some(from);
     }

@@ -11,13 +11,14 @@
 mod forks;
 
 use crate::common::{HANGS, exists, limit, wait_until};
-use crate::workload::instrumented::{self, Scenario, kernel_crash, kill_loggers, signal};
+use crate::workload::instrumented::{self, Scenario, signal};
 use crate::workload::worker::{self, Few, Figures, number};
 use crate::workload::{Role, assert_verified, listen, my_role, say};
 use forks::{child_drops, forks_in_transaction, forks_while_opening};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, FlushPolicy, Store};
+use untorn_test_kit::loggers::{crash_kernel, kill_loggers};
 
 #[test]
 fn role() {
@@ -130,7 +131,7 @@ fn a_copied_store_goes_its_own_way() {
     }
     drop((few, copy));
     for (scenario, expected) in [(&scenario, 357), (&copied, 250)] {
-        kernel_crash(&scenario.path);
+        crash_kernel(&scenario.path);
         let store = worker::options().open(&scenario.path).unwrap();
         assert_eq!(number(&store, &store.snapshot().unwrap()), expected);
         assert_verified(&store);
@@ -248,7 +249,7 @@ fn the_logger_leaves_as_a_client_comes() {
         comer.ask("checkpoint");
         assert_eq!(comer.ask("verify"), "clean");
         comer.kill();
-        kernel_crash(&scenario.path);
+        crash_kernel(&scenario.path);
         let store = worker::options().open(&scenario.path).unwrap();
         assert_eq!(number(&store, &store.snapshot().unwrap()), 40);
         drop(store);

@@ -8,12 +8,13 @@
 mod full_device;
 
 use crate::common::{HANGS, limit, wait_until};
-use crate::workload::instrumented::{self, Scenario, caught, kernel_crash, kill_loggers, logger_of, signal};
+use crate::workload::instrumented::{self, Scenario, caught, logger_of, signal};
 use crate::workload::worker::{self, Few, Figures, STREAM_VALUE, number, stream_key};
 use crate::workload::{Role, assert_verified, my_role, sealed, unsealed};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, FlushPolicy, Store};
+use untorn_test_kit::loggers::{crash_kernel, kill_loggers};
 
 #[test]
 fn role() {
@@ -79,7 +80,7 @@ fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
     };
     streamer.kill();
     other.kill();
-    kernel_crash(&scenario.path);
+    crash_kernel(&scenario.path);
 
     let store = worker::options().open(&scenario.path).unwrap();
     assert_eq!(number(&store, &store.snapshot().unwrap()).to_string(), expected, "{what}");

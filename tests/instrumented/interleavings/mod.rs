@@ -12,12 +12,13 @@ mod lives;
 mod log;
 
 use crate::common::{exists, limit, wait_until};
-use crate::workload::instrumented::{self, Scenario, caught, kernel_crash, signal};
+use crate::workload::instrumented::{self, Scenario, caught, signal};
 use crate::workload::worker::{self, Few, Figures, number};
 use crate::workload::{Role, assert_verified, listen, my_role, say};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::Durability;
+use untorn_test_kit::loggers::crash_kernel;
 
 #[test]
 fn role() {
@@ -102,7 +103,7 @@ fn unstated_header(when: AllDie, bug: &str) {
         }
     };
     worker.kill();
-    kernel_crash(&scenario.path);
+    crash_kernel(&scenario.path);
 
     let (found, figures) = recovered(&scenario.path);
     assert_eq!(figures.checkpointed, before.committed, "{when:?}: recovery stands on C's header");
@@ -150,7 +151,7 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
     header.wait();
     let durable: u64 = worker.ask("commit 20 durable").parse().unwrap();
     worker.kill();
-    kernel_crash(&scenario.path);
+    crash_kernel(&scenario.path);
     let (found, figures) = recovered(&scenario.path);
     assert_eq!(figures.checkpointed, before.committed, "{point}: recovery stands on C's header");
     assert_eq!(found, durable, "{point}");

@@ -3,11 +3,11 @@
 #![allow(dead_code, unreachable_pub)]
 
 use super::Role;
-use crate::common::program::build_instrumented;
-use crate::common::{HANGS, Limit, TestStore, exists, limit, wait_until};
+use crate::common::program::instrumented as build;
+use crate::common::{Limit, TestStore, limit, wait_until};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use untorn_test_kit::loggers::kill_loggers;
 
 /// Returns the instrumented build of this test executable. The first call builds it; other threads
 /// wait for that.
@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 /// If it cannot be built.
 pub(crate) fn program() -> &'static Path {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let arguments = ["test", "--no-run", "--test", "instrumented"];
-    match PROGRAM.get_or_init(|| build_instrumented("instrumented", "tests/instrumented/main.rs", &arguments)) {
+    match PROGRAM.get_or_init(|| build("instrumented")) {
         Ok(path) => path,
         Err(error) => panic!("building the instrumented tests: {error}"),
     }
@@ -40,32 +39,6 @@ pub(crate) fn logger_of(path: &Path) -> Option<i32> {
 pub(crate) fn signal(pid: i32, signal: i32) {
     let signal = rustix::process::Signal::from_named_raw(signal).expect("a signal");
     crate::common::send(pid as u32, signal);
-}
-
-/// Kills the loggers that name this store in their environment, also those that are not ready yet.
-pub(crate) fn kill_loggers(path: &Path) {
-    let wanted = path.to_string_lossy().into_owned();
-    for _ in 0..2 {
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            let variables = String::from_utf8_lossy(&variables).into_owned();
-            if variables.split('\0').any(|variable| variable == format!("UNTORN_BECOME_LOGGER={wanted}")) {
-                signal(pid, libc::SIGKILL);
-                let start = Instant::now();
-                while exists(pid as u32) && start.elapsed() < HANGS {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-            }
-        }
-    }
-}
-
-/// What a kernel crash leaves of a store whose clients have been killed: no logger, no shared
-/// region.
-pub(crate) fn kernel_crash(path: &Path) {
-    kill_loggers(path);
-    let _ = std::fs::remove_file(path.join("control"));
 }
 
 /// A point at which processes wait while it is armed.

@@ -1,11 +1,12 @@
 //! Commands that pass messages, and `untorn-logger`.
 
 use super::*;
+use crate::common::program::logger as logger_program;
 
 #[test]
 fn the_logger_says_how_it_is_used() {
     let logger = |arguments: &[&OsStr]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).args(arguments).output().unwrap();
+        let output = Command::new(logger_program()).args(arguments).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (code, said) = logger(&[]);
@@ -27,7 +28,7 @@ struct Logger {
 
 impl Logger {
     fn start(store: &Path, arguments: &[&str]) -> Logger {
-        let process = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(store).args(arguments).spawn().unwrap();
+        let process = Command::new(logger_program()).arg(store).args(arguments).spawn().unwrap();
         let logger = Logger { process, store: store.to_owned() };
         wait_until(|| logger.socket().exists());
         logger
@@ -146,12 +147,12 @@ fn a_logger_that_stays() {
     assert!(logger.process.wait().unwrap().success());
     drop(logger);
     for arguments in [&["--idle", "soon"][..], &["--idle"], &["--stay"], &["another"]] {
-        let program = env!("CARGO_BIN_EXE_untorn-logger");
+        let program = logger_program();
         let output = Command::new(program).arg(fixture.store()).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
     let missing = fixture.directory.path().join("missing");
-    let output = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&missing).output().unwrap();
+    let output = Command::new(logger_program()).arg(&missing).output().unwrap();
     assert!(output.status.code() == Some(3) && !missing.exists());
 }
 

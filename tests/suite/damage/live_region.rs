@@ -1,13 +1,14 @@
 //! Bits that flip in the shared region of a store that is in use.
 
 use super::*;
+use crate::common::program::logger as logger_program;
 
 const LIVE: &str = "UNTORN_TEST_LIVE_STORE";
 
 fn live_options() -> Options {
     let mut options = Store::options();
     options.logger_timeout(Duration::from_secs(1)).lock_timeout(Duration::from_secs(1)).create(false);
-    options.logger_program(env!("CARGO_BIN_EXE_untorn-logger"));
+    options.logger_program(logger_program());
     options
 }
 
@@ -143,7 +144,7 @@ fn bits_flip_in_the_live_region() {
             store.cell("cell 3", 308).unwrap().store(&[3; 308]).unwrap();
         }
         untorn::logger::stop_logger(&path, HANGS).unwrap();
-        let logger = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&path).stderr(Stdio::null()).spawn();
+        let logger = Command::new(logger_program()).arg(&path).stderr(Stdio::null()).spawn();
         let mut logger = Mortal(logger.unwrap());
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "damage::live_region::live_child", "--nocapture"])

@@ -6,6 +6,7 @@
 //! directories. That needs root; without it the tests report that they were skipped, and fail where
 //! the variable `CI` is set.
 
+use crate::common::program::logger as logger_program;
 use crate::common::*;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -148,7 +149,7 @@ fn root_does_not_join_by_accident() {
         refused(LoggerOptions::default().create(true).run(path), &why);
         refused(untorn::logger::stop_logger(path, Duration::from_secs(1)), &why);
         refused(untorn::observe(path), &why);
-        let logger = Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(path).output().unwrap();
+        let logger = Command::new(logger_program()).arg(path).output().unwrap();
         assert_eq!(logger.status.code(), Some(3));
         assert!(String::from_utf8_lossy(&logger.stderr).contains("--foreign-owner"));
     }
@@ -208,7 +209,7 @@ fn root_joins_if_it_says_so() {
     std::fs::write(&access, format!("socket \"{}\"\nallow any read-write\n", forbidden.display())).unwrap();
     chown(&access, Some(ALICE), Some(ALICE)).unwrap();
 
-    let mut by_hand = Command::new(env!("CARGO_BIN_EXE_untorn-logger"));
+    let mut by_hand = Command::new(logger_program());
     by_hand.args(["--idle", "never", "--foreign-owner"]).arg(&test.path).env("SECRET", "of root");
     by_hand.env("UNTORN_SECRET", "of root").env("UNTORN_LOGGER", "/of/root");
     for is_by_hand in [false, true] {

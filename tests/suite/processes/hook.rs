@@ -3,6 +3,7 @@
 //! checks; a store whose logger is `untorn-logger`. Run it with and without
 //! `--no-default-features`.
 
+use crate::common::program::logger as logger_program;
 use crate::common::{TestStore, limit};
 use std::process::Command;
 
@@ -29,7 +30,7 @@ fn only_the_hook_makes_an_executable_a_logger() {
 fn the_named_program_is_the_logger() {
     let _limit = limit();
     let test = TestStore::new();
-    let program = env!("CARGO_BIN_EXE_untorn-logger");
+    let program = logger_program();
     let store = test.open_with(|options| {
         options.logger_program(program);
     });

@@ -5,6 +5,7 @@
 //! reasons to take a checkpoint or to leave; loggers whose successor finds damage, or can't be
 //! started. Each call must come back within seconds.
 
+use crate::common::program::logger as logger_program;
 use crate::common::{HANGS, TestStore, kill_logger, limit, wait_until};
 use std::future::Future;
 use std::os::unix::fs::FileExt;
@@ -214,7 +215,7 @@ fn an_awaited_commit_without_a_logger_is_an_error() {
         assert_eq!(tried[0].program, "/nowhere/untorn-logger");
     }
     // Another process starts a logger.
-    let other = std::process::Command::new(env!("CARGO_BIN_EXE_untorn-logger")).arg(&test.path).spawn();
+    let other = std::process::Command::new(logger_program()).arg(&test.path).spawn();
     let mut other = other.unwrap();
     ticket.wait_timeout(HANGS).ok();
     wait_until(|| ticket.is_durable());
@@ -232,7 +233,7 @@ fn a_logger_that_is_killed_while_it_starts_is_started_again() {
     let test = TestStore::new();
     let beside = test.path.parent().unwrap();
     let (program, mark) = (beside.join("killed-once"), beside.join("mark"));
-    let logger = env!("CARGO_BIN_EXE_untorn-logger");
+    let logger = logger_program().display();
     let text =
         format!("#!/bin/sh\nif [ ! -e {0} ]; then : > {0}; kill -9 $$; fi\nexec {logger} \"$@\"\n", mark.display());
     std::fs::write(&program, text).unwrap();

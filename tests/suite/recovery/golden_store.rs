@@ -17,7 +17,7 @@ use untorn::{Store, WriteTxn};
 const LINE: usize = 32;
 
 fn golden(version: u32) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/store-v{version}.txt"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("golden/store-v{version}.txt"))
 }
 
 type State = BTreeMap<(String, Vec<u8>), Vec<u8>>;

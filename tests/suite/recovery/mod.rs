@@ -10,6 +10,7 @@
 mod backups;
 mod golden_store;
 
+use crate::common::program::logger as logger_program;
 use crate::common::store_files;
 use crate::common::store_files::*;
 use crate::common::{Child, HANGS, Role};
@@ -278,7 +279,7 @@ fn recovery_killed_again_and_again() {
     let newest_txn = history.states.last().unwrap().0;
     let seed = std::env::var("UNTORN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
     let mut random = Random(seed);
-    let logger = env!("CARGO_BIN_EXE_untorn-logger");
+    let logger = logger_program();
     let start = |path: &Path| std::process::Command::new(logger).arg(path).spawn().unwrap();
     // How long a whole recovery takes.
     let whole = {

@@ -1,6 +1,7 @@
 //! The documents name sources of this repository: each must exist.
 
 use std::path::Path;
+use untorn_test_kit::cargo::workspace as repository;
 
 /// The parts of a line between backticks.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
@@ -25,9 +26,9 @@ fn sources(folder: &Path, found: &mut Vec<String>) {
 
 #[test]
 fn every_source_that_a_document_names_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = repository();
     let mut there = Vec::new();
-    for folder in ["src", "wal", "crash-harness", "crash-peers", "peer-bench", "tests", "benches", "examples", "fuzz"] {
+    for folder in ["src", "wal", "crash-harness", "crash-peers", "peer-bench", "test-kit", "tests", "benches", "examples", "fuzz"] {
         sources(&root.join(folder), &mut there);
     }
     let mut documents =
@@ -68,7 +69,7 @@ fn steps(text: &str) -> Vec<(usize, &str, &str)> {
 /// function of the same file.
 #[test]
 fn the_path_of_a_put_is_that_of_the_code() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = repository();
     let text = std::fs::read_to_string(root.join("docs/design.md")).unwrap();
     let source = |file: &str| {
         let path = if file.starts_with("wal/") { root.join(file) } else { root.join("src").join(file) };

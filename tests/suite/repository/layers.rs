@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use untorn_test_kit::cargo::workspace as repository;
 
 /// From the top down.
 const LAYERS: [&str; 13] = [
@@ -123,7 +124,7 @@ fn exports(lib: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn every_import_points_down() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = repository().join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
     let exports = exports(&std::fs::read_to_string(root.join("lib.rs")).unwrap().replace("pub(crate) use", "pub use"));
@@ -172,7 +173,7 @@ fn past_system(code: &str) -> Vec<&'static str> {
 
 #[test]
 fn the_engine_asks_the_system_in_one_folder() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = repository().join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
     let found = files.iter().filter_map(|path| {
@@ -232,7 +233,7 @@ fn exposed_atomics(code: &str) -> Vec<String> {
 /// word is made public, and that no other layer runs a protocol on a word that it got.
 #[test]
 fn no_other_layer_uses_a_word_of_the_region() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = repository().join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
     let (mut found, mut shared) = (Vec::new(), 0);
@@ -272,7 +273,7 @@ const FILES_MAX: usize = 13;
 
 #[test]
 fn no_file_has_more_than_one_job() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = repository();
     let mut files = Vec::new();
     for folder in [
         "src",
@@ -281,6 +282,7 @@ fn no_file_has_more_than_one_job() {
         "crash-harness",
         "crash-peers/src",
         "peer-bench/src",
+        "test-kit/src",
         "tests",
         "benches",
         "examples",

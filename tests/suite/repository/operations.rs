@@ -8,7 +8,6 @@
 use crate::common::program;
 use crate::common::{HANGS, copy_program, limit};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::Command;
 
 const DOCUMENT: &str = include_str!("../../../docs/operations.md");
@@ -22,7 +21,7 @@ fn the_commands_of_the_document() {
         eprintln!("SKIPPED: 1 test of the commands in docs/operations.md (root, `unshare`, `setpriv`)");
         return;
     }
-    let programs = [program::untorn().to_path_buf(), PathBuf::from(env!("CARGO_BIN_EXE_untorn-logger"))];
+    let programs = [program::untorn().to_path_buf(), program::logger().to_path_buf()];
     let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let (bin, lab) = (dir.path().join("bin"), dir.path().join("lab"));

@@ -5,7 +5,9 @@ use crate::common::device::{Device, Kind};
 
 /// A small file system. A logger may be stopped or held, so its loggers are killed at the end.
 fn mount(mib: u64) -> Option<Device> {
-    Some(Device::mount(Kind::Tmpfs, mib)?.ending_loggers_by(kill_loggers))
+    Some(Device::mount(Kind::Tmpfs, mib)?.ending_loggers_by(|path| {
+        kill_loggers(path);
+    }))
 }
 
 /// Small segments, so that a full device shows after few commits.
@@ -29,7 +31,7 @@ fn commit_on_a_full_device(few: &Few, from: u64) -> u64 {
 
 /// After all processes were killed and the kernel crashed, all that was acknowledged is there.
 fn assert_recovered(device: &Device, expected: u64) {
-    kernel_crash(&device.path());
+    crash_kernel(&device.path());
     let store = open_on(device);
     assert_eq!(number(&store, &store.snapshot().unwrap()), expected);
     assert_verified(&store);
@@ -93,7 +95,7 @@ fn the_device_fills_between_publication_and_flush() {
         last = few.commits(500, true).unwrap();
         assert_verified(&few.store);
         drop(few);
-        kernel_crash(&path);
+        crash_kernel(&path);
         let store = worker::options().open(&path).unwrap();
         assert_eq!(number(&store, &store.snapshot().unwrap()), last);
         assert_verified(&store);

@@ -1,6 +1,7 @@
 //! Hostile clients that use up what the server has: memory, connections, descriptors, time.
 
 use super::*;
+use crate::common::program::logger as logger_program;
 
 /// Clients send requests without end and read no replies.
 #[test]
@@ -169,7 +170,7 @@ fn connections_leave_descriptors_for_the_log() {
     at.stop_logger();
     std::fs::write(at.path.join("access"), "connections 1000\n").unwrap();
     let mut logger = std::process::Command::new("sh")
-        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$1\" --idle never", env!("CARGO_BIN_EXE_untorn-logger")])
+        .args(["-c", "ulimit -n 64 && exec \"$0\" \"$1\" --idle never", logger_program().to_str().unwrap()])
         .arg(&at.path)
         .spawn()
         .unwrap();

@@ -1,0 +1,109 @@
+//! Calls to cargo: builds of this workspace, and the metadata of its manifests.
+
+use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// How often a build that takes long is reported.
+const BUILD_REPORT_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Returns the directory of the workspace.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// Returns a command that runs the cargo that runs this program, or `cargo` from `PATH`, in the
+/// workspace directory.
+#[must_use]
+pub fn command() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // `--report-time` of the test harness needs this variable; dependencies would be built again.
+    command.current_dir(workspace()).env_remove("RUSTC_BOOTSTRAP");
+    command
+}
+
+/// Runs cargo and returns its standard output.
+///
+/// # Errors
+/// If cargo can't be run or fails. The error contains its standard error.
+pub fn output(arguments: &[&str]) -> Result<Vec<u8>, String> {
+    checked(arguments, command().args(arguments).output())
+}
+
+fn checked(arguments: &[&str], ended: std::io::Result<Output>) -> Result<Vec<u8>, String> {
+    let ended = ended.map_err(|error| format!("running cargo: {error}"))?;
+    if ended.status.success() {
+        return Ok(ended.stdout);
+    }
+    Err(format!("cargo {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)))
+}
+
+/// What is compiled into the programs of a build.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Build {
+    /// What users get.
+    Ordinary,
+    /// Crash points and planted bugs as well.
+    Instrumented,
+}
+
+/// A program that cargo has built.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Program {
+    /// The name of its target in the manifest.
+    pub name: String,
+    /// The path of its executable.
+    pub path: PathBuf,
+}
+
+/// Builds programs by cargo with `arguments`, puts them below `target`, and returns them: binaries,
+/// and test programs if `arguments` select any. `build_dir` is the build directory of the caller,
+/// whose dependencies it shares; so `arguments` must not contain `-p`, which changes their features.
+/// Cargo before 1.91 has one directory for both and builds the dependencies again.
+///
+/// Writes the command to the standard error, and reports while it takes long.
+///
+/// # Errors
+/// If cargo cannot be run or cannot build: its messages.
+pub fn programs(build: Build, arguments: &[&str], target: &Path, build_dir: &Path) -> Result<Vec<Program>, String> {
+    let mut cargo = command();
+    cargo.env("CARGO_BUILD_BUILD_DIR", build_dir).args(arguments);
+    cargo.arg("--message-format=json").arg("--target-dir").arg(target);
+    if build == Build::Instrumented {
+        cargo.env("RUSTC_WORKSPACE_WRAPPER", workspace().join("rustc-instrumented"));
+    }
+    let instrumented = if build == Build::Instrumented { " (instrumented)" } else { "" };
+    let command_line = format!("cargo {}{instrumented}", arguments.join(" "));
+    let messages = reporting(&command_line, || checked(arguments, cargo.output()))?;
+    let messages = String::from_utf8_lossy(&messages).into_owned();
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let program = |message: Value| {
+        let kind = &message["target"]["kind"][0];
+        let path = message["executable"].as_str().filter(|_| kind == "bin" || kind == "test")?;
+        Some(Program { name: message["target"]["name"].as_str()?.into(), path: path.into() })
+    };
+    Ok(messages.filter_map(program).collect())
+}
+
+/// Calls `build`, and writes `what` to the standard error at its beginning and while it takes long.
+fn reporting<T>(what: &str, build: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    // A test harness captures what `eprintln!` prints, but not this.
+    let report = |line: std::fmt::Arguments<'_>| drop(writeln!(std::io::stderr(), "{line}"));
+    report(format_args!("running {what}"));
+    std::thread::scope(|scope| {
+        let (ended, end) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            while end.recv_timeout(BUILD_REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                report(format_args!("{what}: not done after {} s", start.elapsed().as_secs()));
+            }
+        });
+        let built = build();
+        drop(ended);
+        built
+    })
+}
