@@ -1,4 +1,5 @@
-//! Checks every invariant of a tree, page by page. The first finding is an error with its place.
+//! Checks every invariant of a tree, page by page. The first finding is an error that names the page
+//! and the offset.
 //!
 //! The walk ends whatever the damage: levels strictly decrease, and no leaf can satisfy the fences
 //! of two places.

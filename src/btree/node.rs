@@ -62,7 +62,7 @@ pub(crate) const EXTENT_BIT: u16 = 1 << 15;
 /// The most bytes of a record that are prefetched. The processor detects by itself that the rest is
 /// read in order.
 const PREFETCHED_MAX: usize = 512;
-/// The message for damage to the place of a key.
+/// The message for damage to the offset of a key.
 const KEY_OUTSIDE: &str = "a key lies outside the page";
 /// The message of a panic that cannot happen: `parse` has found all slots in the page.
 const SLOT_MISSING: &str = "a slot for each head";

@@ -102,7 +102,7 @@ impl SeekTarget<'_> {
             SeekTarget::First => Ok(0),
             SeekTarget::Last => Ok(leaf.count()),
             SeekTarget::Before(key) => Ok(leaf.find(key)?.index),
-            SeekTarget::After(key) => leaf.find(key).map(|place| place.index + usize::from(place.found)),
+            SeekTarget::After(key) => leaf.find(key).map(|search| search.index + usize::from(search.found)),
         }
     }
 }

@@ -179,8 +179,8 @@ impl Removal {
         cut: Cut<'_>,
     ) -> Result<Remainder> {
         let leaf = expected.open(pages, id)?;
-        let first = cut.start.map_or(Ok(0), |key| leaf.find(key).map(|place| place.index))?;
-        let end = cut.end.map_or(Ok(leaf.count()), |key| leaf.find(key).map(|place| place.index))?;
+        let first = cut.start.map_or(Ok(0), |key| leaf.find(key).map(|search| search.index))?;
+        let end = cut.end.map_or(Ok(leaf.count()), |key| leaf.find(key).map(|search| search.index))?;
         if first >= end {
             return Ok(Remainder::Same);
         }
@@ -211,15 +211,15 @@ impl Removal {
         let (first, first_start) = match cut.start {
             None => (0, None),
             Some(key) => {
-                let place = branch.find(key)?;
-                (place.index + usize::from(place.found), Some(key).filter(|_| !place.found))
+                let search = branch.find(key)?;
+                (search.index + usize::from(search.found), Some(key).filter(|_| !search.found))
             }
         };
         let (last, last_end) = match cut.end {
             None => (count, None),
             Some(key) => {
-                let place = branch.find(key)?;
-                (place.index, Some(key).filter(|_| !place.found))
+                let search = branch.find(key)?;
+                (search.index, Some(key).filter(|_| !search.found))
             }
         };
         if first > last {

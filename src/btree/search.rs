@@ -24,8 +24,8 @@ pub(crate) fn descend<'a, P: PageRead>(
         visit(&node, index);
         node = Node::open_child(pages, child, &node)?;
     }
-    let place = node.find(key)?;
-    Ok((node, place))
+    let search = node.find(key)?;
+    Ok((node, search))
 }
 
 /// Returns the entry of a key.
@@ -37,11 +37,11 @@ pub(crate) fn get<'a, P: PageRead>(pages: &'a P, root: PageId, key: &[u8]) -> Re
     if root.is_none() {
         return Ok(None);
     }
-    let (leaf, place) = descend(pages, root, key, |_, _| {})?;
-    if !place.found {
+    let (leaf, search) = descend(pages, root, key, |_, _| {})?;
+    if !search.found {
         return Ok(None);
     }
-    entry_at(pages, &leaf, place.index).map(Some)
+    entry_at(pages, &leaf, search.index).map(Some)
 }
 
 /// Returns the entry at an index of a leaf, with its value, which may be in an extent.

@@ -226,7 +226,7 @@ impl Options {
     /// [`Error::Lagged`].
     ///
     /// It holds for all processes of the store. If it is not set, the value in force remains: at
-    /// first 64 MiB without a bound of age. It survives restarts: each checkpoint records the value
+    /// first 16 MiB without a bound of age. It survives restarts: each checkpoint records the value
     /// in force, and only a power loss before the next checkpoint reverts a change of it. When the
     /// disk is full, what is kept for followers is deleted before any commit fails.
     pub fn retain_changes(&mut self, bytes: u64, age: Duration) -> &mut Options {

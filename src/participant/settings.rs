@@ -14,7 +14,7 @@ pub(crate) const IDLE_DEFAULT: Duration = Duration::from_secs(5);
 /// Log volume between checkpoints unless set otherwise, in bytes.
 pub(crate) const CHECKPOINT_BYTES_DEFAULT: u64 = 64 << 20;
 /// The part of the log that a new store keeps for followers.
-pub(crate) const RETENTION_DEFAULT: Retention = Retention { bytes: 64 << 20, age: Duration::MAX };
+pub(crate) const RETENTION_DEFAULT: Retention = Retention { bytes: 16 << 20, age: Duration::MAX };
 
 /// Sets when the logger syncs.
 pub(crate) fn set_policy(engine: &Engine, policy: FlushPolicy) {

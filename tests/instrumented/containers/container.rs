@@ -7,7 +7,6 @@
 //! them; they and all of its processes go when `init` does, which dies with the test.
 
 use crate::common::{Child, Role, copy_program, exists, listen, say, wait_until};
-use untorn_test_kit::processes::is_stopped;
 use crate::workload::instrumented;
 use rustix::fs::{Mode, RawMode, chmod};
 use rustix::mount::{
@@ -18,6 +17,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use untorn_test_kit::processes::is_stopped;
 
 /// Where a container finds the test executable.
 const PROGRAM: &str = "/test";

@@ -28,7 +28,9 @@ fn sources(folder: &Path, found: &mut Vec<String>) {
 fn every_source_that_a_document_names_exists() {
     let root = repository();
     let mut there = Vec::new();
-    for folder in ["src", "wal", "crash-harness", "crash-peers", "peer-bench", "test-kit", "tests", "benches", "examples", "fuzz"] {
+    for folder in
+        ["src", "wal", "crash-harness", "crash-peers", "peer-bench", "test-kit", "tests", "benches", "examples", "fuzz"]
+    {
         sources(&root.join(folder), &mut there);
     }
     let mut documents =
