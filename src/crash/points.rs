@@ -6,6 +6,8 @@
 
 /// All points that a store passes while its device has space, in alphabetical order.
 pub const ALL: &[&str] = &[
+    "adopt.attached",
+    "adopt.checked",
     "background.looked",
     "cell.allocated",
     "cell.begun",

@@ -8,12 +8,14 @@
 //! - `geometry`: the sizes that are fixed when a store is created
 //! - `page`: the header of a page, extents, and the traits through which the tree uses pages
 //! - `log`: the directory of log segments
+//! - `memory_mark`: whether a file's stores have been in memory ever since
 
 pub(crate) mod descriptor;
 pub(crate) mod dir;
 pub(crate) mod geometry;
 pub(crate) mod header;
 pub(crate) mod log;
+pub(crate) mod memory_mark;
 pub(crate) mod owner;
 pub(crate) mod page;
 pub(crate) mod slot;

@@ -11,6 +11,7 @@ use crate::files::dir;
 use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
 use crate::files::page::PageKind;
+use crate::logger::adopt::Candidate;
 use crate::logger::checkpoint::roots_sum;
 use crate::pages::extents;
 use crate::shared::memory::arena::{Arena, Pages};
@@ -84,11 +85,14 @@ pub(super) fn with_place(error: Error, place: Option<(String, u64)>) -> Error {
 /// Reads the log after the checkpoint to its end, and changes nothing. A store that can't be
 /// recovered because of its log keeps every byte of every file. Returns whether the log holds
 /// anything after the checkpoint.
+///
+/// The log is read once: `candidate` compares what it holds with the ring of its region.
 pub(super) fn check_log(
     disk: &RealDisk,
     segment_catalog: &SegmentCatalog,
     header: &CheckpointHeader,
     arena: &Arena,
+    mut candidate: Option<&mut Candidate<'_>>,
 ) -> Result<bool> {
     let mut segment_catalog = segment_catalog.clone();
     // The caller has checked that recovery needs none of these segments, except the newest one. If
@@ -102,14 +106,20 @@ pub(super) fn check_log(
     let mut holds_any = false;
     loop {
         let place = scan.file_position().map(|(file, offset)| (file.to_owned(), offset));
-        let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? else { break };
+        let Some((lsn, bytes)) = scan.next_chunk().map_err(log_error)? else { break };
         holds_any |= !bytes.is_empty();
+        if let Some(candidate) = &mut candidate {
+            candidate.compare(lsn, bytes);
+        }
         check.feed(bytes).map_err(|error| with_place(error, place))?;
     }
     let durable = TxnId::from_u64(scan.newest_log_state().durable_txn);
     if durable > check.last() {
         let what = format!("the log records transaction {durable} as durable, but ends with {}", check.last());
         return Err(Error::corrupt(dir::WAL, 0, what));
+    }
+    if let Some(candidate) = candidate {
+        candidate.finish(scan.end(), &mut check);
     }
     Ok(holds_any)
 }

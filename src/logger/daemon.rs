@@ -256,7 +256,10 @@ fn become_logger(path: &std::ffi::OsStr) -> i32 {
 /// It writes the panic to a file and dies; the next client that waits starts another logger.
 fn die_of_panics(path: PathBuf) {
     std::panic::set_hook(Box::new(move |info| {
-        let note = Dir::open(&path, false, true, Ownership::Own).and_then(|dir| dir.make_file(LAST_WORDS));
+        let dir = Dir::open(&path, false, true, Ownership::Own);
+        // The region may be the cause: if no client lives, the next logger makes another one.
+        let _ = dir.as_ref().map(crate::files::memory_mark::clear_all);
+        let note = dir.and_then(|dir| dir.make_file(LAST_WORDS));
         let _ = note.map(|mut note| writeln!(note, "{info}"));
         std::process::abort();
     }));

@@ -119,9 +119,18 @@ impl Flusher {
         }
     }
 
-    /// Returns the flusher of a logger that takes over while clients live. What its predecessor
+    /// Returns the flusher of a logger that continues a region. What its predecessor
     /// wrote past `durable` is not trusted: those bytes are copied from the ring to a new segment.
-    pub(super) fn attach(logger: Arc<Logger>, header: &CheckpointHeader, log_state: &LogState) -> Result<Flusher> {
+    ///
+    /// # Errors
+    /// An error that another logger may not meet. Other errors poison the region, unless no client
+    /// lives (`is_alone`): then the store can be recovered.
+    pub(super) fn attach(
+        logger: Arc<Logger>,
+        header: &CheckpointHeader,
+        log_state: &LogState,
+        is_alone: bool,
+    ) -> Result<Flusher> {
         let fixed = logger.engine.control.fixed();
         let inherited_lsn = fixed.durable.inherited_lsn();
         // The transaction and the position must belong together, as they do in an image. Without a
@@ -158,6 +167,7 @@ impl Flusher {
             Ok(()) => {}
             // Another logger can do this, for example once the device has space.
             Err(error @ (Error::DiskFull { .. } | Error::Detached { .. })) => return Err(error),
+            Err(error) if is_alone => return Err(error),
             // Waiting callers must get the error. A logger that ended here would be started again
             // and again.
             Err(error) => flusher.give_up(&error),

@@ -11,6 +11,7 @@
 //! - `process`: its life, from the initialisation lock to its exit
 //! - `check`: what it checks before it recovers, without changing a byte
 //! - `rehearse`: the replay of the log in memory, which meets damage before a file changes
+//! - `adopt`: whether and how it continues the region of processes that have all died
 //! - `recover`: recovery from checkpoint, log and ring, if no client lives
 //! - `recover_cells`: recovery of cells and counters
 //! - `flush`: the flush thread: ring → segment → fsync → acknowledgement
@@ -18,6 +19,7 @@
 //! - `checkpoint`: one checkpoint
 //! - `sampler`: commits cells and counters as records
 
+mod adopt;
 pub(crate) mod background;
 mod check;
 pub(crate) mod checkpoint;

@@ -12,6 +12,7 @@ mod prepare;
 mod state;
 
 use crate::files::dir::Dir;
+use crate::files::memory_mark;
 use crate::logger::flush::Flusher;
 use crate::logger::{background, checkpoint, sampler};
 use crate::participant::engine::Engine;
@@ -151,15 +152,23 @@ fn serve(
         };
         logger.end_sampler();
         sampler.into_iter().for_each(|thread| drop(thread.join()));
+        // Without clients and with the initialisation lock, no process can join or commit. Checked
+        // before the sample: a client that leaves during it may have stored a value after it.
+        let is_alone = served.as_ref().is_ok_and(|init| init.is_some() && !logger.engine.has_clients());
         // The last sample may need more log space than there is. The other threads make it
         // meanwhile.
-        let in_order = served.as_ref().is_ok_and(|init| sample_last(logger, init.as_ref()));
+        let in_order = served.is_ok() && sample_last(logger) && is_alone;
         // These end before the flush thread, which the last checkpoint needs.
         logger.end_background();
         others.into_iter().flatten().for_each(|thread| drop(thread.join()));
         let left = served.is_ok() && leave(logger, in_order);
         logger.end_flush();
         flush.into_iter().for_each(|thread| drop(thread.join()));
+        if !left && (is_alone || served.is_err()) {
+            // The region is of no use to this logger, for example because it is damaged. The next
+            // one makes another from the other files, which is the remedy that errors name.
+            let _ = memory_mark::clear_all(&logger.engine.dir);
+        }
         if left {
             // What can't be given back now stays a spare.
             let _ = logger.pool.trim(background::SPARES_READY_MIN);
@@ -266,19 +275,15 @@ fn idle_time(engine: &Engine, service: Service) -> Duration {
     service.stay.unwrap_or_else(|| engine.control.fixed().logger.settings.idle())
 }
 
-/// Samples the cells for the last time. Returns whether the store is left in order by that: nothing
-/// changes after it.
-fn sample_last(logger: &Logger, init: Option<&InitLock>) -> bool {
+/// Samples the cells for the last time. Returns whether all values are in samples now, unless a
+/// client stores others.
+fn sample_last(logger: &Logger) -> bool {
     let engine = &logger.engine;
     if engine.dir.check_lock(engine.lock_file).is_err() || logger.check_present().is_err() {
         return false;
     }
-    // Before the sample: a client that leaves during the sample may have stored a value after it.
-    // With the initialisation lock and no clients, no process can store one.
-    let alone = init.is_some() && !engine.has_clients();
     // Values in no sample are in `control` only, which is not used after a store was left in order.
-    let sampled = sampler::round(logger, &mut sampler::SampledNames::default(), EXIT_LOCK_TIMEOUT);
-    alone && sampled.is_ok()
+    sampler::round(logger, &mut sampler::SampledNames::default(), EXIT_LOCK_TIMEOUT).is_ok()
 }
 
 /// Flushes and checkpoints everything. With `in_order`, no process can commit any more. Returns
@@ -309,10 +314,11 @@ fn leave(logger: &Logger, in_order: bool) -> bool {
     left_in_order
 }
 
-/// Returns the words with which a fresh region starts.
+/// Sets the words with which a region starts that no client uses yet.
 pub(crate) fn default_settings(control: &Control) {
     let words = &control.fixed().logger.settings;
     control.cells().set_interval(sampler::INTERVAL_DEFAULT);
+    words.set_policy(0, 0);
     words.set_idle(settings::IDLE_DEFAULT);
     words.set_checkpoint_bytes(settings::CHECKPOINT_BYTES_DEFAULT);
 }

@@ -26,6 +26,7 @@ use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
+use crate::files::memory_mark;
 use crate::files::slot::SlotImage;
 use crate::ids::INCARNATION_MAX;
 use crate::logger::flush::Flusher;
@@ -392,6 +393,9 @@ pub(super) fn finish(
     }
     engine.progress.step();
     engine.dir.rename_file(FRESH, dir::CONTROL)?;
+    // The arena last: it is marked only while `control` is the region of its pages.
+    memory_mark::set(&engine.control_file()?);
+    memory_mark::set(&engine.arena_file()?);
     crash_point!("recover.done");
     Ok(flusher)
 }

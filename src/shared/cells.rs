@@ -123,6 +123,23 @@ impl Control {
         Ok((0..self.cell_bound()?).map(|index| self.entry_at(index)))
     }
 
+    /// Checks the numbers of the cells, and where each entry's copies are.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for the first one that is damaged.
+    pub(crate) fn check_cell_entries(&self) -> Result<()> {
+        let used = Self::number(&self.cells().bodies_used, BODIES_BYTES / BODY_UNIT, "room used by cells")? * BODY_UNIT;
+        if used > self.cell_bodies()? {
+            return Err(damaged("room used by cells"));
+        }
+        for entry in self.cell_entries()?.filter(|entry| entry.generation() != 0) {
+            if let kind @ CellKind::Cell { .. } = entry.kind()? {
+                self.body_of(entry, kind)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Returns an entry, or an error if it was never used.
     pub(crate) fn cell_entry(&self, index: usize) -> Result<&CellEntry> {
         if index >= self.cell_bound()? {

@@ -264,6 +264,17 @@ impl Control {
         Ok(matches!(self.chunk(chunk)?, Chunk::Ready))
     }
 
+    /// Checks the states of all chunks.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for the first one that is damaged.
+    pub(crate) fn check_readers(&self) -> Result<()> {
+        if self.fixed().readers.chunks[0].load(Ordering::Acquire) != ready_word(0) {
+            return Err(damaged(0));
+        }
+        (0..CHUNKS).try_for_each(|chunk| self.chunk(chunk).map(drop))
+    }
+
     /// Frees a slot. Called by its owner only.
     pub(crate) fn release_reader(&self, index: usize) {
         pins::release(&self.fixed().readers.map, index, self.reader(index));

@@ -8,11 +8,13 @@
 //! - `savepoint`: states that a transaction can return to
 //! - `commit`: the whole commit, in order
 //! - `replay`: log records applied again, through the same write path
+//! - `roots`: the check of the pages that lead to all others
 
 pub(crate) mod catalog;
 pub(crate) mod commit;
 pub(crate) mod ops;
 pub(crate) mod replay;
+pub(crate) mod roots;
 pub(crate) mod savepoint;
 pub(crate) mod stream;
 mod trees;

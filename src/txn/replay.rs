@@ -30,6 +30,8 @@ pub(crate) struct Check<'k> {
     last: Option<TxnId>,
     rest: Vec<u8>,
     at: Lsn,
+    /// Where the record of `last` ends, if the stream holds that.
+    committed_end: Option<Lsn>,
     /// The state of the transactions, which are checked as replay applies them. `None` if the
     /// stream may begin within a transaction.
     transactions: Option<Transactions<'k>>,
@@ -196,12 +198,12 @@ impl<'k> Check<'k> {
     ) -> Check<'k> {
         let transactions = Transactions { find_keyspace, keyspaces: HashMap::new(), open: None };
         let transactions = Some(transactions);
-        Check { seed, page_size, last: Some(checkpoint), rest: Vec::new(), at: from, transactions }
+        Check { seed, page_size, last: Some(checkpoint), rest: Vec::new(), at: from, committed_end: None, transactions }
     }
 
     /// Begins at `from`, where a record begins.
     pub(crate) fn anywhere(seed: u32, page_size: usize, from: Lsn) -> Check<'k> {
-        Check { seed, page_size, last: None, rest: Vec::new(), at: from, transactions: None }
+        Check { seed, page_size, last: None, rest: Vec::new(), at: from, committed_end: None, transactions: None }
     }
 
     /// Checks the records in `bytes`, which continue the stream.
@@ -228,6 +230,7 @@ impl<'k> Check<'k> {
                     }
                     if matches!(kind, RecordKind::Commit | RecordKind::FrameCommit) {
                         self.last = Some(txn);
+                        self.committed_end = Some(Lsn(at.0 + len as u64));
                     }
                     used += len;
                     self.at = Lsn(at.0 + len as u64);
@@ -267,6 +270,16 @@ impl<'k> Check<'k> {
     /// Returns the last transaction that the stream commits.
     pub(crate) fn last(&self) -> TxnId {
         self.last.unwrap_or(TxnId::ZERO)
+    }
+
+    /// Returns where the record of [`Check::last`] ends; `None` if the stream does not hold it.
+    pub(crate) fn committed_end(&self) -> Option<Lsn> {
+        self.committed_end
+    }
+
+    /// Returns where the stream ends; `None` if that is within a record.
+    pub(crate) fn end(&self) -> Option<Lsn> {
+        self.rest.is_empty().then_some(self.at)
     }
 }
 

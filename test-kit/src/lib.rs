@@ -3,6 +3,7 @@
 
 pub mod cargo;
 pub mod loggers;
+pub mod memory_mark;
 pub mod processes;
 
 use std::time::Duration;

@@ -8,6 +8,7 @@
 mod common;
 mod workload;
 
+mod adoption;
 mod cells_deaths;
 mod containers;
 mod failed_sync;

@@ -18,6 +18,7 @@ use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers, loggers};
+use crate::processes::memory_mark::{MARKED, drop_from_memory};
 use crate::processes::process::Process;
 use crate::workload;
 use crate::workload::misbehaved;
@@ -190,6 +191,9 @@ impl Round<'_> {
         if self.is_durable && random.random_bool(0.7) {
             crash_kernel(self.path);
             self.figures.kernel_crashes += 1;
+        } else if random.random_bool(0.3) {
+            // If all processes were killed, the store is recovered, and its region not continued.
+            drop_from_memory(self.path, &MARKED);
         }
         events.extend(self.look(clients.next, history)?);
         Ok(events)

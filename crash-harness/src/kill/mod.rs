@@ -16,6 +16,7 @@ use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers, signal_loggers};
+use crate::processes::memory_mark::{MARKED, drop_from_memory};
 use crate::processes::process::Process;
 use crate::workload;
 use crate::workload::oracle::{self, Acknowledged};
@@ -48,6 +49,8 @@ pub fn run(context: &Context) -> Outcome {
 enum Start {
     Empty,
     Used,
+    /// Used; then all processes died.
+    Killed,
     /// Used; then all processes died and the kernel crashed.
     Crashed,
 }
@@ -79,6 +82,7 @@ fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static st
         // tried by "twice".
         _ if point.starts_with("commit.") => (at(9), Start::Used, ""),
         _ if point.starts_with("create.") => (at(1), Start::Empty, ""),
+        _ if point.starts_with("adopt.") => (at(1), Start::Killed, ""),
         _ if point.starts_with("recover.") || point.starts_with("replay.") => (at(1), Start::Crashed, ""),
         _ => (at(2), Start::Used, ""),
     }
@@ -88,9 +92,9 @@ fn at_points(context: &Context, outcome: &mut Outcome, program: &Path) {
     let mut coverage = Coverage { of: "crash points".into(), hits: Vec::new() };
     for (index, point) in untorn::crash_points::ALL.iter().enumerate() {
         let mut hits = 0;
-        // A store is created once.
-        let actions =
-            if *point == "create.done" { &["kill", "stop", "end"][..] } else { &["kill", "stop", "twice", "end"] };
+        // A store is created once. A region beneath which a logger died is recovered.
+        let is_passed_once = ["create.done", "adopt.attached"].contains(point);
+        let actions = if is_passed_once { &["kill", "stop", "end"][..] } else { &["kill", "stop", "twice", "end"] };
         for action in actions {
             let name = format!("{point}:{action}");
             let is_one_of_every = *action == "kill" && context.wants(EVERY_POINT);
@@ -199,6 +203,10 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     doomed.kill();
     acknowledged.push((name, Acknowledged::by(&doomed)));
     outcome.kills += 2 + kill_loggers(path) as u64;
+    if action == "twice" {
+        // The log and the ring are replayed; otherwise the region is continued.
+        drop_from_memory(path, &MARKED);
+    }
     oracle::counters_not_ahead(&kept(&acknowledged, false)?)?;
     crash_kernel(path);
     oracle::counters_not_ahead(&kept(&acknowledged, true)?)
@@ -244,7 +252,7 @@ fn prepare(path: &Path, start: Start) -> Result<(), Finding> {
         before.refuse_finding()?;
         return Err(Finding::new(Kind::Misbehaved, "the writer that fills the store failed"));
     }
-    if start == Start::Crashed {
+    if matches!(start, Start::Killed | Start::Crashed) {
         // Ensures that there is something to replay, whenever the last checkpoint was.
         let store = workload::open(path)?;
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;

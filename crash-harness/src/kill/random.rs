@@ -6,6 +6,7 @@ use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers};
+use crate::processes::memory_mark::{MARKED, drop_from_memory};
 use crate::processes::process::Process;
 use crate::workload;
 use crate::workload::oracle::{self, Acknowledged};
@@ -222,6 +223,9 @@ impl Round<'_> {
         let is_kernel_dead = random.random_bool(0.4);
         if is_kernel_dead {
             crash_kernel(self.path);
+        } else if random.random_bool(0.5) {
+            // The log and the ring are replayed; otherwise the region is continued.
+            drop_from_memory(self.path, &MARKED);
         }
         let store = workload::open(self.path)?;
         oracle::kept(

@@ -16,6 +16,7 @@ use crate::faults::at_rest::{Files, load};
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers};
+use crate::processes::memory_mark::{MARKED, drop_from_memory};
 use crate::processes::process::Process;
 use crate::workload::oracle;
 use crate::workload::{self, misbehaved, sealed};
@@ -23,8 +24,10 @@ use std::path::Path;
 use untorn::Durability;
 use untorn::logger::LoggerOptions;
 
-/// With the region of the dead processes, and without one, as after a kernel crash.
-pub(super) const KINDS: &[&str] = &["recovery with the region", "recovery without a region"];
+/// With the region of the dead processes; without one, as after a kernel crash; and a start that
+/// continues that region.
+pub(super) const KINDS: &[&str] =
+    &["recovery with the region", "recovery without a region", "continuation of the region"];
 /// More stops than any recovery of a small store has.
 const STOPS_MAX: u64 = 100_000;
 /// The number of a kill is the number of stops times this, plus the number of single instructions.
@@ -75,6 +78,9 @@ fn set_up(path: &Path, kind: &str) -> Result<RecoverySetup, Finding> {
         visible = digest(&store)?;
     }
     kill_loggers(path);
+    if kind == KINDS[0] {
+        drop_from_memory(path, &MARKED);
+    }
     if kind == KINDS[1] {
         crash_kernel(path);
         visible.clone_from(&durable);

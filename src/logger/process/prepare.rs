@@ -1,5 +1,5 @@
-//! What a logger does before it serves: it checks the files, and attaches to the living clients or
-//! recovers the store.
+//! What a logger does before it serves: it checks the files, and attaches to the living clients,
+//! adopts the region of dead ones, or recovers the store.
 
 use super::state::Logger;
 use crate::error::reason::MismatchKind;
@@ -8,8 +8,9 @@ use crate::files::dir;
 use crate::files::dir::{Dir, LockFileId};
 use crate::files::header::CheckpointHeader;
 use crate::files::log::{log_error, open_log};
+use crate::files::memory_mark;
 use crate::logger::flush::Flusher;
-use crate::logger::{background, check, recover, rehearse};
+use crate::logger::{adopt, background, check, recover, rehearse};
 use crate::participant::checked_pages::CheckedPages;
 use crate::participant::engine::{Engine, has_clients};
 use crate::participant::rest::Rest;
@@ -32,35 +33,50 @@ use untorn_wal::{LogShape, RealDisk, SegmentCatalog, SegmentPool, StoreId};
 /// again, which it can give back again, so only this limit ends a recovery whose device stays full.
 const GIVE_BACK_RETRIES_MAX: u32 = 2;
 
-/// Attaches to the `control` of the living clients, or recovers the store and creates a fresh one.
+/// What an attempt to serve learns for the next one.
+#[derive(Default)]
+struct Attempt {
+    /// The fresh region is made in memory: a file for it lacked blocks.
+    in_memory: bool,
+    /// Some blocks were freed: those of the log's files, or of the fresh region.
+    has_given_back: bool,
+    /// The region of dead processes is being adopted.
+    is_adopting: bool,
+    /// Adopting it has failed, so the store is recovered.
+    adopts_nothing: bool,
+}
+
+/// Attaches to the `control` of the living clients, or adopts that of dead ones, or recovers the
+/// store and creates a fresh one.
 pub(super) fn prepare(
     dir: &Dir,
     lock_file: LockFileId,
     byte: &Arc<Claim>,
     progress: &Arc<Progress>,
 ) -> Result<(Arc<Logger>, Flusher)> {
-    let mut in_memory = false;
+    let mut attempt = Attempt::default();
     let mut retries = GIVE_BACK_RETRIES_MAX;
     loop {
-        let mut has_given_back = false;
+        (attempt.has_given_back, attempt.is_adopting) = (false, false);
         let byte = Arc::downgrade(byte);
-        match try_to_prepare(dir.again()?, lock_file, byte, progress, &mut in_memory, &mut has_given_back) {
-            Err(Error::DiskFull { .. }) if has_given_back && retries > 0 => retries -= 1,
+        match try_to_prepare(dir.again()?, lock_file, byte, progress, &mut attempt) {
+            Err(error) if attempt.is_adopting => {
+                tracing::warn!(%error, "the region of dead processes can't be continued; recovering the store");
+                attempt.adopts_nothing = true;
+            }
+            Err(Error::DiskFull { .. }) if attempt.has_given_back && retries > 0 => retries -= 1,
             prepared => return prepared,
         }
     }
 }
 
-/// Does what [`prepare`] does. If the disk is full, `has_given_back` is set if some blocks were
-/// freed for it: those of the log's files, or of the fresh region, which is made `in_memory` from
-/// then on.
+/// Does what [`prepare`] does, and records in `attempt` what the next attempt needs to know.
 fn try_to_prepare(
     dir: Dir,
     lock_file: LockFileId,
     byte: Weak<Claim>,
     progress: &Arc<Progress>,
-    in_memory: &mut bool,
-    has_given_back: &mut bool,
+    attempt: &mut Attempt,
 ) -> Result<(Arc<Logger>, Flusher)> {
     let (mut header, damage) = CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, true)?)?;
     // The damaged header may have been newer, and have recorded that the store was in use again.
@@ -115,13 +131,25 @@ fn try_to_prepare(
     };
     // A poisoned region is not trusted.
     let trusted = old.as_ref().filter(|old| old.poison() == 0);
+    let mut adopts = false;
     let (dir, lock_reserve, presence) = match alive {
         true => (dir, lock_reserve, presence),
         false => {
-            let check = || {
+            let mut check = || {
                 check::check_arena(&arena, &header, progress)?;
-                let holds_any = check::check_log(&disk, &segment_catalog, &header, &arena)?;
-                let is_needed = holds_any || trusted.is_some();
+                let log_state = &segment_catalog.log_state;
+                let files =
+                    adopt::Files { dir: &dir, arena_file: &arena_file, arena: &arena, header: &header, log_state };
+                let old = trusted.filter(|_| !attempt.adopts_nothing);
+                let mut candidate = old.map(|old| adopt::Candidate::new(old, &files));
+                let compared = candidate.as_mut().and_then(|candidate| candidate.as_mut().ok());
+                let holds_any = check::check_log(&disk, &segment_catalog, &header, &arena, compared)?;
+                match candidate.map(|candidate| candidate.and_then(adopt::Candidate::verdict)) {
+                    Some(Err(why)) => tracing::info!(%why, "recovering the store, whose processes have all died"),
+                    Some(Ok(())) => adopts = true,
+                    None => {}
+                }
+                let is_needed = !adopts && (holds_any || trusted.is_some());
                 // A process that lacks the memory for it recovers anyway.
                 Ok(if is_needed { rehearse::scratch(&header, &arena, &arena_file).unwrap_or(None) } else { None })
             };
@@ -136,7 +164,7 @@ fn try_to_prepare(
             }
         }
     };
-    arena.make_writable(|| Ok(arena_file))?;
+    arena.make_writable(|| arena_file.try_clone().map_err(Error::io("duplicating the descriptor of arena")))?;
     let logger = |engine: Engine, pool: Arc<SegmentPool<RealDisk>>| {
         Arc::new(Logger {
             engine,
@@ -153,7 +181,8 @@ fn try_to_prepare(
         })
     };
     let (logger, flusher) = match old {
-        Some(control) if alive => {
+        Some(control) if alive || adopts => {
+            attempt.is_adopting = adopts;
             // No checkpoint is finished that has no header: more than that is a damaged word.
             let finished_lsn = control.fixed().checkpoint.finished_lsn();
             let retention = control.fixed().logger.settings.retention();
@@ -161,21 +190,30 @@ fn try_to_prepare(
                 .map_err(log_error)?;
             background::ensure_spares(&pool, 2)?;
             control.set_arena(arena.clone())?;
+            if adopts {
+                adopt::begin(&control, &arena_file, me)?;
+            }
             let logger = logger(engine(control, dir, arena, lock_reserve, presence), pool);
             // Attaching acknowledges what was left. A client that sees the acknowledgement may ask
             // this logger to exit.
             logger.enter_control();
-            let flusher = Flusher::attach(logger.clone(), &header, &segment_catalog.log_state)?;
-            tracing::info!(
-                durable = flusher.durable_txn(),
-                "took over from a logger that ended while clients had the store open"
-            );
+            let flusher = Flusher::attach(logger.clone(), &header, &segment_catalog.log_state, adopts)?;
+            match adopts {
+                true => adopt::end(&logger)?,
+                false => tracing::info!(
+                    durable = flusher.durable_txn(),
+                    "took over from a logger that ended while clients had the store open"
+                ),
+            }
             (logger, flusher)
         }
         None if alive => {
             return Err(Error::Mismatch { file: dir::CONTROL.into(), what: MismatchKind::OtherBoot });
         }
         old => {
+            // From here on, pages are written that the old region takes for free ones or for its
+            // own. If this logger dies, that region must not be adopted.
+            memory_mark::clear_all(&dir)?;
             header.retention = old.as_ref().map_or(header.retention, |old| old.fixed().logger.settings.retention());
             // A poisoned region is not trusted.
             let old = old.filter(|old| old.poison() == 0);
@@ -186,7 +224,7 @@ fn try_to_prepare(
                 Err(Error::DiskFull { .. }) => {}
                 made => made?,
             }
-            let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, *in_memory)?;
+            let (control, region) = recover::fresh_control(&dir, &header, old.as_ref(), &pool, attempt.in_memory)?;
             // The region's word is set only after recovery has backed that length with blocks.
             control.know_arena(arena_len);
             control.set_arena(arena.clone())?;
@@ -206,13 +244,13 @@ fn try_to_prepare(
             let served = recover();
             if matches!(served, Err(Error::DiskFull { .. })) {
                 // The next attempt finds the free blocks.
-                *in_memory |= moves_to_memory;
-                *has_given_back |= moves_to_memory;
+                attempt.in_memory |= moves_to_memory;
+                attempt.has_given_back |= moves_to_memory;
                 while pool.yield_kept(true, || ()).map_err(log_error)? {
-                    *has_given_back = true;
+                    attempt.has_given_back = true;
                 }
                 while pool.remove_spare().map_err(log_error)? {
-                    *has_given_back = true;
+                    attempt.has_given_back = true;
                 }
             }
             served?

@@ -59,6 +59,27 @@ impl Control {
         Ok(true)
     }
 
+    /// Checks every number of the region that leads to memory, before a logger continues a region
+    /// that no living process has used. The methods that use a number check it again: any process
+    /// may overwrite it at any time.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for the first one that is damaged.
+    pub(crate) fn check_numbers(&self) -> Result<()> {
+        if self.ring_len()? > self.ring_reach()? {
+            return Err(damaged_ring());
+        }
+        self.ring_base()?;
+        let clients = unchecked(self.fixed().clients_ready.load(Ordering::Acquire));
+        if clients.is_none_or(|clients| clients as usize != self.clients().len()) {
+            let what = format!("the length of the client table is damaged; {REOPEN_REMEDY}");
+            return Err(Error::corrupt(dir::CONTROL, offset_of!(Fixed, clients_ready) as u64, what));
+        }
+        self.checked_arena_bytes()?;
+        self.incarnation()?;
+        self.check_readers()
+    }
+
     /// Sets `base` as the beginning of the ring's first lap. Called before any record is put into
     /// the ring.
     pub(crate) fn begin_ring(&self, base: Lsn) {

@@ -121,6 +121,15 @@ impl LoggerWords {
         TxnId::from_u64(self.checkpoint_request.load(Ordering::SeqCst))
     }
 
+    /// Forgets the requests of clients that have all died. Called by a logger before any client can
+    /// join.
+    pub(crate) fn forget_requests(&self) {
+        for word in [&self.flush_request, &self.checkpoint_request, &self.log_request] {
+            word.store(0, Ordering::SeqCst);
+        }
+        self.yielded.store(self.yield_request.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
     /// Requests that the logger exits, and wakes its main thread.
     pub(crate) fn request_stop(&self) {
         self.stop.store(1, Ordering::SeqCst);

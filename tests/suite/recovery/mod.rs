@@ -7,6 +7,7 @@
 //! and recovered in this process. All bytes of the last batches and of the segments' headers are
 //! tried; of the others one in a few, unless `UNTORN_SWEEP=1` asks for all.
 
+mod adoption;
 mod backups;
 mod golden_store;
 
