@@ -104,7 +104,8 @@ pub enum Error {
     /// The requested version has been overwritten.
     #[error("the version has been overwritten")]
     Stale,
-    /// The consumer fell behind what the log retains.
+    /// The consumer fell behind what the log retains, or a large value that it has not read was
+    /// overwritten or deleted and its space reused.
     #[error("changes before {oldest} are no longer retained")]
     Lagged {
         /// The oldest position that can still be read.

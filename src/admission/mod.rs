@@ -261,6 +261,11 @@ fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
     let tail = control.newest().ok()?.log_tail.max(streamed);
     let (_, durable) = control.durable()?;
     let share = limits::BULK_SHARE_BYTES.min(control.ring_reach().ok()? / 4);
+    // The flush of an urgent commit syncs the large values of the commits before it, too.
+    let (extent_bytes, durable_extent_bytes) = fixed.stream.extent_bytes();
+    if extent_bytes.saturating_sub(durable_extent_bytes) > share {
+        return Some(tail.min(fixed.stream.extents_end())).filter(|end| *end > durable);
+    }
     (tail.bytes_since(durable) > share).then(|| Lsn((tail.0 - share).next_multiple_of(8)))
 }
 

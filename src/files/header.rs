@@ -31,7 +31,10 @@ use untorn_wal::{Lsn, Retention};
 /// Identifies the file type.
 const MAGIC: [u8; 8] = *b"untornK\x01";
 /// The version of the whole format: pages, log and header.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
+/// The oldest version that this program reads. Version 3 adds logged extents, which version 2 has
+/// none of. So a store of version 2 is one of version 3, and its next header records that.
+const FORMAT_VERSION_MIN: u32 = 2;
 /// The distance of the two slots.
 const SLOT_BYTES: usize = 4096;
 /// The number of bytes of a slot that are used. The checksum covers the whole slot, and is at the
@@ -145,7 +148,7 @@ impl CheckpointHeader {
         if found != expected {
             return Err(damaged(format!("header checksum {found:08x}, expected {expected:08x}")));
         }
-        if word32(8) != FORMAT_VERSION {
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&word32(8)) {
             let (file, found) = (dir::CHECKPOINT.into(), word32(8));
             return Err(Error::FormatVersion { file, found, known: FORMAT_VERSION });
         }
@@ -265,7 +268,7 @@ mod tests {
     /// Computed by another program from the tables in this file and in `slot`; 16 bytes a line, the
     /// rest is zero.
     const GOLDEN: [&str; 23] = [
-        "756e746f726e4b0102000000599c98f3",
+        "756e746f726e4b010300000017ae8376",
         "000102030405060708090a0b0c0d0e0f",
         "00100000000000000000000000010000",
         "00002000000000000000800000000000",

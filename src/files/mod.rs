@@ -12,6 +12,7 @@
 
 pub(crate) mod descriptor;
 pub(crate) mod dir;
+pub(crate) mod extent;
 pub(crate) mod geometry;
 pub(crate) mod header;
 pub(crate) mod log;

@@ -14,6 +14,7 @@
 //! | the newest image is whole, and the pages that lead to all others are those of its transaction | damage, pages of another time |
 //! | the newest header is of the finished checkpoint or of the started one; checkpoint ≤ durable ≤ committed | files of another time |
 //! | each cell has the entry that its record names | damage |
+//! | each large value to which the log or the ring refers matches its checksum | damage |
 //! | the ring repeats the log, and continues it up to the newest commit | a log of another time, damage, a commit whose record is missing |
 //!
 //! The last condition implies I2 for the adopted state: the log and the ring together hold exactly

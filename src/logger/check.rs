@@ -13,11 +13,13 @@ use crate::files::log::log_error;
 use crate::files::page::PageKind;
 use crate::logger::adopt::Candidate;
 use crate::logger::checkpoint::roots_sum;
+use crate::logger::recover;
 use crate::pages::extents;
+use crate::shared::control::Control;
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::shared::progress::Progress;
 use crate::txn::catalog;
-use crate::txn::replay::Check;
+use crate::txn::replay::{Check, ExtentPlan};
 use crate::{Error, PageId, Result, TxnId};
 use untorn_wal::{LogScan, LogState, RealDisk, SegmentCatalog, SegmentNumber, StoreId};
 
@@ -83,8 +85,9 @@ pub(super) fn with_place(error: Error, place: Option<(String, u64)>) -> Error {
 }
 
 /// Reads the log after the checkpoint to its end, and changes nothing. A store that can't be
-/// recovered because of its log keeps every byte of every file. Returns whether the log holds
-/// anything after the checkpoint.
+/// recovered because of its log keeps every byte of every file. The large values to which the log
+/// and the ring of `old` refer are verified. Returns whether the log holds anything after the
+/// checkpoint, and where those values are.
 ///
 /// The log is read once: `candidate` compares what it holds with the ring of its region.
 pub(super) fn check_log(
@@ -92,8 +95,10 @@ pub(super) fn check_log(
     segment_catalog: &SegmentCatalog,
     header: &CheckpointHeader,
     arena: &Arena,
+    old: Option<&Control>,
     mut candidate: Option<&mut Candidate<'_>>,
-) -> Result<bool> {
+    progress: &Progress,
+) -> Result<(bool, ExtentPlan)> {
     let mut segment_catalog = segment_catalog.clone();
     // The caller has checked that recovery needs none of these segments, except the newest one. If
     // that is among them, the log ends too early.
@@ -121,7 +126,17 @@ pub(super) fn check_log(
     if let Some(candidate) = candidate {
         candidate.finish(scan.end(), &mut check);
     }
-    Ok(holds_any)
+    let mut durable = scan.newest_log_state().durable.max(header.log_position);
+    if let Some(old) = old {
+        if let Some(bytes) = recover::ring_bytes(old, check.next())? {
+            check.feed_until_bad(&bytes)?;
+        }
+        // A position beyond all records is of another time than the log.
+        durable = durable.max(old.durable().map_or(durable, |(_, durable)| durable).min(check.next()));
+    }
+    let mut plan = check.into_extents();
+    plan.verify(arena, durable, progress)?;
+    Ok((holds_any, plan))
 }
 
 /// Checks the pages that lead to all others against their checksums and the header.

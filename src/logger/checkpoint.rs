@@ -16,6 +16,7 @@
 
 use crate::btree::walk::each_page;
 use crate::files::dir;
+use crate::files::extent::is_logged;
 use crate::files::header::CheckpointHeader;
 use crate::files::slot::{CatalogState, SlotImage};
 use crate::logger::background;
@@ -80,7 +81,8 @@ fn is_due(logger: &Logger) -> bool {
         return true;
     }
     let Some((_, durable)) = engine.control.durable() else { return false };
-    let volume = durable.bytes_since(fixed.checkpoint.finished_lsn());
+    let extents = fixed.stream.extent_bytes_since_checkpoint();
+    let volume = durable.bytes_since(fixed.checkpoint.finished_lsn()).saturating_add(extents);
     let volume_max = words.settings.checkpoint_bytes();
     let segment_bytes_max = volume_max.saturating_add(SEGMENTS_BEYOND_CHECKPOINT * engine.geometry.segment_size);
     // Larger spares come first.
@@ -105,6 +107,8 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let engine = &logger.engine;
     engine.control.refuse_poisoned()?;
     let arena_file = engine.arena_file()?;
+    // Loaded before the start: later extents count for the next checkpoint.
+    let (extent_bytes, _) = engine.control.fixed().stream.extent_bytes();
     let (mut started, finished) = engine.control.fixed().checkpoint.started_and_finished();
     refuse_unknown(engine, started, finished)?;
     if !engine.control.fixed().checkpoint.is_running() {
@@ -147,6 +151,7 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     let freed = logger.pool.recycle_with(log_position, engine.control.fixed().logger.settings.retention(), count);
     logger.count_segments();
     logger.grant_again();
+    engine.control.fixed().stream.set_checkpointed_extent_bytes(extent_bytes);
     words.finish(started);
     let counters = &engine.control.fixed().counters;
     counters.checkpoints.add(1);
@@ -325,5 +330,12 @@ fn sum(engine: &Engine, file: &File, pages: &Pages<'_>, page: PageId, count: u32
         return Ok(());
     }
     engine.arena.store_checksum(body, page)?;
+    // The log is durable up to C, so the logged extents of C are too: a flush has synced each
+    // before its record, and a failed sync of extents ends all acknowledgements and checkpoints
+    // (`logger/flush/extents.rs`). Writing them once more would double the cost of large values.
+    // The store of the checksum has made the first page dirty.
+    if is_logged(body) {
+        return Ok(());
+    }
     engine.arena.redirty_interior(file, page, body)
 }

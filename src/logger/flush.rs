@@ -8,6 +8,8 @@
 //! `durable` on is written to a new segment. If that also fails, the store is poisoned: it takes no
 //! more writes, and every waiter gets the error.
 //!
+//! Large values in the arena belong to what must be durable before a record: see `extents`.
+//!
 //! **As late as allowed.** A commit with a deadline is flushed when the earliest deadline just
 //! leaves time for it. Two running estimates decide when that is: how long a flush takes, and how
 //! late a sleeping thread wakes up. A flush covers everything that is published when it begins.
@@ -16,7 +18,10 @@
 //! This thread never takes the writer lock, so a writer that is stopped while it holds the lock
 //! delays no flush.
 
+mod extents;
 mod write;
+
+use extents::InheritedExtents;
 
 use crate::files::header::CheckpointHeader;
 use crate::files::slot::SlotImage;
@@ -85,6 +90,7 @@ pub(super) struct Flusher {
     /// Whether the last header written records the newest durable position.
     is_stated: bool,
     broken: bool,
+    inherited: InheritedExtents,
 }
 
 /// What is published and not yet durable.
@@ -116,6 +122,7 @@ impl Flusher {
             failing_since: None,
             is_stated: false,
             broken: false,
+            inherited: InheritedExtents::default(),
         }
     }
 
@@ -161,6 +168,7 @@ impl Flusher {
         let half_published = fixed.durable.half_published_txn();
         let counted_txn = half_published.min(logger.engine.control.committed()).as_u64();
         let mut flusher = Flusher { counted_txn, ..Flusher::new(logger, log_state) };
+        flusher.inherited.is_first_flush = true;
         // The published position and transaction may disagree. This flush makes them agree: it
         // publishes both for what it made durable.
         match flusher.flush(true) {
@@ -273,7 +281,7 @@ impl Flusher {
     fn may_pass(&mut self, error: &Error) -> bool {
         let is_outside = matches!(error, Error::DiskFull { .. } | Error::Io { .. });
         let since = *self.failing_since.get_or_insert_with(clock::now);
-        is_outside && self.log.written().is_some() && clock::since(since) < FLUSH_FAILURE_TIMEOUT
+        is_outside && !self.broken && self.log.written().is_some() && clock::since(since) < FLUSH_FAILURE_TIMEOUT
     }
 
     /// Publishes, for `stats`, the time since which commits may not be durable.

@@ -21,7 +21,8 @@
 //! An old `control` of this boot holds what the log does not have yet. The new region is then made
 //! in memory, and takes those blocks when the log has all of it: see [`settle`].
 
-use crate::error::reason::Space;
+mod extents;
+
 use crate::files::dir;
 use crate::files::dir::Dir;
 use crate::files::header::CheckpointHeader;
@@ -35,7 +36,7 @@ use crate::logger::{checkpoint, recover_cells, sampler};
 use crate::participant::engine::Engine;
 use crate::shared::control::Control;
 use crate::system::clock;
-use crate::txn::replay::Replay;
+use crate::txn::replay::{ExtentPlan, Replay};
 use crate::{Error, Result, limits};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -50,9 +51,6 @@ const FRESH: &str = "control.new";
 
 /// How long the only thread of a recovery waits for the writer lock, which is free.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Bytes of the arena whose blocks are allocated by one system call.
-const BACKING_STEP_BYTES: u64 = 256 << 20;
 
 /// The result of the replay.
 pub(super) struct Recovered {
@@ -157,6 +155,7 @@ pub(super) fn replay(
     disk: &RealDisk,
     shape: &LogShape,
     old: Option<&Control>,
+    plan: &ExtentPlan,
 ) -> Result<Recovered> {
     let began = clock::now();
     // The header is written again, because the copy that was read may never have reached the disk.
@@ -177,14 +176,13 @@ pub(super) fn replay(
     // any page of it is handed out.
     let used = u64::from(header.image.high_water) * engine.geometry.page_size as u64;
     let known = limits::arena_size_for(used);
-    back_with_blocks(engine, whole.min(known))?;
-    engine.control.set_arena_bytes(whole.min(known));
+    extents::back_arena(engine, whole.min(known), plan)?;
     engine.progress.step();
     crash_point!("recover.header_rewritten");
 
     let mut scan = LogScan::open(disk, shape, header.log_position).map_err(log_error)?;
     let log_state = scan.newest_log_state();
-    let mut replay = Replay::new(engine, header.txn(), header.log_position);
+    let mut replay = Replay::new(engine, header.txn(), header.log_position, plan);
     let from = log_state.durable.max(header.log_position);
     let mut recovered = Recovered {
         log_state,
@@ -200,6 +198,7 @@ pub(super) fn replay(
     // it, bytes that were read may never have reached the disk. One spare is for the segment that
     // follows. Without a second spare, no commit would be granted log space.
     let mut needs_segment = pool.stats().spares < 2;
+    replay.make_commits_whole(needs_segment);
     while let Some((lsn, bytes)) = scan.next_chunk().map_err(log_error)? {
         recovered.keep(lsn, bytes);
         let durable = from.0.saturating_sub(lsn.0).min(bytes.len() as u64) as usize;
@@ -207,6 +206,7 @@ pub(super) fn replay(
             replay.feed(&bytes[..durable])?;
             recovered.free_segments(engine, &mut replay, pool)?;
             needs_segment = false;
+            replay.make_commits_whole(false);
             replay.feed(&bytes[durable..])?;
         } else {
             replay.feed(bytes)?;
@@ -231,6 +231,7 @@ pub(super) fn replay(
         }
     }
     crash_point!("recover.ring_replayed");
+    extents::sync_again(engine, plan, from)?;
     let safe_start = replay.safe_start();
     let (end, _) = replay.finish();
     recovered.end = end;
@@ -245,28 +246,6 @@ pub(super) fn replay(
     let took_ms = clock::since(began).as_millis() as u64;
     tracing::info!(checkpointed = %header.txn(), %committed, transactions, bytes, took_ms, "log replayed");
     Ok(recovered)
-}
-
-/// Makes sure that storing into the arena needs no new blocks. A copy of a store may have holes, or
-/// share its blocks with the original. On a full disk, a store into either would be a SIGBUS.
-fn back_with_blocks(engine: &Engine, len: u64) -> Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate};
-    use rustix::io::Errno;
-    let file = engine.arena_file()?;
-    for flags in [FallocateFlags::UNSHARE_RANGE, FallocateFlags::empty()] {
-        for from in (0..len).step_by(BACKING_STEP_BYTES as usize) {
-            match fallocate(&file, flags, from, BACKING_STEP_BYTES.min(len - from)) {
-                // The number of missing blocks is unknown.
-                Err(Errno::NOSPC | Errno::DQUOT) => return Err(Error::DiskFull { what: Space::Arena { bytes: len } }),
-                Ok(()) => engine.progress.step(),
-                // A file system without the first operation shares no blocks. Without both, this
-                // check is not possible.
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => break,
-                Err(errno) => return Err(Error::sys("allocating the arena's blocks")(errno)),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Returns the published bytes of the old ring from `from` on.

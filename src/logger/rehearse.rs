@@ -23,7 +23,7 @@ use crate::logger::recover;
 use crate::participant::engine::Engine;
 use crate::shared::control::Control;
 use crate::shared::memory::arena::Arena;
-use crate::txn::replay::Replay;
+use crate::txn::replay::{ExtentPlan, Replay};
 use crate::{Error, limits};
 use std::fs::File;
 use std::sync::Arc;
@@ -38,11 +38,14 @@ pub(super) fn scratch(
     header: &CheckpointHeader,
     arena: &Arena,
     arena_file: &File,
+    plan: &ExtentPlan,
 ) -> Result<Option<(Control, Arc<Arena>)>> {
     let Some(arena) = arena.scratch(arena_file, BYTES_MAX)? else { return Ok(None) };
     let control = Control::format(&recover::memory_file()?, header.store_id, &header.geometry, dir::boot_id()?)?;
     recover::begin_at(&control, header);
-    let used = u64::from(header.image.high_water) * header.geometry.page_size as u64;
+    let page_size = header.geometry.page_size;
+    let values_end = plan.sorted_ranges(page_size).last().map_or(0, |last| last.end);
+    let used = u64::from(header.image.high_water.max(values_end)) * page_size as u64;
     control.set_arena_bytes(limits::arena_size_for(used));
     let arena = Arc::new(arena);
     control.set_arena(arena.clone())?;
@@ -60,8 +63,9 @@ pub(super) fn run(
     disk: &RealDisk,
     shape: &LogShape,
     old: Option<&Control>,
+    plan: &ExtentPlan,
 ) -> Result<()> {
-    match crate::crash::without_points(|| replay(engine, header, disk, shape, old)) {
+    match crate::crash::without_points(|| replay(engine, header, disk, shape, old, plan)) {
         // The scratch arena is full. No other device is written to.
         Err(Error::DiskFull { .. }) => Ok(()),
         replayed => replayed,
@@ -74,9 +78,10 @@ fn replay(
     disk: &RealDisk,
     shape: &LogShape,
     old: Option<&Control>,
+    plan: &ExtentPlan,
 ) -> Result<()> {
     let mut scan = LogScan::open(disk, shape, header.log_position).map_err(log_error)?;
-    let mut replay = Replay::new(engine, header.txn(), header.log_position);
+    let mut replay = Replay::new(engine, header.txn(), header.log_position, plan);
     loop {
         let place = scan.file_position().map(|(file, offset)| (file.to_owned(), offset));
         let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? else { break };

@@ -6,6 +6,7 @@
 //! - `queue`: lists of freed pages
 //! - `extents`: extents of contiguous pages for large values, by size class
 //! - `protection`: rule I3: which freed pages may be reused
+//! - `unreplayed`: the extents to which the log refers, until recovery has replayed it
 //! - `reserve`: the pages that are reserved for deletes and recovery; the checkpoint of a writer in
 //!   a full store
 //! - `memory`: pages in memory, for tests
@@ -18,4 +19,5 @@ pub(crate) mod protection;
 pub(crate) mod queue;
 pub(crate) mod reserve;
 mod savepoints;
+pub(crate) mod unreplayed;
 pub(crate) mod workspace;

@@ -6,6 +6,14 @@
 //! that freed it is committed. So pages that are younger than the last checkpoint and than a
 //! stalled reader are recycled at once, whatever is pinned. They stay hot in the cache.
 //!
+//! **Logged extents.** The bytes of a logged extent are in the arena alone, so recovery needs them
+//! as long as it may replay the record that refers to them: while K < created_txn. If the extent is
+//! freed before K reaches created_txn, no checkpoint and no pin protects it by the rule above.
+//! Therefore the entry of a freed logged extent has a bit, and such an extent waits until
+//! freed_txn ≤ K. (While created_txn ≤ K < freed_txn, K itself protects it.) Extents that no
+//! committed record refers to, those of transactions that rolled back, were never published as
+//! taken: their pages are free as they were before.
+//!
 //! **A scan of the pins stays valid.** Its horizon is the newest commit when it was made, under the
 //! writer lock. A pin that it does not list is on that commit or a later one, or is given up again
 //! (`shared::protocols::pins`). No such pin, whenever it is taken, needs a page that was freed by
@@ -18,6 +26,7 @@
 //! pages that [`LARGE_SCAN_AGE`] transactions free wait for the scan.
 
 use crate::pages::queue::FreeEntry;
+use crate::pages::unreplayed::UnreplayedExtents;
 use crate::participant::engine::Engine;
 use crate::participant::pin_scan::PinScan;
 use crate::{Result, TxnId};
@@ -32,8 +41,9 @@ const LARGE_SCAN_AGE: u64 = 64;
 pub(crate) enum Protection {
     /// In a live store: all pins, C and K.
     Live,
-    /// In recovery, where there are no readers: its checkpoint alone.
-    Recovery(TxnId),
+    /// In recovery, where there are no readers: its checkpoint, and the extents to which the log
+    /// refers.
+    Recovery(TxnId, Arc<UnreplayedExtents>),
 }
 
 /// The checkpoints and pins that protect pages from reuse by one write transaction.
@@ -52,13 +62,13 @@ pub(crate) struct Protected<'e> {
 impl<'e> Protected<'e> {
     /// Returns the protection during the transaction after `committed`. The caller holds the writer
     /// lock.
-    pub(crate) fn new(engine: &'e Engine, committed: TxnId, protection: Protection) -> Protected<'e> {
+    pub(crate) fn new(engine: &'e Engine, committed: TxnId, protection: &Protection) -> Protected<'e> {
         let ((started, finished), scan, is_new) = match protection {
             Protection::Live => {
                 (engine.control.fixed().checkpoint.started_and_finished(), engine.last_pin_scan(), false)
             }
-            Protection::Recovery(checkpoint) => {
-                ((checkpoint, checkpoint), Arc::new(PinScan::new(committed, Vec::new())), true)
+            Protection::Recovery(checkpoint, _) => {
+                ((*checkpoint, *checkpoint), Arc::new(PinScan::new(committed, Vec::new())), true)
             }
         };
         Protected { engine, committed, started, finished, scan, is_new, is_thorough: false }
@@ -115,7 +125,9 @@ impl<'e> Protected<'e> {
         if planted_bug!("reuse-running-checkpoint") {
             return holds(self.finished);
         }
-        holds(self.started) || holds(self.finished)
+        let is_replayed =
+            entry.is_logged && self.finished < entry.freed_txn && !planted_bug!("reuse-referenced-extent");
+        is_replayed || holds(self.started) || holds(self.finished)
     }
 
     /// Returns whether rule I3 allows reuse of a page. Also returns false if only a new scan could

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | 0 | 8 | checksum word |
 //! | 8 | 32 | page header, kind `FreeQueue`: `link` is the page after this one, `extra` the entries of the page before |
-//! | 40 + 24 i | 4, 4 | entry i: first page, pages |
+//! | 40 + 24 i | 4, 4 | entry i: first page; pages, and bit 31 if a log record may refer to them |
 //! | 48 + 24 i | 8 | created_txn |
 //! | 56 + 24 i | 8 | freed_txn |
 //!
@@ -34,7 +34,12 @@ pub(crate) struct FreeEntry {
     pub(crate) pages: u32,
     pub(crate) created_txn: TxnId,
     pub(crate) freed_txn: TxnId,
+    /// Whether a record of the log may refer to the extent: see [`crate::pages::protection`].
+    pub(crate) is_logged: bool,
 }
+
+/// The bit of an entry's length that records [`FreeEntry::is_logged`]. No extent is that long.
+const LOGGED_BIT: u32 = 1 << 31;
 
 /// Makes a page the (still empty) tail of a queue. The header's `link` is the page reserved to
 /// follow it; its `extra` is the number of entries of the page before it.
@@ -68,9 +73,10 @@ pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: 
     let words: [u64; ENTRY_BYTES / 8] = arena.load_words(page, at)?;
     let entry = FreeEntry {
         page: PageId(words[0] as u32),
-        pages: (words[0] >> 32) as u32,
+        pages: (words[0] >> 32) as u32 & !LOGGED_BIT,
         created_txn: TxnId::from_u64(words[1]),
         freed_txn: TxnId::from_u64(words[2]),
+        is_logged: (words[0] >> 32) as u32 & LOGGED_BIT != 0,
     };
     if entry.created_txn > entry.freed_txn || pages.check(entry.page, entry.pages).is_err() {
         return Err(arena.damaged(page, format!("queue entry {index} is impossible: {entry:?}")));
@@ -81,8 +87,9 @@ pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: 
 /// Writes entry `index` of a queue page, behind the published end.
 pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: FreeEntry) -> Result<()> {
     let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
+    let pages = entry.pages | if entry.is_logged { LOGGED_BIT } else { 0 };
     let values: [u64; ENTRY_BYTES / 8] =
-        [u64::from(entry.page.0) | u64::from(entry.pages) << 32, entry.created_txn.as_u64(), entry.freed_txn.as_u64()];
+        [u64::from(entry.page.0) | u64::from(pages) << 32, entry.created_txn.as_u64(), entry.freed_txn.as_u64()];
     arena.store_words(page, at, &values)
 }
 

@@ -4,6 +4,7 @@
 //! - `allocate`: single pages, from the free queues or the end of the arena; the steps if there are
 //!   none
 //! - `allocate_extents`: extents, and the extent directory
+//! - `logged`: logged extents: writing them, and taking them over in recovery
 //! - `return_freed`: the return of freed pages to the queues, at the commit
 //!
 //! Single pages are in four queues, by what may protect them from reuse. The queue of a page is a
@@ -23,8 +24,10 @@
 
 mod allocate;
 mod allocate_extents;
+mod logged;
 mod return_freed;
 
+use crate::files::extent::may_be_logged;
 use crate::files::page::{PageRead, PageWrite};
 use crate::files::slot::{QueueState, SlotImage};
 use crate::pages::extents::extent_len;
@@ -32,10 +35,12 @@ use crate::pages::protection::{Protected, Protection};
 use crate::pages::queue::FreeEntry;
 use crate::pages::reserve::SpaceQuota;
 use crate::pages::savepoints::Savepoints;
+use crate::pages::unreplayed::UnreplayedExtents;
 use crate::participant::engine::Engine;
 use crate::shared::memory::arena::Pages;
 use crate::{PageId, Result, TxnId};
 use std::ops::Range;
+use std::sync::Arc;
 use untorn_wal::Lsn;
 
 /// The pages of one transaction.
@@ -70,6 +75,10 @@ pub(crate) struct Workspace<'e> {
     reserved_page: Option<PageId>,
     /// Extents that this transaction created or took from a queue, and may use.
     free_extents: Vec<(PageId, u32)>,
+    /// Extents of this transaction that it has freed, to which its log record may refer.
+    freed_logged: Vec<(PageId, u32)>,
+    /// The extents of records that recovery has not replayed yet.
+    unreplayed: Option<Arc<UnreplayedExtents>>,
     /// The rests of free extents that were split. Each extent was reusable as a whole, so its rest
     /// is reusable at once.
     split_rests: Vec<(PageId, u32)>,
@@ -87,7 +96,7 @@ impl<'e> Workspace<'e> {
             quota,
             reserved: None,
             txn,
-            protected: Protected::new(engine, base.txn, protection),
+            protected: Protected::new(engine, base.txn, &protection),
             image: base,
             directory: None,
             directory_changed: false,
@@ -98,6 +107,11 @@ impl<'e> Workspace<'e> {
             savepoints: Savepoints::default(),
             reserved_page: None,
             free_extents: Vec::new(),
+            freed_logged: Vec::new(),
+            unreplayed: match protection {
+                Protection::Live => None,
+                Protection::Recovery(_, unreplayed) => Some(unreplayed),
+            },
             split_rests: Vec::new(),
         }
     }
@@ -138,11 +152,14 @@ impl<'e> Workspace<'e> {
     }
 
     /// Returns the trees' pages to their state at savepoint number `depth`, counted from 0; see
-    /// [`crate::pages::savepoints`].
-    pub(crate) fn roll_back_to(&mut self, depth: usize) {
+    /// [`crate::pages::savepoints`]. `is_cut` says that the log record refers to nothing that was
+    /// put since.
+    pub(crate) fn roll_back_to(&mut self, depth: usize, is_cut: bool) {
         let undone = self.savepoints.roll_back_to(depth);
         self.freed_pages.truncate(undone.replaced);
-        undone.free.into_iter().for_each(|(page, pages)| self.reuse(page, pages));
+        for (page, pages) in undone.free {
+            if is_cut { self.reuse(page, pages) } else { self.reuse_unless_logged(page, pages) }
+        }
     }
 
     /// Makes a page or extent of this transaction available to it again.
@@ -154,9 +171,20 @@ impl<'e> Workspace<'e> {
         }
     }
 
+    /// Makes a page or extent of this transaction available to it again, unless its log record may
+    /// refer to the extent. Then the extent keeps its bytes: each record refers to its own bytes,
+    /// also if a frame with the record was already sent.
+    fn reuse_unless_logged(&mut self, page: PageId, pages: u32) {
+        if may_be_logged(self.page_size(), pages) {
+            self.freed_logged.push((page, pages));
+        } else {
+            self.reuse(page, pages);
+        }
+    }
+
     /// Records that this transaction replaced a page or extent of an earlier one.
-    fn free_published(&mut self, page: PageId, pages: u32, created_txn: TxnId) {
-        self.freed_pages.push(FreeEntry { page, pages, created_txn, freed_txn: self.txn });
+    fn free_published(&mut self, page: PageId, pages: u32, created_txn: TxnId, is_logged: bool) {
+        self.freed_pages.push(FreeEntry { page, pages, created_txn, freed_txn: self.txn, is_logged });
     }
 
     /// Verifies the checksum of a page, if that is known to be valid.
@@ -224,11 +252,12 @@ impl PageWrite for Workspace<'_> {
     }
 
     fn free(&mut self, id: PageId, pages: u32, created_txn: TxnId) {
+        let is_logged = may_be_logged(self.page_size(), pages);
         let pages = if pages == 1 { 1 } else { extent_len(pages) };
         if created_txn != self.txn {
-            self.free_published(id, pages, created_txn);
+            self.free_published(id, pages, created_txn, is_logged);
         } else if !self.savepoints.retain(id, pages) {
-            self.reuse(id, pages);
+            self.reuse_unless_logged(id, pages);
         }
     }
 

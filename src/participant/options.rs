@@ -225,6 +225,9 @@ impl Options {
     /// `u64::MAX` and [`Duration::MAX`] are no bounds. A follower that falls behind gets
     /// [`Error::Lagged`].
     ///
+    /// The log does not contain values of at least 64 KiB. Once a checkpoint contains such a value,
+    /// and it was overwritten or deleted, a follower that has not read it may get the same error.
+    ///
     /// It holds for all processes of the store. If it is not set, the value in force remains: at
     /// first 16 MiB without a bound of age. It survives restarts: each checkpoint records the value
     /// in force, and only a power loss before the next checkpoint reverts a change of it. When the

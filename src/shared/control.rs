@@ -26,7 +26,7 @@
 //! - `blocks`: writes that give a file its blocks
 #![allow(unsafe_code)]
 
-mod blocks;
+pub(in crate::shared) mod blocks;
 mod checkpoint;
 mod clients;
 mod counters;

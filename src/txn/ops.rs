@@ -11,9 +11,10 @@
 //! | 7 | new incarnation | last id of the one before, u64 |
 //! | 8 | versions of dropped cells | the newest one, u64 |
 //! | 9 | delete range | keyspace u64, start length u16, end length u16, start, end |
-//! | 10 | savepoint | how many savepoints there are before it, u32 |
 //! | 10 | savepoint | number of savepoints before it, u32 |
 //! | 11 | rollback to a savepoint | number of savepoints before it, u32 |
+//! | 12 | put of a value in a logged extent | keyspace u64, key length u16, value length u32, first page u32, CRC-32 of the value u32, key |
+//!
 //! A range contains its start and not its end. An empty end means the end of the keyspace: no key
 //! is below the empty key, so no range could end there.
 //!
@@ -21,7 +22,8 @@
 //!
 //! All numbers are little-endian. An operation never spans two records.
 
-use crate::{KeyspaceId, TxnId, Version};
+use crate::files::extent::LoggedExtent;
+use crate::{KeyspaceId, PageId, TxnId, Version};
 
 /// One operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +52,12 @@ pub(crate) enum Op<'a> {
         len: u32,
     },
     LargeBytes(&'a [u8]),
+    /// The value is in the arena, in an extent that the transaction wrote before.
+    PutExtent {
+        keyspace: KeyspaceId,
+        key: &'a [u8],
+        extent: LoggedExtent,
+    },
     Incarnation {
         last: TxnId,
     },
@@ -84,6 +92,7 @@ impl Op<'_> {
             Op::Incarnation { .. } | Op::CellsFloor(_) => 8,
             Op::LargePut { key, .. } => 14 + key.len(),
             Op::LargeBytes(bytes) => 4 + bytes.len(),
+            Op::PutExtent { key, .. } => 22 + key.len(),
             Op::Savepoint { .. } | Op::RollBack { .. } => 4,
             Op::DeleteRange { start, end, .. } => 12 + start.len() + end.map_or(0, <[u8]>::len),
         }
@@ -123,6 +132,14 @@ impl Op<'_> {
                 out.push(6);
                 out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
                 out.extend_from_slice(bytes);
+            }
+            Op::PutExtent { keyspace, key, extent } => {
+                code_and_id(out, 12, keyspace.0);
+                out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+                for number in [extent.len, extent.page.0, extent.crc] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                out.extend_from_slice(key);
             }
             Op::Incarnation { last } => code_and_id(out, 7, last.as_u64()),
             Op::CellsFloor(version) => code_and_id(out, 8, version.as_u64()),
@@ -218,6 +235,14 @@ impl<'a> Ops<'a> {
             }
             10 => Op::Savepoint { depth: self.number::<4>()? as u32 },
             11 => Op::RollBack { depth: self.number::<4>()? as u32 },
+            12 => {
+                let keyspace = KeyspaceId(self.number::<8>()?);
+                let key_len = self.number::<2>()? as usize;
+                let len = self.number::<4>()? as u32;
+                let page = PageId(self.number::<4>()? as u32);
+                let extent = LoggedExtent { page, len, crc: self.number::<4>()? as u32 };
+                Op::PutExtent { keyspace, key: self.take(key_len)?, extent }
+            }
             other => return Err(format!("{other} is no operation")),
         })
     }
@@ -255,6 +280,7 @@ mod tests {
             Op::DropKeyspace { keyspace, name: "" },
             Op::LargePut { keyspace, key: b"large", len: 1 << 30 },
             Op::LargeBytes(&[1, 2, 3]),
+            Op::PutExtent { keyspace, key: b"once", extent: LoggedExtent { page: PageId(9), len: 1 << 30, crc: 8 } },
             Op::Incarnation { last: TxnId::from_u64(99) },
             Op::CellsFloor(Version::from_u64(98)),
             Op::DeleteRange { keyspace, start: b"", end: None },
@@ -289,7 +315,12 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let keyspace = KeyspaceId(0x0102);
-        let golden: [(Op<'_>, &[u8]); 12] = [
+        let extent = LoggedExtent { page: PageId(0x0304), len: 0x01_0000, crc: 0x0506_0708 };
+        let golden: [(Op<'_>, &[u8]); 13] = [
+            (
+                Op::PutExtent { keyspace, key: b"k", extent },
+                b"\x0c\x02\x01\0\0\0\0\0\0\x01\0\0\0\x01\0\x04\x03\0\0\x08\x07\x06\x05k",
+            ),
             (Op::Put { keyspace, key: b"k", value: b"val" }, b"\x01\x02\x01\0\0\0\0\0\0\x01\0\x03\0\0\0kval"),
             (Op::Delete { keyspace, key: b"k" }, b"\x02\x02\x01\0\0\0\0\0\0\x01\0k"),
             (Op::CreateKeyspace { keyspace, name: "ab" }, b"\x03\x02\x01\0\0\0\0\0\0\x02\0ab"),

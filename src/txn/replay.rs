@@ -3,11 +3,19 @@
 //! A streamed transaction is applied frame by frame, and rolled back if the log does not contain
 //! its commit. So replay needs no more memory than the original transaction.
 
+mod check;
+mod extents;
+
+pub(crate) use check::Check;
+pub(crate) use extents::ExtentPlan;
+
+use crate::pages::protection::Protection;
+use crate::pages::unreplayed::UnreplayedExtents;
 use crate::participant::engine::Engine;
-use crate::txn::ops::{Op, Ops};
+use crate::txn::ops::Ops;
 use crate::txn::write::Write;
-use crate::{Error, KeyspaceId, LimitKind, Result, TxnId, limits};
-use std::collections::HashMap;
+use crate::{Error, LimitKind, Result, TxnId};
+use std::sync::Arc;
 use untorn_wal::Lsn;
 use untorn_wal::record;
 use untorn_wal::record::{Decoded, RecordKind};
@@ -20,272 +28,11 @@ fn follows(base: TxnId, txn: TxnId, kind: RecordKind) -> Result<(), String> {
     Err(format!("transaction {txn} does not follow {base}"))
 }
 
-/// Checks the stream without applying it. So recovery finds a damaged log before it changes a byte
-/// of any file, and `verify` finds damage in the log that is kept for followers.
-pub(crate) struct Check<'k> {
-    seed: u32,
-    page_size: usize,
-    /// The last transaction that the stream commits; unknown before the first one of a stream that
-    /// does not begin at a checkpoint.
-    last: Option<TxnId>,
-    rest: Vec<u8>,
-    at: Lsn,
-    /// Where the record of `last` ends, if the stream holds that.
-    committed_end: Option<Lsn>,
-    /// The state of the transactions, which are checked as replay applies them. `None` if the
-    /// stream may begin within a transaction.
-    transactions: Option<Transactions<'k>>,
-}
-
-/// Returns whether a keyspace exists in the pages of the checkpoint.
-pub(crate) type FindKeyspace<'k> = dyn Fn(KeyspaceId) -> Result<bool> + 'k;
-
-/// The transactions of a stream that begins at a checkpoint.
-struct Transactions<'k> {
-    find_keyspace: &'k FindKeyspace<'k>,
-    /// Whether each keyspace exists after the last commit. Keyspaces that no record has named are
-    /// missing.
-    keyspaces: HashMap<KeyspaceId, bool>,
-    /// A streamed transaction whose commit was not read yet.
-    open: Option<Running>,
-}
-
-/// A transaction whose records are being read.
-struct Running {
-    txn: TxnId,
-    /// The keyspaces that it has created (true) and dropped (false).
-    keyspaces: HashMap<KeyspaceId, bool>,
-    /// What `keyspaces` held before each change of it since the first savepoint.
-    before: Vec<(KeyspaceId, Option<bool>)>,
-    /// For each savepoint, the length of `before` when it was made.
-    savepoints: Vec<usize>,
-    /// The number of bytes of a large value that are missing.
-    missing: Option<u64>,
-}
-
-impl Running {
-    fn new(txn: TxnId) -> Running {
-        Running { txn, keyspaces: HashMap::new(), before: Vec::new(), savepoints: Vec::new(), missing: None }
-    }
-
-    fn set_keyspace(&mut self, keyspace: KeyspaceId, is_there: bool) {
-        let before = self.keyspaces.insert(keyspace, is_there);
-        if !self.savepoints.is_empty() {
-            self.before.push((keyspace, before));
-        }
-    }
-
-    /// Rolls back to the savepoint of this depth. Returns false if there is none.
-    fn roll_back(&mut self, depth: u32) -> bool {
-        let Some(len) = self.savepoints.get(depth as usize).copied() else { return false };
-        self.savepoints.truncate(depth as usize + 1);
-        for (keyspace, before) in self.before.drain(len..).rev() {
-            match before {
-                Some(is_there) => drop(self.keyspaces.insert(keyspace, is_there)),
-                None => drop(self.keyspaces.remove(&keyspace)),
-            }
-        }
-        true
-    }
-}
-
-impl Transactions<'_> {
-    /// Checks a record whose operations are complete.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] if replay could not apply it.
-    fn check(&mut self, txn: TxnId, kind: RecordKind, payload: &[u8], at: Lsn) -> Result<()> {
-        let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
-        if matches!(kind, RecordKind::Abort | RecordKind::Commit) {
-            self.open = None;
-        }
-        if kind == RecordKind::Abort {
-            return Ok(());
-        }
-        let mut running = match self.open.take() {
-            Some(running) if running.txn == txn => running,
-            _ if kind == RecordKind::FrameCommit => {
-                return Err(damaged(format!("transaction {txn} ends without having begun")));
-            }
-            _ => Running::new(txn),
-        };
-        for op in Ops::new(payload) {
-            self.check_op(&mut running, &op.map_err(damaged)?, &damaged)?;
-        }
-        if kind == RecordKind::Frame {
-            self.open = Some(running);
-            return Ok(());
-        }
-        if let Some(missing) = running.missing {
-            return Err(damaged(format!("transaction {txn} ends before the last {missing} bytes of a large value")));
-        }
-        self.keyspaces.extend(running.keyspaces);
-        Ok(())
-    }
-
-    fn check_op(&mut self, running: &mut Running, op: &Op<'_>, damaged: &dyn Fn(String) -> Error) -> Result<()> {
-        if running.missing.is_some() && !matches!(op, Op::LargeBytes(_)) {
-            return Err(damaged("the bytes of a large value are missing".into()));
-        }
-        let (keyspace, is_created) = match op {
-            Op::Put { keyspace, .. } | Op::Delete { keyspace, .. } | Op::DeleteRange { keyspace, .. } => {
-                (*keyspace, false)
-            }
-            Op::CreateKeyspace { keyspace, .. } => (*keyspace, true),
-            Op::DropKeyspace { keyspace, .. } => (*keyspace, false),
-            Op::LargePut { keyspace, len, .. } => {
-                running.missing = Some(u64::from(*len));
-                (*keyspace, false)
-            }
-            Op::LargeBytes(bytes) => {
-                let found = bytes.len() as u64;
-                running.missing = match running.missing {
-                    None => return Err(damaged("bytes of a large value that was not begun".into())),
-                    Some(missing) if found > missing => {
-                        return Err(damaged("more bytes than the large value has".into()));
-                    }
-                    Some(missing) => Some(missing - found).filter(|missing| *missing > 0),
-                };
-                return Ok(());
-            }
-            Op::Incarnation { .. } | Op::CellsFloor(_) => return Ok(()),
-            Op::Savepoint { depth } => {
-                if *depth as usize != running.savepoints.len() {
-                    let found = running.savepoints.len();
-                    return Err(damaged(format!("a savepoint follows {depth} others, of which there are {found}")));
-                }
-                running.savepoints.push(running.before.len());
-                return Ok(());
-            }
-            Op::RollBack { depth } => {
-                if !running.roll_back(*depth) {
-                    return Err(damaged(format!("a rollback to savepoint {depth}, which is not there")));
-                }
-                return Ok(());
-            }
-        };
-        let is_there = match running.keyspaces.get(&keyspace).or_else(|| self.keyspaces.get(&keyspace)) {
-            Some(is_there) => *is_there,
-            None => {
-                let is_there = (self.find_keyspace)(keyspace)?;
-                self.keyspaces.insert(keyspace, is_there);
-                is_there
-            }
-        };
-        if is_there == is_created {
-            let which = keyspace.0;
-            return Err(damaged(match is_created {
-                true => format!("the log creates keyspace number {which}, which the pages have"),
-                false => format!("the log changes keyspace number {which}, which the pages don't have"),
-            }));
-        }
-        if is_created || matches!(op, Op::DropKeyspace { .. }) {
-            running.set_keyspace(keyspace, is_created);
-        }
-        Ok(())
-    }
-}
-
-impl<'k> Check<'k> {
-    /// Begins at `from`, behind the commit of `checkpoint`. `find_keyspace` finds that commit's
-    /// keyspaces. `seed` is the checksum seed of the store's records.
-    pub(crate) fn new(
-        seed: u32,
-        page_size: usize,
-        checkpoint: TxnId,
-        from: Lsn,
-        find_keyspace: &'k FindKeyspace<'k>,
-    ) -> Check<'k> {
-        let transactions = Transactions { find_keyspace, keyspaces: HashMap::new(), open: None };
-        let transactions = Some(transactions);
-        Check { seed, page_size, last: Some(checkpoint), rest: Vec::new(), at: from, committed_end: None, transactions }
-    }
-
-    /// Begins at `from`, where a record begins.
-    pub(crate) fn anywhere(seed: u32, page_size: usize, from: Lsn) -> Check<'k> {
-        Check { seed, page_size, last: None, rest: Vec::new(), at: from, committed_end: None, transactions: None }
-    }
-
-    /// Checks the records in `bytes`, which continue the stream.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] if they are no records, are out of order, or contain incomplete
-    /// operations; from a checkpoint on, also if no transaction can have written them.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
-        self.rest.extend_from_slice(bytes);
-        let mut used = 0;
-        loop {
-            let at = self.at;
-            let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
-            match record::decode(&self.rest[used..], self.seed, at) {
-                Decoded::Record { txn, kind, payload, len } => {
-                    let txn = TxnId::from_u64(txn);
-                    self.last.map_or(Ok(()), |last| follows(last, txn, kind)).map_err(damaged)?;
-                    // The content of an abort record is never applied.
-                    if kind != RecordKind::Abort {
-                        Ops::new(payload).try_for_each(|op| self.check_op(&op?)).map_err(damaged)?;
-                    }
-                    if let Some(transactions) = &mut self.transactions {
-                        transactions.check(txn, kind, payload, at)?;
-                    }
-                    if matches!(kind, RecordKind::Commit | RecordKind::FrameCommit) {
-                        self.last = Some(txn);
-                        self.committed_end = Some(Lsn(at.0 + len as u64));
-                    }
-                    used += len;
-                    self.at = Lsn(at.0 + len as u64);
-                }
-                Decoded::Incomplete => break,
-                Decoded::Bad(reason) => return Err(damaged(reason.to_string())),
-            }
-        }
-        self.rest.drain(..used);
-        Ok(())
-    }
-
-    /// Checks an operation against the limits that the public call enforced before it was logged.
-    fn check_op(&self, op: &Op<'_>) -> Result<(), String> {
-        let key_max = limits::key_len_max(self.page_size) as u64;
-        let (what, found, max) = match op {
-            Op::Put { key, .. } | Op::Delete { key, .. } => ("a key of bytes", key.len() as u64, key_max),
-            Op::LargePut { key, .. } if key.len() as u64 > key_max => ("a key of bytes", key.len() as u64, key_max),
-            Op::LargePut { len, .. } => ("a value of bytes", u64::from(*len), limits::VALUE_LEN_MAX),
-            Op::DeleteRange { start, end, .. } => {
-                let longest = start.len().max(end.map_or(0, <[u8]>::len)) as u64;
-                ("a bound of bytes", longest, key_max + 1)
-            }
-            Op::CreateKeyspace { name, .. } => {
-                ("a name of bytes", name.len() as u64, limits::KEYSPACE_NAME_LEN_MAX as u64)
-            }
-            Op::DropKeyspace { .. }
-            | Op::LargeBytes(_)
-            | Op::Incarnation { .. }
-            | Op::CellsFloor(_)
-            | Op::Savepoint { .. }
-            | Op::RollBack { .. } => return Ok(()),
-        };
-        if found > max { Err(format!("an operation has {what} {found}, the limit is {max}")) } else { Ok(()) }
-    }
-
-    /// Returns the last transaction that the stream commits.
-    pub(crate) fn last(&self) -> TxnId {
-        self.last.unwrap_or(TxnId::ZERO)
-    }
-
-    /// Returns where the record of [`Check::last`] ends; `None` if the stream does not hold it.
-    pub(crate) fn committed_end(&self) -> Option<Lsn> {
-        self.committed_end
-    }
-
-    /// Returns where the stream ends; `None` if that is within a record.
-    pub(crate) fn end(&self) -> Option<Lsn> {
-        self.rest.is_empty().then_some(self.at)
-    }
-}
-
 /// Applies the stream of records that follows a checkpoint.
 pub(crate) struct Replay<'e> {
     engine: &'e Engine,
+    plan: &'e ExtentPlan,
+    unreplayed: Arc<UnreplayedExtents>,
     checkpoint: TxnId,
     /// A streamed transaction whose commit has not come yet.
     open: Option<Write<'e>>,
@@ -299,8 +46,20 @@ pub(crate) struct Replay<'e> {
 
 impl<'e> Replay<'e> {
     /// Begins at `from`, the log position of the state in `control`, which is that of `checkpoint`.
-    pub(crate) fn new(engine: &'e Engine, checkpoint: TxnId, from: Lsn) -> Replay<'e> {
-        Replay { engine, checkpoint, open: None, rest: Vec::new(), at: from, safe_start: from, records: 0 }
+    /// `plan` was made from the same records.
+    pub(crate) fn new(engine: &'e Engine, checkpoint: TxnId, from: Lsn, plan: &'e ExtentPlan) -> Replay<'e> {
+        let unreplayed = Arc::new(plan.unreplayed(engine.geometry.page_size));
+        Replay {
+            engine,
+            plan,
+            unreplayed,
+            checkpoint,
+            open: None,
+            rest: Vec::new(),
+            at: from,
+            safe_start: from,
+            records: 0,
+        }
     }
 
     /// Applies the records in `bytes`, which continue the stream.
@@ -331,6 +90,11 @@ impl<'e> Replay<'e> {
         let mut used = 0;
         let mut wrong = None;
         loop {
+            if self.plan.ends_at(self.at) {
+                // Nothing from here on was acknowledged: see `ExtentPlan`.
+                used = rest.len();
+                break;
+            }
             match record::decode(&rest[used..], self.engine.record_seed(), self.at) {
                 Decoded::Record { txn, kind, payload, len } => {
                     let txn = TxnId::from_u64(txn);
@@ -365,6 +129,9 @@ impl<'e> Replay<'e> {
             self.safe_start = end;
             return Ok(());
         }
+        if self.plan.never_commits(at) {
+            return Ok(());
+        }
         self.engine.progress.step();
         let base = self.engine.control.newest()?;
         let mut write = match self.open.take() {
@@ -373,7 +140,10 @@ impl<'e> Replay<'e> {
                 return Err(damaged(format!("transaction {txn} ends without having begun")));
             }
             // A stream of another transaction never committed.
-            _ => Write::replay(self.engine, base, txn, self.checkpoint)?,
+            _ => {
+                let recovery = Protection::Recovery(self.checkpoint, self.unreplayed.clone());
+                Write::replay(self.engine, base, txn, recovery)?
+            }
         };
         for op in Ops::new(payload) {
             write.apply(op.map_err(&damaged)?).map_err(|error| match error {
@@ -412,6 +182,12 @@ impl<'e> Replay<'e> {
     /// Protects from now on the pages of another checkpoint, which is of the newest commit.
     pub(crate) fn protect(&mut self, checkpoint: TxnId) {
         self.checkpoint = checkpoint;
+    }
+
+    /// Makes each commit one of which a checkpoint may be taken, if `are_whole`. Without this, the
+    /// pages of extents that are still to be replayed are in no queue.
+    pub(crate) fn make_commits_whole(&mut self, are_whole: bool) {
+        self.unreplayed.return_at_commits(are_whole);
     }
 
     /// Ends the replay. Returns where the last whole record ended, and how many transactions were

@@ -76,20 +76,22 @@ impl Write<'_> {
             what: format!("savepoint {number} of the transaction was removed by a rollback to an earlier one"),
         })?;
         self.failed = true;
-        self.restore(depth);
-        let logged = &mut self.saved[depth].logged;
-        if let (Some(stream), Some(mark)) = (&mut self.stream, &*logged) {
-            if stream.cut_back(mark) {
-                *logged = None;
-            } else {
-                self.add_to_log(Op::RollBack { depth: depth as u32 })?;
-            }
+        // Without a mark, no operation has followed the savepoint. In replay, frames were sent.
+        let mut is_cut = self.stream.is_some();
+        if let (Some(stream), Some(mark)) = (&mut self.stream, &self.saved[depth].logged) {
+            is_cut = stream.cut_back(mark);
+        }
+        self.restore(depth, is_cut);
+        if is_cut {
+            self.saved[depth].logged = None;
+        } else {
+            self.add_to_log(Op::RollBack { depth: depth as u32 })?;
         }
         self.failed = false;
         Ok(())
     }
 
-    fn restore(&mut self, depth: usize) {
+    fn restore(&mut self, depth: usize, is_cut: bool) {
         self.saved.truncate(depth + 1);
         let saved = &self.saved[depth];
         let image = &mut self.work.image;
@@ -100,7 +102,7 @@ impl Write<'_> {
         image.cells_floor = saved.cells_floor;
         self.changed = saved.changed;
         self.trees.roll_back_to(depth);
-        self.work.roll_back_to(depth);
+        self.work.roll_back_to(depth, is_cut);
     }
 
     /// Writes marks of the savepoints that have none into the log, since an operation follows.

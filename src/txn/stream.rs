@@ -74,6 +74,8 @@ pub(crate) struct Stream {
     /// The number of those frames.
     frames: u64,
     empty: bool,
+    /// The bytes of the extents to which the record in the buffer refers.
+    extent_bytes: u64,
 }
 
 /// A boundary between two operations in the log record.
@@ -116,6 +118,7 @@ impl Stream {
             streaming: false,
             frames: 0,
             empty: true,
+            extent_bytes: 0,
         })
     }
 
@@ -140,6 +143,9 @@ impl Stream {
             }
         }
         op.encode(&mut self.buffer);
+        if let Op::PutExtent { extent, .. } = op {
+            self.extent_bytes += u64::from(extent.len);
+        }
         self.empty = false;
         Ok(())
     }
@@ -197,6 +203,10 @@ impl Stream {
             found: len,
             limit: self.ring_len,
         })?;
+        // Before the publication of the record: see `StreamWords::extents_end`.
+        if self.extent_bytes > 0 {
+            engine.control.fixed().stream.note_extents(end, std::mem::take(&mut self.extent_bytes));
+        }
         Ok((end, reserved_blocks))
     }
 

@@ -1,11 +1,13 @@
 //! A write transaction. Each operation changes the pages and is recorded for the log.
 
 mod apply;
+mod extent;
 
 use crate::btree::cursor::RangeCursor;
 use crate::btree::edit::AppendPath;
 use crate::btree::point_cursor::PointCursor;
 use crate::btree::{edit, range, search};
+use crate::files::extent::LOGGED_VALUE_BYTES_MIN;
 use crate::files::page as format;
 use crate::files::slot::{RecentTree, SlotImage};
 use crate::key_range::HalfOpen;
@@ -66,10 +68,11 @@ impl<'e> Write<'e> {
         Write::new(engine, base, txn, stream, Protection::Live)
     }
 
-    /// Begins the transaction `txn` after `base`, to replay its records in recovery from
-    /// `checkpoint`.
-    pub(crate) fn replay(engine: &'e Engine, base: SlotImage, txn: TxnId, checkpoint: TxnId) -> Result<Write<'e>> {
-        Write::new(engine, base, txn, None, Protection::Recovery(checkpoint))
+    /// Begins the transaction `txn` after `base`, to replay its records in recovery.
+    pub(crate) fn replay(engine: &'e Engine, base: SlotImage, txn: TxnId, recovery: Protection) -> Result<Write<'e>> {
+        let mut write = Write::new(engine, base, txn, None, recovery)?;
+        write.work.take_out_unreplayed()?;
+        Ok(write)
     }
 
     fn new(
@@ -268,6 +271,9 @@ impl<'e> Write<'e> {
         self.check_limits(key, value.len() as u64)?;
         self.open(id)?;
         self.work.grow();
+        if value.len() >= LOGGED_VALUE_BYTES_MIN && self.stream.is_some() {
+            return self.put_extent(id, key, value);
+        }
         self.step(|write| {
             let page_size = write.engine.geometry.page_size;
             if edit::needs_extent(page_size, key.len(), value.len()) {

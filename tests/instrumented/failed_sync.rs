@@ -1,5 +1,5 @@
-//! Goal: a sync of the arena or of a checkpoint's header that fails is never taken for one that
-//! worked. After it there is no checkpoint any more, the mark stays, and errors name it. Readers go
+//! Goal: a sync of the arena, of large values in it or of a checkpoint's header that fails is never
+//! taken for one that worked. After it there is no checkpoint any more, the mark stays, and errors name it. Readers go
 //! on; after all clients have closed the store, it is whole again.
 //!
 //! Method: this test builds itself once more with crash points. These make a sync fail, and hold
@@ -24,6 +24,7 @@ fn busy(path: &Path, arguments: &[String]) {
     let rounds: u64 = arguments.get(1).map_or(u64::MAX, |text| text.parse().unwrap());
     let store = open_small(path);
     let writer = Writer::open(store.clone(), &arguments[0]).unwrap();
+    let large = store.keyspace("large").unwrap();
     let mut n = writer.last().unwrap();
     for round in 0..rounds {
         for _ in 0..12 {
@@ -33,6 +34,8 @@ fn busy(path: &Path, arguments: &[String]) {
             let _ticket = writer.commit(n, durability).unwrap();
             say(format_args!("{} {n}", if durable { "D" } else { "V" }));
         }
+        // Written to the arena once, and synced there before its log record.
+        large.put(b"large", vec![round as u8; 70_000]).unwrap();
         if round % 3 == 2 {
             store.checkpoint().unwrap();
         }
@@ -66,9 +69,11 @@ fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64
 #[test]
 fn a_failed_sync_of_arena_or_header_is_sticky_until_all_have_closed() {
     // The first write of a header is recovery's.
-    for (before, point, nth) in
-        [("checkpoint.pages_summed", "arena.sync", 1), ("checkpoint.arena_synced", "checkpoint.sync", 2)]
-    {
+    for (before, point, nth) in [
+        ("checkpoint.pages_summed", "arena.sync", 1),
+        ("checkpoint.arena_synced", "checkpoint.sync", 2),
+        ("extents.before_sync", "extents.sync", 1),
+    ] {
         let test = TestStore::new();
         let path = test.path.clone();
         let (store, told) = marked(&path, before, point, nth);

@@ -8,6 +8,7 @@
 
 /// All planted bugs, in alphabetical order, each with a line that describes the mistake.
 pub const ALL: &[(&str, &str)] = &[
+    ("acknowledge-before-extent", "a flush acknowledges records before the large values that they refer to are synced"),
     ("acknowledge-before-fsync", "a flush publishes what it is about to write as durable"),
     ("acknowledge-sample-early", "a sample of cells counts as committed before it is"),
     ("append-to-sealed-tail", "a queue page that a checkpoint contains is filled further"),
@@ -30,6 +31,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("region-removed-first", "recovery removes the old region before the log contains its records"),
     ("retry-fsync", "a failed sync is repeated, and the second result trusted"),
     ("reuse-one-txn-early", "a page is reused while the transaction that it belongs to is pinned"),
+    ("reuse-referenced-extent", "an extent is reused while recovery may replay the record that refers to it"),
     ("reuse-running-checkpoint", "a page of the checkpoint that is being written is reused"),
     ("seqlock-without-fence", "a cell's stamp and version come before its payload, as a missing fence would let them"),
     ("short-write-is-done", "a write that wrote fewer bytes than requested counts as done"),

@@ -63,6 +63,7 @@ pub const CONTROLS: &[Control] = &[
     by("skip-reader-reread", "step", "snapshot read:between", REUSED),
     by("swing-before-record", "step", "small put:all", &[LostAcked]),
     by("trust-recycled-segment", "kill", "scenario:recycled segment", &[Damaged, OrderViolation]),
+    often(by("acknowledge-before-extent", "power", "plain", &[LostAcked, Damaged])),
     by("acknowledge-before-fsync", "power", "plain", &[LostAcked, Damaged]),
     by("acknowledge-before-fsync", "tradeoff", "logger-durable:on-commit:1000", &[LostAcked]),
     often(by("acknowledge-sample-early", "kill", "sample.collected:end", &[LostAcked])),
@@ -95,6 +96,7 @@ pub const CONTROLS: &[Control] = &[
     by("region-removed-first", "step", "recovery with the region:all", &[LostAcked, OrderViolation]),
     by("retry-fsync", "power", "failed syncs log, no process dies", &[LostAcked, Damaged]),
     often(by("reuse-one-txn-early", "kill", "random:0", REUSED)),
+    by("reuse-referenced-extent", "kill", "scenario:overwritten large values", &[Damaged, LostAcked]),
     often(by("reuse-running-checkpoint", "kill", "random:0", &[Damaged])),
     by("seqlock-without-fence", "step", "cell store:all", &[HalfApplied, TornRead]),
     by(

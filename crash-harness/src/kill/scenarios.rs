@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `unfinished stream` | a writer dies in the middle of a streamed transaction, and the next writer streams, too | recovery does not combine the frames of both |
 //! | `recycled segment` | the log reuses its segments in small batches, then all processes die and the kernel crashes | recovery does not take old data behind the log's end, from a segment's former use, for its continuation |
+//! | `overwritten large values` | large values are overwritten again and again without a checkpoint, then all processes die and the kernel crashes | an extent to which the log refers is not reused |
 //! | `stalled reader` | a reader is held between its pin and its image while others commit, and they commit more after it continues | its pin protects the pages of its snapshot |
 //! | `recycled under a follower` | a follower is held while the log that it has not read is recycled | it gets an error instead of continuing after the gap |
 //! | `namespaces` | writers in pid namespaces of their own, where each is process 1, are killed | no live process is taken for dead, and no dead process for live |
@@ -29,6 +30,7 @@ type Scenario = fn(&Path, &mut Outcome) -> Result<bool, Finding>;
 const ALL: &[(&str, Scenario)] = &[
     ("unfinished stream", unfinished_stream),
     ("recycled segment", recycled_segment),
+    ("overwritten large values", overwritten_large_values),
     ("stalled reader", stalled_reader),
     ("recycled under a follower", recycled_under_a_follower),
     ("namespaces", namespaces),
@@ -167,6 +169,30 @@ fn recycled_segment(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding>
     if there != Some(n) {
         let kind = if there < Some(n) { Kind::LostAcked } else { Kind::OrderViolation };
         return Err(Finding::new(kind, format!("{n} was acknowledged last, {there:?} is there")));
+    }
+    oracle::verified(&store).map(|()| true)
+}
+
+// ---- large values that the log refers to
+
+/// Times that each large value is overwritten.
+const OVERWRITES: u64 = 12;
+
+fn overwritten_large_values(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
+    let store = unsampled().open(path).map_err(misbehaved("opening"))?;
+    let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
+    for n in 1..=OVERWRITES {
+        keys.put(b"large", sealed(n, 100_000)).map_err(misbehaved("put"))?;
+    }
+    drop((keys, store));
+    outcome.kills += kill_loggers(path) as u64;
+    crash_kernel(path);
+    let store = unsampled().open(path).map_err(misbehaved("opening"))?;
+    let there = store.keyspace("keys").and_then(|keys| keys.get(b"large")).map_err(misbehaved("get"))?;
+    let there = there.map(|value| unsealed(&value)).transpose()?;
+    if there != Some(OVERWRITES) {
+        let what = format!("{OVERWRITES} was acknowledged last, {there:?} is there");
+        return Err(Finding::new(Kind::LostAcked, what));
     }
     oracle::verified(&store).map(|()| true)
 }

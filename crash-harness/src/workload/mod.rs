@@ -173,6 +173,8 @@ impl Writer {
     pub fn commit_with_ticket(&self, n: u64, durability: Durability) -> untorn::Result<Ticket> {
         let len = match n % 23 {
             0 => 20_000,
+            // These are written once, and the log refers to them.
+            7 | 8 => 66_000 + (n % 3) as usize * 9_000,
             1..5 => 900,
             _ => 60,
         };
@@ -206,6 +208,12 @@ impl Writer {
         txn.rollback_to(savepoint)?;
         txn.put(&self.extra, b"large", &sealed(round, 150_000))?;
         txn.commit()?;
+        // Each frees the extent of the one before, to which the log still refers.
+        for _ in 0..3 {
+            let mut txn = self.store.begin_with(Durability::Visible)?;
+            txn.put(&self.extra, b"large", &sealed(round, 150_000))?;
+            txn.commit()?;
+        }
         let mut txn = self.store.begin_with(Durability::Visible)?;
         if (round / 12).is_multiple_of(2) {
             txn.delete_range(&self.extra, 5u64.to_be_bytes()..60u64.to_be_bytes())?;

@@ -45,6 +45,9 @@ const VISIBLE_REQUEST_NS: u64 = 2 * EVENT_WAIT_MAX.as_nanos() as u64;
 /// If it falls further behind, it gets [`Error::Lagged`] with the oldest id from which it can
 /// continue. It must read from the store itself what it missed.
 ///
+/// A value of at least 64 KiB is retained until a checkpoint contains it, and from then on until it
+/// is overwritten or deleted and its space reused. If it is gone, the consumer gets the same error.
+///
 /// ```
 /// # fn main() -> untorn::Result<()> {
 /// # let dir = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use crate::api::feed::reader::{ReadLimit, Reader};
 use crate::api::feed::transaction_filter::{ChangeFilter, TransactionFilter};
 use crate::change::{Change, ChangeKind};
 use crate::files::dir;
+use crate::files::extent::LoggedExtent;
 use crate::participant::engine::Engine;
 use crate::txn::ops::{Op, Ops};
 use crate::{Error, Result, TxnId};
@@ -115,7 +116,7 @@ impl TransactionCursor {
     pub(crate) fn next(&mut self, engine: &Engine, names: &KeyspaceNames, admit: Admit<'_>) -> Result<CursorStep> {
         loop {
             while self.at < self.payload.len() {
-                match self.step(names, admit)? {
+                match self.step(engine, names, admit)? {
                     OpEffect::Nothing => {}
                     OpEffect::Change(change) => return Ok(CursorStep::Change(change)),
                     OpEffect::Fill(filling) => self.filling = Some(filling),
@@ -136,7 +137,7 @@ impl TransactionCursor {
         Ok(CursorStep::End)
     }
 
-    fn step(&mut self, names: &KeyspaceNames, admit: Admit<'_>) -> Result<OpEffect> {
+    fn step(&mut self, engine: &Engine, names: &KeyspaceNames, admit: Admit<'_>) -> Result<OpEffect> {
         let mut ops = Ops::new(&self.payload[self.at..]);
         let op = ops.next().expect("there are bytes left").map_err(|what| damaged(&what))?;
         let rest = ops.rest();
@@ -165,7 +166,7 @@ impl TransactionCursor {
         }
         let mut step = OpEffect::Nothing;
         if self.txn_filter.delivers(names, &self.filter, self.index, &op) {
-            step = self.deliver(names, &op, admit);
+            step = self.deliver(engine, names, &op, admit)?;
             if let OpEffect::Later = step {
                 return Ok(step);
             }
@@ -175,25 +176,26 @@ impl TransactionCursor {
         Ok(step)
     }
 
-    fn deliver(&self, names: &KeyspaceNames, op: &Op<'_>, admit: Admit<'_>) -> OpEffect {
+    fn deliver(&self, engine: &Engine, names: &KeyspaceNames, op: &Op<'_>, admit: Admit<'_>) -> Result<OpEffect> {
         let mut part = None;
         let (id, key_bytes, value_bytes) = match *op {
             Op::Put { keyspace, key, value } => (keyspace, key.len(), value.len()),
             Op::LargePut { keyspace, key, len } => (keyspace, key.len(), len as usize),
+            Op::PutExtent { keyspace, key, extent } => (keyspace, key.len(), extent.len as usize),
             Op::Delete { keyspace, key } => (keyspace, key.len(), 0),
             Op::DropKeyspace { keyspace, .. } => (keyspace, 0, 0),
             Op::DeleteRange { keyspace, start, end } => {
-                let Some((start, end)) = self.filter.part_of(start, end) else { return OpEffect::Nothing };
+                let Some((start, end)) = self.filter.part_of(start, end) else { return Ok(OpEffect::Nothing) };
                 let bytes = start.len() + end.as_ref().map_or(0, Vec::len);
                 part = Some((start, end));
                 (keyspace, bytes, 0)
             }
-            _ => return OpEffect::Nothing,
+            _ => return Ok(OpEffect::Nothing),
         };
         let has_value = match admit(names.get(id).map_or("", |name| name), key_bytes, value_bytes) {
             Admission::Whole => true,
             Admission::WithoutValue => false,
-            Admission::Later => return OpEffect::Later,
+            Admission::Later => return Ok(OpEffect::Later),
         };
         let change = |keyspace, kind, key: &[u8], value: Option<&[u8]>| Change {
             txn: self.txn,
@@ -204,7 +206,7 @@ impl TransactionCursor {
             value: value.map(<[u8]>::to_vec),
             last: self.txn_filter.is_last(self.index),
         };
-        match *op {
+        Ok(match *op {
             Op::Put { keyspace, key, value } => {
                 OpEffect::Change(change(keyspace, ChangeKind::Put, key, Some(value).filter(|_| has_value)))
             }
@@ -221,8 +223,37 @@ impl TransactionCursor {
                 let change = change(keyspace, ChangeKind::Put, key, None);
                 OpEffect::Fill(PartialValue { change, value: has_value.then(Vec::new), come: 0, len: len as usize })
             }
+            Op::PutExtent { keyspace, key, extent } => {
+                let value = if has_value { Some(self.read_extent(engine, &extent)?) } else { None };
+                OpEffect::Change(Change { value, ..change(keyspace, ChangeKind::Put, key, None) })
+            }
             _ => OpEffect::Nothing,
+        })
+    }
+
+    /// Reads the value of an extent from the arena.
+    ///
+    /// The log does not contain the bytes. Until a checkpoint K is at or beyond the transaction,
+    /// nothing reuses the extent ([`crate::pages::protection`]). Afterwards, if a later transaction
+    /// has overwritten or deleted the value, the extent may be reused even while it is read. The
+    /// header and the checksum show that. The consumer then lags, as if the log had been recycled;
+    /// from K on all values are there.
+    ///
+    /// # Errors
+    /// [`Error::Lagged`] if the extent was reused, [`Error::Corrupt`] if it can't have been.
+    fn read_extent(&self, engine: &Engine, extent: &LoggedExtent) -> Result<Vec<u8>> {
+        let file = engine.dir.need_file(dir::ARENA, false)?;
+        engine.arena.refuse_other_file(&file)?;
+        if let Some(value) = engine.arena.read_extent(&file, extent, self.txn)? {
+            return Ok(value);
         }
+        // Loaded after the read: the extent was reused only after K had moved.
+        let finished = engine.control.fixed().checkpoint.finished();
+        if self.txn <= finished {
+            return Err(Error::Lagged { oldest: finished });
+        }
+        let what = format!("the value of {} bytes of transaction {} does not match the log", extent.len, self.txn);
+        Err(engine.arena.damaged(extent.page, what))
     }
 }
 

@@ -91,9 +91,10 @@ enum Affected<'a> {
 
 fn affected<'a>(op: &Op<'a>) -> Option<(KeyspaceId, Affected<'a>)> {
     match *op {
-        Op::Put { keyspace, key, .. } | Op::Delete { keyspace, key } | Op::LargePut { keyspace, key, .. } => {
-            Some((keyspace, Affected::Key(key)))
-        }
+        Op::Put { keyspace, key, .. }
+        | Op::Delete { keyspace, key }
+        | Op::LargePut { keyspace, key, .. }
+        | Op::PutExtent { keyspace, key, .. } => Some((keyspace, Affected::Key(key))),
         Op::DeleteRange { keyspace, start, end } => Some((keyspace, Affected::Range(start, end))),
         Op::DropKeyspace { keyspace, .. } => Some((keyspace, Affected::Keyspace)),
         Op::CreateKeyspace { .. }

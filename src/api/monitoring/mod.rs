@@ -4,6 +4,7 @@
 //! - `observe`: the same figures without joining the store
 //! - `verify`: checks every page, record and word
 
+mod log_walk;
 pub(crate) mod observe;
 pub(crate) mod stats;
 pub(crate) mod verify;

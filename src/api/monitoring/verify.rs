@@ -4,6 +4,7 @@
 //! It works on a pinned snapshot, while writers run. The commit slot of one transaction gives the
 //! pages in its trees and those in its queues; the pin protects all of them from reuse.
 
+use crate::api::monitoring::log_walk::LogWalk;
 use crate::btree::check::{PageSeen, check_tree};
 use crate::files::dir;
 use crate::files::header::CheckpointHeader;
@@ -11,16 +12,15 @@ use crate::files::log::{log_error, open_log};
 use crate::files::slot::SlotImage;
 use crate::pages::extents::{all_queues, extent_len};
 use crate::pages::queue;
-use crate::participant::engine::Engine;
 use crate::process::client::DirectClient;
 use crate::system::clock;
 use crate::txn::catalog;
-use crate::txn::replay::Check;
+use crate::txn::replay::ExtentPlan;
 use crate::{Error, PageId, Result, TxnId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use untorn_wal::{LogError, LogScan, LogShape, Lsn, RealDisk, SegmentCatalog, StoreId, resume_point_from};
+use untorn_wal::{LogShape, Lsn, RealDisk, SegmentCatalog, StoreId};
 
 /// The result of [`crate::Store::verify`].
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -338,10 +338,11 @@ impl StoreCheck<'_> {
             }
             let mut walk = LogWalk::new(engine, &disk, &shape, from, until);
             let walked = walk.run();
-            let (bytes, reached, next) = (walk.bytes, walk.reached, walk.next);
+            let (bytes, reached, next, extents) = (walk.bytes, walk.reached, walk.next, walk.extents);
             match walked {
                 Ok(()) => {
                     self.report.wal_bytes += bytes;
+                    self.values_of_log(&extents)?;
                     break;
                 }
                 // Segments are recycled while they are read. The oldest position shows that, or
@@ -363,6 +364,19 @@ impl StoreCheck<'_> {
             }
         }
         self.log_files(&disk, &shape)
+    }
+
+    /// Checks the large values to which records beyond the newest checkpoint refer. Earlier values
+    /// may have been overwritten since.
+    fn values_of_log(&mut self, extents: &ExtentPlan) -> Result<()> {
+        let engine = &self.client.engine;
+        let file = engine.dir.need_file(dir::ARENA, false)?;
+        engine.arena.refuse_other_file(&file)?;
+        let finished = || engine.control.fixed().checkpoint.finished();
+        let mut damage = Vec::new();
+        self.report.checksums += extents.check_kept(&engine.arena, &file, finished, &mut |error| damage.push(error))?;
+        damage.into_iter().for_each(|error| self.report.note(error));
+        Ok(())
     }
 
     /// Checks for files of the log whose contents can't be read: a segment without its header, one
@@ -421,80 +435,4 @@ fn is_recycled(oldest: &dyn Fn() -> Lsn, reached: Lsn) -> bool {
         }
         oldest() > reached
     })
-}
-
-/// A walk over the log up to the first damage.
-struct LogWalk<'a> {
-    engine: &'a Engine,
-    disk: &'a RealDisk,
-    shape: &'a LogShape,
-    until: Lsn,
-    /// The position up to which it was read.
-    reached: Lsn,
-    bytes: u64,
-    /// After damage: the position where the next segment begins.
-    next: Option<Lsn>,
-}
-
-impl<'a> LogWalk<'a> {
-    fn new(engine: &'a Engine, disk: &'a RealDisk, shape: &'a LogShape, from: Lsn, until: Lsn) -> LogWalk<'a> {
-        LogWalk { engine, disk, shape, until, reached: from, bytes: 0, next: None }
-    }
-
-    fn run(&mut self) -> Result<()> {
-        let from = self.reached;
-        // A segment may begin in the middle of a record.
-        let resume_point = resume_point_from(self.disk, self.shape, from).ok().flatten();
-        let record = resume_point.map_or(Lsn(u64::MAX), |resume_point| resume_point.position);
-        let (seed, page_size) = (self.shape.store().seed(), self.engine.geometry.page_size);
-        let mut check = Check::anywhere(seed, page_size, record);
-        let (disk, shape) = (self.disk, self.shape);
-        let mut scan = LogScan::follow(disk, shape, from, self.until).map_err(|error| {
-            let next = SegmentCatalog::read_headers(disk, shape)
-                .ok()
-                .and_then(|segment_catalog| segment_catalog.next_start(from));
-            self.stop(next, error)
-        })?;
-        loop {
-            let position = scan.file_position().map(|(file, offset)| (format!("{}/{file}", dir::WAL), offset));
-            // The checker is fed from the beginning of a record.
-            let step = scan.next_chunk().map(|chunk| {
-                chunk.map(|(lsn, bytes)| {
-                    let fed = bytes.get(record.bytes_since(lsn) as usize..).map_or(Ok(()), |bytes| check.feed(bytes));
-                    (bytes.len() as u64, fed)
-                })
-            });
-            self.reached = scan.end();
-            let fed = match step {
-                Ok(Some((bytes, fed))) => {
-                    self.bytes += bytes;
-                    fed
-                }
-                Ok(None) if scan.end() >= self.until => return Ok(()),
-                Ok(None) => {
-                    let error = LogError::Gap { wanted: scan.end(), oldest: scan.next_start() };
-                    return Err(self.stop(scan.next_start(), error));
-                }
-                Err(error) => return Err(self.stop(scan.next_start(), scan.gap_or(error))),
-            };
-            if let Err(error) = fed {
-                self.next = scan.next_start();
-                let (file, offset) = position.unwrap_or((dir::WAL.into(), 0));
-                return Err(match error {
-                    Error::Corrupt { what, .. } => Error::Corrupt { file, offset, what },
-                    other => other,
-                });
-            }
-        }
-    }
-
-    fn stop(&mut self, next: Option<Lsn>, error: LogError) -> Error {
-        self.next = next;
-        if let LogError::Gap { wanted, oldest } = &error {
-            self.next = self.next.or(*oldest);
-            let to = self.next.map_or("on".to_owned(), |next| format!("to {next}"));
-            return Error::corrupt(dir::WAL, wanted.0, format!("no segment holds log positions {wanted} {to}"));
-        }
-        log_error(error)
-    }
 }

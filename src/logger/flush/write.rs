@@ -52,6 +52,7 @@ impl Flusher {
         let fixed = logger.engine.control.fixed();
         // A commit that is published after this time may miss this flush.
         let began_ns = now_ns();
+        let (extent_bytes, _) = fixed.stream.extent_bytes();
         let (next, published) = loop {
             // Durable readers will read this transaction, so it is pinned before it is published as
             // durable.
@@ -72,6 +73,7 @@ impl Flusher {
         let durable_before = self.log_state.durable;
         self.has_started_segment = false;
         let begun = clock::now();
+        self.sync_extents(published.tail)?;
         self.write(published.tail)?;
         crash_point!("flush.synced");
         let spent = clock::since(begun).as_nanos() as u64;
@@ -79,6 +81,7 @@ impl Flusher {
         fixed.latencies.flush.record(spent);
         fixed.counters.wal_bytes.add(published.tail.bytes_since(self.log_state.durable));
         self.publish(next, &published);
+        fixed.stream.set_durable_extent_bytes(extent_bytes);
         self.note_durable_as_of(began_ns);
         self.note_flush(Duration::from_nanos(now_ns().saturating_sub(began_ns)));
         let (bytes, flush_ns) = (published.tail.bytes_since(durable_before), spent);

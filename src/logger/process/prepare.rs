@@ -23,6 +23,7 @@ use crate::shared::presence;
 use crate::shared::presence::Presence;
 use crate::shared::progress::Progress;
 use crate::system::sync::{Condvar, Mutex};
+use crate::txn::replay::ExtentPlan;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
@@ -132,6 +133,7 @@ fn try_to_prepare(
     // A poisoned region is not trusted.
     let trusted = old.as_ref().filter(|old| old.poison() == 0);
     let mut adopts = false;
+    let mut plan = ExtentPlan::default();
     let (dir, lock_reserve, presence) = match alive {
         true => (dir, lock_reserve, presence),
         false => {
@@ -143,21 +145,28 @@ fn try_to_prepare(
                 let old = trusted.filter(|_| !attempt.adopts_nothing);
                 let mut candidate = old.map(|old| adopt::Candidate::new(old, &files));
                 let compared = candidate.as_mut().and_then(|candidate| candidate.as_mut().ok());
-                let holds_any = check::check_log(&disk, &segment_catalog, &header, &arena, compared)?;
+                let (holds_any, found) =
+                    check::check_log(&disk, &segment_catalog, &header, &arena, trusted, compared, progress)?;
+                plan = found;
                 match candidate.map(|candidate| candidate.and_then(adopt::Candidate::verdict)) {
                     Some(Err(why)) => tracing::info!(%why, "recovering the store, whose processes have all died"),
-                    Some(Ok(())) => adopts = true,
+                    // The region contains the transaction whose value is missing.
+                    Some(Ok(())) => adopts = !plan.is_cut(),
                     None => {}
                 }
                 let is_needed = !adopts && (holds_any || trusted.is_some());
                 // A process that lacks the memory for it recovers anyway.
-                Ok(if is_needed { rehearse::scratch(&header, &arena, &arena_file).unwrap_or(None) } else { None })
+                Ok(if is_needed {
+                    rehearse::scratch(&header, &arena, &arena_file, &plan).unwrap_or(None)
+                } else {
+                    None
+                })
             };
             match check().map_err(check::with_remedy)? {
                 None => (dir, lock_reserve, presence),
                 Some((control, arena)) => {
                     let rehearsal = engine(control, dir, arena, lock_reserve, presence);
-                    rehearse::run(&rehearsal, &header, &disk, &shape, trusted).map_err(check::with_remedy)?;
+                    rehearse::run(&rehearsal, &header, &disk, &shape, trusted, &plan).map_err(check::with_remedy)?;
                     let Engine { dir, lock_reserve, presence, .. } = rehearsal;
                     (dir, lock_reserve, presence)
                 }
@@ -235,7 +244,7 @@ fn try_to_prepare(
             }
             let engine = engine(control, dir, arena, lock_reserve, presence);
             let recover = || {
-                let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, old.as_ref())?;
+                let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, old.as_ref(), &plan)?;
                 let logger = logger(engine, pool.clone());
                 logger.enter_control();
                 let flusher = recover::finish(logger.clone(), recovered, region, old.as_ref())?;

@@ -237,6 +237,7 @@ impl Workspace<'_> {
                 pages: 1,
                 created_txn: header.created_txn,
                 freed_txn: self.txn,
+                is_logged: false,
             });
         }
     }

@@ -124,8 +124,10 @@ impl Workspace<'_> {
     pub(super) fn prepare_directory(&mut self) -> Result<()> {
         let has_extents =
             self.freed_pages.iter().map(|entry| entry.pages).chain(self.split_rests.iter().map(|(_, pages)| *pages));
-        let changes =
-            self.directory_changed || !self.free_extents.is_empty() || has_extents.into_iter().any(|pages| pages > 1);
+        let changes = self.directory_changed
+            || !self.free_extents.is_empty()
+            || !self.freed_logged.is_empty()
+            || has_extents.into_iter().any(|pages| pages > 1);
         if !changes {
             return Ok(());
         }
@@ -133,7 +135,7 @@ impl Workspace<'_> {
         if !self.has_own_directory {
             let old = self.image.extent_directory;
             if !old.is_none() {
-                self.free_published(old, 1, self.pages().created_txn(old)?);
+                self.free_published(old, 1, self.pages().created_txn(old)?, false);
             }
             self.image.extent_directory = self.take_page()?;
             self.has_own_directory = true;

@@ -32,7 +32,8 @@ struct NewTail {
 impl Workspace<'_> {
     /// Returns everything that was freed to the queues. The image is final after this.
     pub(crate) fn return_freed(&mut self) -> Result<()> {
-        self.savepoints.end().into_iter().for_each(|(page, pages)| self.reuse(page, pages));
+        self.savepoints.end().into_iter().for_each(|(page, pages)| self.reuse_unless_logged(page, pages));
+        self.return_unreplayed();
         // Rotating the pinned queue by a few entries in each commit finds pages that are no longer
         // pinned.
         if self.image.queues[QueueKind::Pinned as usize].count > 0 {
@@ -61,13 +62,20 @@ impl Workspace<'_> {
             if let Some(entry) = self.freed_pages.pop().or_else(|| self.consumed_queue_pages.pop()) {
                 self.requeue(entry)?;
             } else if let Some((page, pages)) = self.free_extents.pop().or_else(|| self.split_rests.pop()) {
-                self.requeue(FreeEntry { page, pages, created_txn: self.txn, freed_txn: self.txn })?;
+                self.requeue(self.own_entry(page, pages, false))?;
+            } else if let Some((page, pages)) = self.freed_logged.pop() {
+                self.requeue(self.own_entry(page, pages, true))?;
             } else if let Some(page) = self.free.pop().or_else(|| self.reserved_page.take()) {
-                self.requeue(FreeEntry { page, pages: 1, created_txn: self.txn, freed_txn: self.txn })?;
+                self.requeue(self.own_entry(page, 1, false))?;
             } else {
                 return Ok(());
             }
         }
+    }
+
+    /// Returns the entry of pages that no earlier transaction uses.
+    pub(super) fn own_entry(&self, page: PageId, pages: u32, is_logged: bool) -> FreeEntry {
+        FreeEntry { page, pages, created_txn: self.txn, freed_txn: self.txn, is_logged }
     }
 
     fn requeue(&mut self, entry: FreeEntry) -> Result<()> {

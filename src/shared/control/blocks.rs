@@ -28,7 +28,7 @@ pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Resul
 
 /// Writes `bytes` at `at`. The error of a full disk names the file and the bytes that are still
 /// `wanted` with these.
-pub(super) fn write_blocks(file: &File, at: u64, bytes: &[u8], name: &str, wanted: u64) -> Result<()> {
+pub(in crate::shared) fn write_blocks(file: &File, at: u64, bytes: &[u8], name: &str, wanted: u64) -> Result<()> {
     use std::os::unix::fs::FileExt;
     file.write_all_at(bytes, at).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {

@@ -41,7 +41,7 @@ pub const CHECKED_CELL_NUMBERS: &[(&str, u64)] = &[
 /// offsets in every version. A library whose recoveries remove no memory mark
 /// ([`crate::files::memory_mark`]) has version 12 or an older one: it must not recover beside a
 /// region that a later logger would adopt.
-pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0d");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0e");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
 /// The number of commit slots; the slot of a transaction is its sequence number modulo this.

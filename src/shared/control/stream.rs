@@ -19,6 +19,16 @@ pub(crate) struct StreamWords {
     /// Above all numbers that keyspaces were given, including those of transactions that rolled
     /// back.
     next_keyspace: AtomicU64,
+    /// The end of the newest record that refers to a logged extent. Stored before the record is
+    /// published: the flush thread acquires the published tail and then loads this word, so it
+    /// misses no such record. A writer that dies in between leaves a position beyond the tail,
+    /// which makes the flush thread decode some records in vain.
+    extents_end: AtomicU64,
+    /// Bytes of values in logged extents so far, counted before their records are published; and
+    /// the counts of those that are durable, and that a checkpoint contains.
+    extent_bytes: AtomicU64,
+    durable_extent_bytes: AtomicU64,
+    checkpointed_extent_bytes: AtomicU64,
 }
 
 impl StreamWords {
@@ -44,6 +54,40 @@ impl StreamWords {
         self.reserved_blocks.store(reserved_blocks, Ordering::Release);
         self.tail.store_fenced(tail.0);
         self.reserved_below.store(reserved_blocks, Ordering::Release);
+    }
+
+    /// Records that the record which ends at `end` and is to be published next refers to extents
+    /// of `bytes` bytes. Called by the owner of the writer lock, and by recovery.
+    pub(crate) fn note_extents(&self, end: Lsn, bytes: u64) {
+        self.extents_end.store(end.0, Ordering::Release);
+        self.extent_bytes.fetch_add(bytes, Ordering::Release);
+    }
+
+    /// Returns the end of the newest record that refers to a logged extent.
+    pub(crate) fn extents_end(&self) -> Lsn {
+        Lsn(self.extents_end.load(Ordering::Acquire))
+    }
+
+    /// Returns the bytes of values in logged extents, and how many of them are durable.
+    pub(crate) fn extent_bytes(&self) -> (u64, u64) {
+        let durable = self.durable_extent_bytes.load(Ordering::Acquire);
+        (self.extent_bytes.load(Ordering::Acquire), durable)
+    }
+
+    /// Records how many bytes in extents are durable. Called by the flush thread.
+    pub(crate) fn set_durable_extent_bytes(&self, bytes: u64) {
+        self.durable_extent_bytes.store(bytes, Ordering::Release);
+    }
+
+    /// Returns the bytes of values in logged extents since the newest checkpoint.
+    pub(crate) fn extent_bytes_since_checkpoint(&self) -> u64 {
+        let checkpointed = self.checkpointed_extent_bytes.load(Ordering::Acquire);
+        self.extent_bytes.load(Ordering::Acquire).saturating_sub(checkpointed)
+    }
+
+    /// Records how many bytes in extents the newest checkpoint contains, at least.
+    pub(crate) fn set_checkpointed_extent_bytes(&self, bytes: u64) {
+        self.checkpointed_extent_bytes.store(bytes, Ordering::Release);
     }
 
     /// Returns the end of the published frames.

@@ -11,6 +11,8 @@
 //! the checksum word, are outside every reference, since the checkpoint writes them at any time.
 #![allow(unsafe_code)]
 
+mod extents;
+
 use crate::error::reason::{MismatchKind, Space};
 use crate::files::descriptor::{FileId, file_id};
 use crate::files::dir;

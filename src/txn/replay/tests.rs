@@ -1,16 +1,33 @@
 use super::*;
+use crate::files::extent::LoggedExtent;
+use crate::txn::ops::Op;
+use crate::{KeyspaceId, PageId};
 
 /// Returns the result of checking these records, which follow transaction 0, if the pages have
 /// keyspace 1.
 fn check(records: &[(u64, RecordKind, &[Op<'_>])]) -> Result<()> {
-    let mut bytes = Vec::new();
+    plan(records).map(drop)
+}
+
+/// Does the same, and returns the extents to which the records refer, and where each record begins.
+fn plan(records: &[(u64, RecordKind, &[Op<'_>])]) -> Result<(ExtentPlan, Vec<Lsn>)> {
+    let (mut bytes, mut begins) = (Vec::new(), Vec::new());
     for (txn, kind, ops) in records {
         let mut payload = Vec::new();
         ops.iter().for_each(|op| op.encode(&mut payload));
         let at = Lsn(bytes.len() as u64);
+        begins.push(at);
         record::encode(&mut bytes, 7, at, *txn, *kind, &payload);
     }
-    Check::new(7, 4096, TxnId::ZERO, Lsn::ZERO, &|keyspace| Ok(keyspace.0 == 1)).feed(&bytes)
+    let find_keyspace = |keyspace: KeyspaceId| Ok(keyspace.0 == 1);
+    let mut check = Check::new(7, 4096, TxnId::ZERO, Lsn::ZERO, &find_keyspace);
+    check.feed(&bytes)?;
+    Ok((check.into_extents(), begins))
+}
+
+fn extent(page: u32) -> Op<'static> {
+    let extent = LoggedExtent { page: PageId(page), len: 64 << 10, crc: 0 };
+    Op::PutExtent { keyspace: KeyspaceId(1), key: b"key", extent }
 }
 
 fn put(keyspace: u64) -> Op<'static> {
@@ -58,6 +75,30 @@ fn possible_transactions_pass() {
     check(&[(1, Frame, &ops), (1, FrameCommit, &[put(2), roll_back(0), create(2), put(2)])]).unwrap();
 }
 
+const SHORT: LoggedExtent = LoggedExtent { page: PageId(9), len: (64 << 10) - 1, crc: 0 };
+
+/// Goal: only the extents of committed transactions count. A stream that was aborted, that another
+/// transaction follows, or that the log ends in, never commits.
+#[test]
+fn extents_of_streams_that_never_commit_do_not_count() {
+    let records: &[(u64, RecordKind, &[Op<'_>])] = &[
+        (1, Frame, &[extent(100)]),
+        (1, Abort, &[]),
+        (1, Frame, &[extent(100)]),
+        (1, FrameCommit, &[extent(200)]),
+        (2, Frame, &[extent(300)]),
+        (2, Commit, &[extent(300)]),
+        (3, Frame, &[extent(400)]),
+        (3, Frame, &[extent(500)]),
+    ];
+    let (plan, begins) = plan(records).unwrap();
+    assert_eq!(plan.sorted_ranges(4096), [100..117, 200..217, 300..317]);
+    assert_eq!(plan.bytes(), 3 * (64 << 10));
+    let never: Vec<bool> = begins.iter().map(|at| plan.never_commits(*at)).collect();
+    assert_eq!(never, [true, false, false, false, true, false, true, true]);
+    assert_eq!(plan.beyond(begins[5]).map(|found| found.page.0).collect::<Vec<_>>(), [300]);
+}
+
 /// Records that no transaction writes are rejected.
 #[test]
 fn impossible_transactions_are_refused() {
@@ -81,6 +122,12 @@ fn impossible_transactions_are_refused() {
         (&[(1, Commit, &[savepoint(0), create(2), roll_back(0), put(2)])], "keyspace number 2"),
         (&[(1, Frame, &[savepoint(0)]), (1, Abort, &[]), (1, Commit, &[roll_back(0)])], "savepoint 0"),
         (&[(1, Commit, &[large(100), savepoint(0)])], "bytes of a large value are missing"),
+        (
+            &[(1, Commit, &[Op::PutExtent { keyspace: KeyspaceId(1), key: b"key", extent: SHORT }])],
+            "65535 bytes at page 9",
+        ),
+        (&[(1, Commit, &[extent(0)])], "at page 0"),
+        (&[(1, Commit, &[large(100), extent(9)])], "bytes of a large value are missing"),
         (&[(1, Commit, &[removed(2, b"z")])], "keyspace number 2, which the pages don't have"),
         (&[(1, Commit, &[removed(1, &[7; 1026])])], "a bound of bytes 1026, the limit is 1025"),
         (&[(1, Commit, &[large(100), removed(1, b"z")])], "bytes of a large value are missing"),

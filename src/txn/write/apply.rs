@@ -30,9 +30,10 @@ impl Write<'_> {
         let (keyspace, what) = match op {
             Op::Delete { keyspace, .. } => (keyspace, "deletes a key that the pages don't have"),
             Op::DeleteRange { keyspace, .. } => (keyspace, "deletes a range in which the pages have no key"),
-            Op::Put { keyspace, .. } | Op::LargePut { keyspace, .. } | Op::DropKeyspace { keyspace, .. } => {
-                (keyspace, "changes a keyspace that the pages don't have")
-            }
+            Op::Put { keyspace, .. }
+            | Op::LargePut { keyspace, .. }
+            | Op::PutExtent { keyspace, .. }
+            | Op::DropKeyspace { keyspace, .. } => (keyspace, "changes a keyspace that the pages don't have"),
             _ => (KeyspaceId(0), "changes what the pages don't have"),
         };
         let checked = [Ok(self.work.image.catalog.root), self.root(keyspace)]
@@ -95,6 +96,16 @@ impl Write<'_> {
                 format::write_extent_header(body, page, pages, len, created_txn);
                 let key = key.to_vec();
                 self.filling = Some(Filling { keyspace, key, page, pages, len, filled: 0 });
+            }
+            Op::PutExtent { keyspace, key, extent } => {
+                let len = u64::from(extent.len);
+                self.check_limits(key, len)?;
+                let pages = extent.pages(self.engine.geometry.page_size);
+                self.open(keyspace)?;
+                self.step(|write| {
+                    write.work.adopt_extent(extent.page, pages)?;
+                    write.store(keyspace, key, format::StoredValue::Extent { page: extent.page, pages, len })
+                })?;
             }
             Op::LargeBytes(bytes) => {
                 let Some(mut filling) = self.filling.take() else {

@@ -1,7 +1,7 @@
 //! Goal: a store of the present format opens for ever, with every kind of page, queue entry and log
 //! record in it. One of the first format, which was never released, is refused and stays as it was.
 //!
-//! Method: `tests/golden/store-v2.txt` holds the files of a store as a kernel crash left them: a
+//! Method: `tests/golden/store-v3.txt` holds the files of a store as a kernel crash left them: a
 //! checkpoint, and a log that recovery replays. It is laid out, recovered and held against what was
 //! put into it. The bytes of each structure by itself have golden tests beside the code.
 //! `UNTORN_GOLDEN=write` makes the file anew, for a new version of the format.
@@ -45,18 +45,23 @@ fn before() -> Vec<Vec<Change>> {
     vec![first, second]
 }
 
-/// Those after it: small ones, one larger than a frame, a value that is logged in pieces.
-fn after() -> Vec<Vec<Change>> {
+/// Those after it: small ones, one larger than a frame, a value that is logged in pieces, and from
+/// version 3 on values in logged extents.
+fn after(version: u32) -> Vec<Vec<Change>> {
     let few =
         vec![put("small", "after", "the checkpoint"), Delete("small", b"key 0003".into()), put("new", "näme", "v")];
     let mut large: Vec<Change> = (0..12).map(|i| put("new", [0, i], [i; 1000])).collect();
     large.push(put("large", "in pieces", [5; 40_000]));
-    vec![few, large]
+    if version < 3 {
+        return vec![few, large];
+    }
+    let once = vec![put("large", "once", [6; 70_000]), put("large", "freed", [3; 70_000])];
+    vec![few, large, once, vec![Delete("large", b"freed".into()), put("large", "once", [4; 66_000])]]
 }
 
-fn expected() -> State {
+fn expected(version: u32) -> State {
     let mut state = State::new();
-    for change in before().into_iter().chain(after()).flatten() {
+    for change in before().into_iter().chain(after(version)).flatten() {
         match change {
             Put(space, key, value) => drop(state.insert((space.into(), key), value)),
             Delete(space, key) => drop(state.remove(&(space.into(), key))),
@@ -87,13 +92,23 @@ fn begin(store: &Store, changes: Vec<Change>) -> WriteTxn<'_> {
 #[test]
 fn a_store_of_the_present_format_opens() {
     if std::env::var_os("UNTORN_GOLDEN").is_some() {
-        write(&golden(2));
+        write(&golden(3));
     }
+    opens(3);
+}
+
+/// Version 2 has no logged extents. So its stores are stores of version 3.
+#[test]
+fn a_store_of_the_format_before_opens() {
+    opens(2);
+}
+
+fn opens(version: u32) {
     let dir = scratch();
     let path = dir.path().join("store");
-    load(&golden(2)).lay_out(&path, |_| {});
+    load(&golden(version)).lay_out(&path, |_| {});
     let store = in_process().open(&path).unwrap();
-    assert_eq!(read(&store).unwrap(), expected());
+    assert_eq!(read(&store).unwrap(), expected(version));
     let report = store.verify().unwrap();
     assert!(report.is_clean(), "{report:#?}");
     // Recovered, since it was not left in order: the second incarnation. And it goes on.
@@ -111,7 +126,7 @@ fn a_store_of_the_first_format_is_refused() {
     let image = load(&golden(1));
     image.lay_out(&path, |_| {});
     let error = in_process().open(&path).unwrap_err();
-    assert!(matches!(error, untorn::Error::FormatVersion { found: 1, known: 2, .. }), "{error:?}");
+    assert!(matches!(error, untorn::Error::FormatVersion { found: 1, known: 3, .. }), "{error:?}");
     assert!(error.to_string().contains("untorn dump"), "{error}");
     assert!(Image::load(&path).files == image.files, "the files are as they were");
     store_files::remove_all(&path);
@@ -154,7 +169,7 @@ fn write(path: &Path) {
         begin(&store, changes).commit().unwrap();
     }
     store.checkpoint().unwrap();
-    for changes in after() {
+    for changes in after(3) {
         begin(&store, changes).commit().unwrap();
     }
     // Frames of a transaction that never commits, and an abort record before the one that follows.
@@ -168,7 +183,7 @@ fn write(path: &Path) {
     copy(&live, &image);
     drop(store);
     store_files::remove_all(&live);
-    let mut text = String::from("# A store of format version 2: see tests/suite/recovery/golden_store.rs.\n");
+    let mut text = String::from("# A store of format version 3: see tests/suite/recovery/golden_store.rs.\n");
     for (name, bytes) in Image::load(&image).files {
         writeln!(text, "= {name} {}", bytes.len()).unwrap();
         let pieces: Vec<&[u8]> = bytes.chunks(LINE).collect();

@@ -10,6 +10,7 @@
 mod adoption;
 mod backups;
 mod golden_store;
+mod large_values;
 
 use crate::common::program::logger as logger_program;
 use crate::common::store_files;
