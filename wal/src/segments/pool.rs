@@ -25,10 +25,10 @@
 //! promises:
 //! 1. A new spare has at least as many ready blocks as every other file, unless the device is full.
 //!    So the current segment has no more than the largest spare.
-//! 2. The log continues in the spare with the fewest. The spare with the most is not counted: it is
-//!    the successor of a segment that fails.
+//! 2. The log continues in the spare with the fewest ready blocks. The spare with the most is not
+//!    counted, because it is the successor of a segment that fails.
 //! 3. The ready blocks of a spare do not change. A file with fewer than the first files have, such
-//!    as one that was copied with holes in place of zeros, is no spare until
+//!    as one that was copied with holes in place of zeros, is not a spare until
 //!    [`SegmentPool::add_spare`] has filled it.
 //! 4. [`SegmentPool::recycle`] deletes a small file that became free at once. Otherwise the file
 //!    stays a spare, because its blocks may have been promised. The exceptions are spares beyond

@@ -1,4 +1,4 @@
-//! Erasing: the headers of files that are no segments any more are overwritten with zeros.
+//! Erases files: overwrites the headers of former segments, and the blocks of spares, with zeros.
 
 use super::SegmentPool;
 use super::make::write_zeros;
@@ -7,7 +7,7 @@ use crate::limits::BLOCK_BYTES;
 use crate::{Disk, DiskFile};
 
 impl<D: Disk> SegmentPool<D> {
-    /// Takes a file with holes that is no segment any more, if there is one, and erases its header,
+    /// Takes a file with holes that is no longer a segment, if there is one, and erases its header,
     /// so that no catalog takes the file for a damaged segment after a crash.
     pub(super) fn erase_hollow(&self) -> Option<(String, std::io::Result<()>)> {
         let hollow = |slots: &SegmentSlots| {
@@ -26,7 +26,7 @@ impl<D: Disk> SegmentPool<D> {
         Some((name, erased))
     }
 
-    /// Erases the header of a file that is no segment any more.
+    /// Erases the header of a file that is no longer a segment.
     pub(super) fn erase_header(&self, name: &str) -> std::io::Result<()> {
         self.zero_file(name, BLOCK_BYTES as u64)?;
         self.lock().clear_header(name);
