@@ -1,5 +1,5 @@
-//! Checks every invariant of a tree, page by page. The first finding is an error that names the page
-//! and the offset.
+//! Checks every invariant of a tree, page by page. The first finding is an error that names the
+//! page and the offset.
 //!
 //! The walk ends whatever the damage. Levels strictly decrease, which bounds its depth. The fences
 //! of different children are disjoint, and no leaf may be empty, so no leaf passes in two places.
