@@ -109,7 +109,6 @@ pub(crate) struct Admission {
     queue: LocalQueue,
     /// The urgent threads of this process for which it last left the writer lock reserved: a
     /// [`lock::Reservation`].
-    /// [`lock::Reservation`].
     handed_over: AtomicU64,
 }
 

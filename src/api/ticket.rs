@@ -26,7 +26,7 @@ pub struct Ticket {
     /// The time at which it became visible; set if the committing caller waits and records the
     /// latency.
     published_ns: Option<u64>,
-    /// The failure of this ticket as a future; a clone is another future.
+    /// The failure that the waker stored for this future. Clones do not share it.
     failure: TicketFailure,
 }
 
@@ -45,8 +45,8 @@ impl Ticket {
         Ticket { deadline_ns, ..self }
     }
 
-    /// Returns the ticket of a caller that waits and then calls [`Ticket::count_acknowledged`].
-    /// Waiting alone records nothing.
+    /// Sets the time from which [`Ticket::count_acknowledged`] measures. If it is set, the wait
+    /// itself records no latency.
     pub(crate) fn counted_from(self, published_ns: Option<u64>) -> Ticket {
         Ticket { published_ns, ..self }
     }
@@ -80,8 +80,9 @@ impl Ticket {
     /// fsync.
     ///
     /// # Errors
-    /// [`Error::NotDurable`] if it can't become durable, for good or because no logger can be
-    /// started just now; [`Error::LoggerStalled`] if that is not known. The wait may be retried.
+    /// [`Error::NotDurable`] if the log is broken, if no logger can be started now, or for another
+    /// reason, which it contains; [`Error::LoggerStalled`] if the logger makes no progress. Unless
+    /// the log is broken, a later wait may succeed.
     pub fn wait(&self) -> Result<()> {
         self.wait_ref()
     }
@@ -124,7 +125,8 @@ impl Ticket {
         Ok(is_durable)
     }
 
-    /// Checks from time to time whether a logger lives that will flush this commit.
+    /// Checks whether a logger lives that will flush this commit, unless this process has checked
+    /// recently.
     pub(crate) fn glance(&self) {
         self.client.engine.glance_by_coarse_clock();
     }

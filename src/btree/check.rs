@@ -1,8 +1,8 @@
-//! Checks every invariant of a tree, page by page. The first finding is an error that names the page
-//! and the offset.
+//! Checks every invariant of a tree, page by page. The first finding is an error that names the
+//! page and the offset.
 //!
-//! The walk ends whatever the damage: levels strictly decrease, and no leaf can satisfy the fences
-//! of two places.
+//! The walk ends whatever the damage. Levels strictly decrease, which bounds its depth. The fences
+//! of different children are disjoint, and no leaf may be empty, so no leaf passes in two places.
 
 use crate::btree::node::{HEAD_LEN, Node, RESERVED_AT, padded};
 use crate::files::page::PageRead;
@@ -55,7 +55,7 @@ pub(crate) fn check_tree<P: PageRead>(
     Ok(walk.report)
 }
 
-/// The bounds of a page's keys by its parent: not below the first, and below the second.
+/// The bounds that the parent sets on a page's keys: `lower` inclusive, `upper` exclusive.
 #[derive(Clone, Copy)]
 struct Fences<'a> {
     lower: Option<&'a [u8]>,
@@ -100,7 +100,9 @@ impl<P: PageRead> TreeCheck<'_, P> {
         for (index, key) in keys.iter().enumerate() {
             let (version, value) = leaf.entry(index)?;
             if version > created_txn {
-                return Err(leaf.damaged(format!("an entry written by {version}, after the page was")));
+                return Err(
+                    leaf.damaged(format!("an entry written by {version}, after the page was created in {created_txn}"))
+                );
             }
             self.report.entries += 1;
             self.report.bytes += key.len() as u64;

@@ -1,5 +1,5 @@
 //! The sampler: commits the newest values of cells and counters as ordinary records, at the
-//! frequency of the flush.
+//! interval of [`FlushPolicy::Every`] or of `Options::sample_interval`.
 //!
 //! One round:
 //!

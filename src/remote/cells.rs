@@ -69,7 +69,8 @@ impl Client {
     /// Returns the value of a counter; 0 if there is none.
     ///
     /// # Errors
-    /// Those of [`Client::cell_load`]; [`NoCell`](crate::Error::NoCell) if it is a cell.
+    /// [`NoCell`](crate::Error::NoCell) if `name` is a cell, not a counter;
+    /// [`NotAllowed`](crate::Error::NotAllowed); [`Disconnected`](crate::Error::Disconnected).
     pub fn counter_get(&self, name: &str) -> Result<u64> {
         self.call(Kind::Read, &Request::CounterGet { name }, |reply| match reply {
             Reply::Count(value) => Some(value),

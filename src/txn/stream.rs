@@ -2,10 +2,10 @@
 //!
 //! A record is copied into the ring beyond the published tail; then the publication of the commit
 //! publishes both the record and the new pages. A transaction that outgrows a frame streams: it
-//! publishes each full frame by itself through `stream.tail`. That word only grows, and is stored
-//! before its bytes count as published. So the logger can free ring space while the transaction
-//! continues. If a streaming writer died or rolled back, the next writer finds `stream.tail` beyond
-//! the slot's tail, and writes an abort record before its own (also in recovery).
+//! publishes each full frame by storing the frame's end into `stream.tail`, which only grows. So
+//! the logger can flush frames and free ring space while the transaction continues. If a streaming
+//! writer died or rolled back, the next writer finds `stream.tail` beyond the slot's tail, and
+//! writes an abort record before its own (also in recovery).
 //!
 //! Each record is charged, in blocks, against what the logger has preallocated and granted: a
 //! publication never happens without log space. Streams leave a reserve, so that an ordinary commit
@@ -41,8 +41,8 @@ const fn frame_bytes(ring_len: u64) -> usize {
 /// An operation has a key and a value, or the two bounds of a range.
 const _: () = assert!(limits::key_len_max(limits::PAGE_SIZE_MAX) <= LARGE_VALUE_BYTES_MIN);
 
-/// Returns how many bytes are copied into the ring at once beyond the published tail, at most: an
-/// abort record, and a record that is as long as a frame or holds one operation.
+/// Returns the greatest number of bytes copied beyond the published tail at once: an abort record,
+/// then one frame or one operation, whichever is longer.
 pub(crate) const fn copied_at_once_max(page_size: usize, ring_len: u64) -> u64 {
     let operation = 16 + limits::key_len_max(page_size) + LARGE_VALUE_BYTES_MIN;
     let one_operation = operation + 2 * record::encoded_len(0);
@@ -262,9 +262,9 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
     let words = &engine.control.fixed().durable;
     let start = clock::now();
     let logger = &engine.control.fixed().logger;
-    // The logger preallocates, and counts each failed attempt. An attempt may be under way that
-    // began before this request, and before a checkpoint freed space. The next attempt uses that
-    // space.
+    // The logger counts failed preallocations. The first failure may be of an attempt that began
+    // before this request, and before a checkpoint freed space. So only the second one proves that
+    // space is lacking.
     let failures = logger.log_failures();
     logger.request_credit(reserved_blocks);
     let mut watch = engine.watch_logger();
@@ -286,7 +286,7 @@ fn wait_for_grant(engine: &Engine, reserved_blocks: u64) -> Result<()> {
         },
         || {
             watch.check(engine, start)?;
-            // A living logger that grants nothing means that no log can hold the charge.
+            // If the logger is alive and grants nothing within the timeout, report it as stalled.
             let now = words.credit_by_waiter();
             if now != block_credit.0 {
                 block_credit = (now, clock::now());

@@ -61,9 +61,10 @@ pub struct Program {
 }
 
 /// Builds programs by cargo with `arguments`, puts them below `target`, and returns them: binaries,
-/// and test programs if `arguments` select any. `build_dir` is the build directory of the caller,
-/// whose dependencies it shares; so `arguments` must not contain `-p`, which changes their features.
-/// Cargo before 1.91 has one directory for both and builds the dependencies again.
+/// and test programs if `arguments` select any. `build_dir` is the caller's build directory, so
+/// compiled dependencies are shared. `arguments` must not contain `-p`: it changes the features of
+/// dependencies, which are then built again. Cargo before 1.91 has one directory for both and
+/// builds the dependencies again.
 ///
 /// Writes the command to the standard error, and reports while it takes long.
 ///

@@ -8,7 +8,7 @@ pub mod processes;
 
 use std::time::Duration;
 
-/// A wait that lasts this long hangs. Every wait of a test ends by this limit and by no shorter
-/// one: a busy machine may take a hundred times as long as an idle one. Benchmarks measure how long
-/// something takes; tests do not.
+/// A single wait of a test fails after this time, and no sooner: a busy machine may take a hundred
+/// times as long as an idle one. `TEST_HANGS` in `tests/common/mod.rs` limits a whole test.
+/// Benchmarks measure how long something takes; tests do not.
 pub const HANGS: Duration = Duration::from_secs(300);

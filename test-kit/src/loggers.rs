@@ -1,4 +1,5 @@
-//! The loggers of a store, ready or not: each has the path of the store in its environment.
+//! The loggers of a store. They are identified by the store's path in their environment, which is
+//! set when the logger's program starts.
 
 use crate::HANGS;
 use crate::processes::state_of;
@@ -8,8 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Returns whether a process is a logger of the store at `path`, ready or not. Its environment
-/// contains the path of the store.
+/// Returns whether a process is a logger of the store at `path`, ready or not.
 pub fn is_logger_of(process: Pid, path: &Path) -> bool {
     let wanted = format!("UNTORN_BECOME_LOGGER={}", path.display());
     let variables = std::fs::read(format!("/proc/{}/environ", process.as_raw_nonzero())).unwrap_or_default();
@@ -52,7 +52,7 @@ pub fn are_loggers_stopped(path: &Path) -> bool {
     for_each_logger(path, |pid| {
         let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
         for thread in threads.into_iter().flatten().flatten() {
-            // A process that has ended counts as stopped.
+            // An ended thread does not count as running.
             all &= matches!(state_of(&thread.path()), 'T' | 'Z' | 'X');
         }
     });
@@ -85,17 +85,22 @@ pub fn kill_loggers(path: &Path) -> usize {
 
 /// Simulates a kernel crash of a store whose clients were killed: no logger is left, and no shared
 /// region.
+///
+/// # Panics
+/// If a process has the store open for longer than [`HANGS`].
+#[track_caller]
 pub fn crash_kernel(path: &Path) {
     let start = Instant::now();
     loop {
         // If a client died while it started a logger, the environment of that logger does not
         // identify it yet.
-        while kill_loggers(path) > 0 || (is_in_use(path) && start.elapsed() < HANGS) {
+        while kill_loggers(path) > 0 || is_in_use(path) {
+            assert!(start.elapsed() < HANGS, "a process still has the store at {} open", path.display());
             std::thread::sleep(Duration::from_millis(1));
         }
         let _ = std::fs::remove_file(path.join("control"));
         // A logger that appeared only now may have mapped the removed region.
-        if kill_loggers(path) == 0 && !is_in_use(path) || start.elapsed() > HANGS {
+        if kill_loggers(path) == 0 && !is_in_use(path) {
             return;
         }
     }

@@ -28,16 +28,17 @@ pub fn state_of(thread: &Path) -> char {
 }
 
 /// Returns whether all threads of a process are stopped or have ended. After a stop signal each
-/// thread first leaves the kernel, which takes time on a busy machine. A process that does not
-/// exist is not stopped.
+/// thread first leaves the kernel, which takes time on a busy machine. Returns false if the process
+/// does not exist.
 #[must_use]
 pub fn is_stopped(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     threads.flatten().all(|thread| matches!(state_of(&thread.path()), 'T' | 't' | 'Z' | 'X'))
 }
 
-/// Returns whether any thread of the process runs. A process that has ended may stay as a zombie.
-/// While another thread of it ends, it still holds its memory and its locks.
+/// Returns whether any thread of the process is left, running or stopped. A process whose main
+/// thread has ended stays a zombie; while another thread is left, it still holds its memory and its
+/// locks.
 #[must_use]
 pub fn exists(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };

@@ -228,7 +228,7 @@ impl<D: Disk> Log<D> {
     /// recovery starts at the stated position and passes the bytes up to R; new records follow at
     /// R.
     ///
-    /// The content of the spare that it takes is not trusted. First its old header is blanked, then
+    /// The content of the spare that it takes is not trusted. First its old header is erased, then
     /// the batches are written, then the header, each synced before the next. So there is never a
     /// valid header whose batches may be missing, and an earlier failure has no effect. After an
     /// error it may be called again, and takes another spare and another number.

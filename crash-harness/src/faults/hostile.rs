@@ -20,10 +20,10 @@ const STRANGERS: u64 = 6;
 const ATTACK: Duration = Duration::from_millis(1500);
 /// The first message of a client: magic, oldest and newest version, reserved.
 const HELLO: [u8; 16] = *b"untorn\r\n\x01\x00\x01\x00\x00\x00\x00\x00";
-/// Length of the server's answer to it, without a text.
+/// Length of the server's answer to [`HELLO`], without a text.
 const WELCOME_BYTES: usize = 20;
 
-/// Plays the scenario and returns the number of hostile connections.
+/// Runs the scenario and returns the number of hostile connections.
 pub(super) fn play(path: &Path, seed: u64) -> ScenarioResult<u64> {
     let mut processes = ScenarioProcesses::new(path)?;
     let writer = processes.start("a", "enduring", &["a", "", "stay", "", "visible"])?;
@@ -81,7 +81,7 @@ fn bother(mut stream: UnixStream, dice: &mut StdRng, stop: &AtomicBool) -> std::
     let mut garbage = vec![0; dice.random_range(1..5000)];
     dice.fill_bytes(&mut garbage);
     if dice.random_range(0..8) == 0 {
-        // Not even a hello.
+        // Sends garbage in place of the hello.
         return stream.write_all(&garbage);
     }
     let mut hello = HELLO;

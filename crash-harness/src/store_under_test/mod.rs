@@ -123,7 +123,7 @@ impl<E: std::fmt::Display> From<E> for Failure {
 }
 
 impl Failure {
-    /// Returns a finding, if this call must not fail.
+    /// Converts the failure of a call that must not fail into a finding.
     pub fn finding(self, doing: &str) -> Finding {
         Finding::new(Kind::Misbehaved, format!("{doing}: {}", self.0))
     }
@@ -164,8 +164,8 @@ pub struct About {
     pub after_cut: Promise,
     /// Whether several processes may open it and write to it.
     pub many_processes: bool,
-    /// The runs in which these settings are known to break the promises. The checks must find a
-    /// violation there, which is not reported as one.
+    /// Runs in which these settings are known to break the promises (controls). A violation there
+    /// is expected and not reported; its absence is reported.
     pub control_of: &'static [&'static str],
 }
 

@@ -28,9 +28,9 @@ const LATCH_SPINS: u32 = 400;
 /// value. It writes nothing that other threads or processes read. Use a cell for values that change
 /// too often for transactions: readings, gauges, states.
 ///
-/// A store is *visible* at once, and survives the death of any process, even of all. It becomes
-/// *durable* by sampling: the logger commits the newest value to the keyspace
-/// [`crate::CELLS_KEYSPACE`] at the frequency of the flush policy, or each 10 ms
+/// A stored value is *visible* at once, and survives the death of all processes. It becomes
+/// *durable* by sampling. The logger commits the newest value to [`crate::CELLS_KEYSPACE`] at the
+/// interval of [`FlushPolicy::Every`](crate::FlushPolicy::Every), otherwise every 10 ms by default
 /// ([`crate::Options::sample_interval`]). After a power loss the cell has the value of its last
 /// durable sample, or a newer one.
 ///
@@ -87,10 +87,10 @@ impl Cell<[u8]> {
     /// Stores a value of exactly the cell's size, and returns its version. Visible to all processes
     /// on return.
     ///
-    /// Waits only for another writer of this cell. If that writer runs, the wait is less than a
-    /// microsecond. If it is stopped during its store, the wait lasts until it continues; if it is
-    /// dead, for one liveness test. The first store after a crash also waits for one flush of the
-    /// log.
+    /// Usually waits only for another writer of this cell. If that writer runs, the wait is less
+    /// than a microsecond. If it is stopped during its store, the wait lasts until it continues; if
+    /// it is dead, for one liveness test. The first store after a crash also waits for one flush of
+    /// the log.
     ///
     /// # Errors
     /// [`Error::OtherCell`] for another size; [`Error::Limit`] if no version is left;
@@ -214,13 +214,14 @@ impl Opened {
             Some(version) => version,
             None => self.load_again(entry, || view.try_load(value))?,
         };
-        // Last: if the cell was dropped and its entry reused, the value may be another cell's.
+        // This check comes last: if the cell was dropped and its entry reused, the value may be
+        // another cell's.
         self.still()?;
         Ok(version)
     }
 
-    /// Retries a load. All copies were overwritten during the read. This may repeat, but then the
-    /// version changes.
+    /// Retries a load whose copy was overwritten while it was read. Each overwrite changes the
+    /// version. If the version stays the same, the cell is corrupt.
     #[cold]
     fn load_again(&self, entry: &CellEntry, mut load: impl FnMut() -> Option<Version>) -> Result<Version> {
         let mut seen = (0, 0);
@@ -259,7 +260,7 @@ impl Opened {
         if entry.try_latch(me).is_err() {
             self.wait_for_latch(entry)?;
         }
-        // After the latch is acquired: while it is held, the entry is not reassigned.
+        // The entry is checked again, because it cannot be reassigned while the latch is held.
         let stored = self.still().and_then(|_| {
             let (next, floor) = (view.next(), entry.floor());
             let version = if next >= floor { next } else { self.first_version(next, floor)? };
@@ -316,8 +317,8 @@ impl Opened {
     }
 
     fn store_durable(&self, value: &[u8]) -> Result<Version> {
-        // First: in a child of `fork()`, even the lock taken by the next check may be held for
-        // ever.
+        // This check comes first: in a child of `fork()`, even the lock that the next check takes
+        // may be held forever.
         self.store.client().check_usable()?;
         self.store.client().admission.refuse_open_transaction()?;
         let version = self.store(value)?;
@@ -332,7 +333,7 @@ impl Opened {
     }
 }
 
-/// Passes a step of a store, where a test may end this process.
+/// Passes the crash point of a step of a store. Returns true, because no step ends the store early.
 #[inline]
 fn pass(step: WriteStep) -> bool {
     match step {

@@ -10,9 +10,9 @@ use std::sync::Arc;
 /// A counter of a store; made by [`Store::counter`], cheap to clone.
 ///
 /// It holds a `u64` that wraps around at 2⁶⁴, so with [`Counter::sub`] it is a gauge. An addition
-/// that has returned survives the death of any process, even of all. It becomes durable by
-/// sampling, as cells do: after a power loss the counter has the value of its last durable sample
-/// or a newer one. [`Store::sync`] waits for a sample.
+/// that has returned survives the death of all processes. It becomes durable by sampling, as cells
+/// do: after a power loss the counter has the value of its last durable sample or a newer one.
+/// [`Store::sync`] waits for a sample.
 ///
 /// Threads may share it. In a child of `fork()` each call returns [`Error::Forked`]; the child
 /// counts with a counter that it opens for itself.

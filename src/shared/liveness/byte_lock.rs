@@ -27,8 +27,8 @@ pub(super) fn open_file(directory: impl AsFd, name: &str, write: bool) -> Result
     Ok((file, LockFileId::of(&stat)))
 }
 
-/// How a byte is locked: by one open file alone, or shared by several, which need not be open for
-/// writing.
+/// The mode of a lock on a byte: held by one open file alone, or shared by several. A shared lock
+/// does not require that the file is open for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ByteLockMode {
     Alone,
@@ -88,10 +88,10 @@ pub(crate) fn move_lock(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<()> 
     Err(Error::io(format!("unlocking byte {from} of {LOCK_FILE}"))(std::io::Error::last_os_error()))
 }
 
-/// Returns the first locked byte in `offsets` of the file `name`, queried through an open file that
-/// holds no locks.
+/// Returns the first locked byte in `offsets` of the file `name`. `file` must hold no locks,
+/// because the query ignores those of the same open file.
 pub(super) fn first_held(file: impl AsFd, name: &str, offsets: Range<u64>) -> Result<Option<u64>> {
-    // Offsets of files end at 2^63 - 1, and a length of 0 would mean all the rest.
+    // The largest offset of a file is 2^63 - 1. A length of 0 would extend to the end of the file.
     let end = offsets.end.min(i64::MAX as u64);
     if offsets.start >= end {
         return Ok(None);

@@ -212,7 +212,7 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Ok(scan)
     }
 
-    /// Returns an error if the segment has been recycled. Recycling blanks the header before it
+    /// Returns an error if the segment has been recycled. Recycling erases the header before it
     /// writes any batch, so if the header is unchanged after a copy, the copied bytes were those of
     /// the segment.
     fn refuse_recycled(&self) -> Result<()> {

@@ -1,30 +1,38 @@
 //! The segment files: which are in use, spares made ahead, recycling.
 //!
 //! Shared by the flush thread, which takes spares, and the background thread, which makes and
-//! recycles them. The lock is never held across a write or a sync.
+//! recycles them. The lock `slots` is never held across a write or a sync; the lock `erasing` is.
 //!
-//! The states of a file: *making* (zeros written under another name, synced, renamed) → *spare* →
-//! *taken* (the log writes its first batches and then its header) → *live* → *kept* for followers,
-//! once the checkpoint has passed its last byte, as far as [`Retention`] allows → spare again, or
-//! deleted if it is small. If a process dies in any of these, the next [`SegmentCatalog`]
-//! classifies the file by its header alone.
+//! | state of a file | meaning | next |
+//! |---|---|---|
+//! | *making* | zeros are written under another name, synced, and the file is renamed; or it is filled, reduced or deleted | *spare*, or deleted |
+//! | *spare* | ready to become a segment | *taken*, *making* |
+//! | *taken* | the log writes its first batches, and then its header | *live*; *spare* if that fails |
+//! | *live* | recovery needs its bytes | *kept* or *spare*, once the checkpoint has passed its last byte |
+//! | *kept* | only followers need it, as far as [`Retention`] allows | *spare* |
+//!
+//! After a process death in any state, the next [`SegmentCatalog`] classifies each file by its
+//! header alone.
 //!
 //! **Ready blocks.** Every segment file has the same length, but a small log takes little disk
 //! space. Only the first blocks of a file are ready, that is, written with zeros; the rest is a
 //! hole. Where the ready blocks end, the log continues in another file, so no commit needs a block
-//! that the device may not have. The first files have [`LogShape::ready_bytes_initial`]. Each spare
-//! is as large as all bytes that this pool has logged. It is twice as large as the previous one if
-//! that was used up. The length of a file is the limit. Four rules ensure what
-//! [`Log::free_blocks`](crate::Log::free_blocks) promises:
-//! 1. A spare is made with no fewer ready blocks than any other file has. So the current segment
-//!    has no more than the largest spare, unless the device is full.
-//! 2. The log continues in the spare with the fewest. The spare with the most is not counted: it is
-//!    the successor of a segment that fails.
+//! that the device may not have. The first files have [`LogShape::ready_bytes_initial`]. A spare
+//! has as many ready bytes as this pool has logged, rounded up to a power of two. It has at least
+//! as many as the previous spare, and at least twice as many if a commit waits for it or spares run
+//! out. It never has more than the length of a file. If the device lacks the space, it has as many
+//! as the first files. Four rules ensure what [`Log::free_blocks`](crate::Log::free_blocks)
+//! promises:
+//! 1. A new spare has at least as many ready blocks as every other file, unless the device is full.
+//!    So the current segment has no more than the largest spare.
+//! 2. The log continues in the spare with the fewest ready blocks. The spare with the most is not
+//!    counted, because it is the successor of a segment that fails.
 //! 3. The ready blocks of a spare do not change. A file with fewer than the first files have, such
-//!    as one that was copied with holes in place of zeros, is no spare until
+//!    as one that was copied with holes in place of zeros, is not a spare until
 //!    [`SegmentPool::add_spare`] has filled it.
-//! 4. A file that became free is deleted at once if it is small, or never, since a spare may have
-//!    been promised.
+//! 4. [`SegmentPool::recycle`] deletes a small file that became free at once. Otherwise the file
+//!    stays a spare, because its blocks may have been promised. The exceptions are spares beyond
+//!    the maximum, a full device, and [`SegmentPool::trim`].
 //!
 //! **Old headers.** A file that became free keeps its header until it is taken, and is a segment
 //! again if the process dies before that. So headers are erased from the oldest on, and the next
@@ -32,9 +40,10 @@
 //! 1. [`SegmentSlot::header`] is cleared only after the header was erased from the disk.
 //! 2. Threads that delete, fill or reduce files hold the lock `erasing` until the header is erased.
 //! 3. They choose the file with the oldest header (`SegmentSlots::is_next`).
-//! 4. The flush thread, which waits for no other, erases all older headers itself before it writes
-//!    to a file that has one.
+//! 4. The flush thread never takes `erasing`. So before it writes to a file that has a header, it
+//!    erases all older headers itself.
 
+mod erase;
 mod make;
 mod retention;
 mod slots;
@@ -187,11 +196,11 @@ impl<D: Disk> SegmentPool<D> {
         made
     }
 
-    /// Turns segments whose every byte is below `checkpoint_lsn`, or in a later segment, into
-    /// spares, except those that `retention` keeps. Deletes spares beyond the maximum. Small
-    /// segments are deleted instead once spares have grown, if there are two other spares and the
-    /// device has space. Call it only when a durable header states that checkpoint. Returns how
-    /// many segments it freed.
+    /// Frees each segment that recovery no longer needs: every byte is below `checkpoint_lsn`, or
+    /// repeated in a later segment. Freed segments become spares unless `retention` keeps them.
+    /// Deletes spares beyond the maximum. Small segments are deleted instead once spares have
+    /// grown, if there are two other spares and the device has space. Call it only when a durable
+    /// header states that checkpoint. Returns how many segments it freed.
     ///
     /// # Errors
     /// [`LogError::Io`] if a surplus file can't be deleted: it stays a spare. Freed segments stay
@@ -213,7 +222,8 @@ impl<D: Disk> SegmentPool<D> {
             let retired = slots.retire_below(retention);
             let freed = retired.len();
             let mut surplus = Vec::new();
-            // The oldest first, and none that is younger than one that is kept.
+            // Oldest first. The loop ends at the first segment that stays, so no younger one is
+            // deleted.
             for at in retired.into_iter().rev() {
                 let ready = slots.files[at].ready;
                 let is_initial = ready <= slots.ready_min && ready < self.shape.segment_blocks();
@@ -276,7 +286,7 @@ impl<D: Disk> SegmentPool<D> {
             let Some((at, _)) = kept.min_by_key(oldest) else { return Ok(false) };
             slots.files[at].header = slots.files[at].state.started().map(|started| started.number);
             slots.files[at].state = SlotState::Spare;
-            // A spare with an older header is deleted instead of it, if no less log is left then.
+            // If a spare has an older header and no more ready blocks, delete that spare instead.
             let oldest = slots.files.iter().position(|slot| slot.header.is_some() && slots.is_next(slot));
             let Some(oldest) = oldest.filter(|oldest| slots.files[*oldest].ready <= slots.files[at].ready) else {
                 return Ok(true);
@@ -292,8 +302,9 @@ impl<D: Disk> SegmentPool<D> {
         Ok(true)
     }
 
-    /// Deletes the largest spare, but never the last one, when the device is full and the space is
-    /// needed elsewhere. Returns false if there is only one.
+    /// Deletes a spare when the device is full and the space is needed elsewhere: one that has
+    /// holes, otherwise the largest. Of the spares with an old header, only the oldest qualifies.
+    /// Returns false if none qualifies, or if the only spare has no holes.
     ///
     /// # Errors
     /// [`LogError::Io`] if it can't be deleted; it is a spare then.
@@ -400,7 +411,8 @@ impl<D: Disk> SegmentPool<D> {
             true => spares.min_by_key(|(_, slot)| Reverse(slot.ready)),
             false => {
                 let next = spares.filter(|(_, slot)| slots.is_next(slot)).min_by_key(|(_, slot)| slot.ready);
-                // A file with holes may come before all others.
+                // If the oldest header is in a file with holes, no spare is the next. Then take the
+                // spare with the oldest header.
                 next.or_else(|| slots.spare_files().min_by_key(|(_, slot)| slot.header))
             }
         }?;
@@ -414,8 +426,8 @@ impl<D: Disk> SegmentPool<D> {
         let older = header.map_or(Vec::new(), |header| slots.older_headers(header));
         drop(slots);
         for (_, older) in older {
-            // A file that was deleted meanwhile has no header. If zeroing fails, the old header does
-            // no more harm than before.
+            // A file that was deleted meanwhile has no header. If erasing fails, the old header
+            // does no more harm than before.
             let _ = self.erase_header(&older);
         }
         Some((name, ready, number))

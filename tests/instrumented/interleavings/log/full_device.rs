@@ -94,7 +94,7 @@ fn the_device_fills_between_publication_and_flush() {
         eprintln!("went on {:?} after there was room, refused {refused} times", begun.elapsed());
         last = few.commits(500, true).unwrap();
         assert_verified(&few.store);
-        drop(few);
+        drop((few, stream));
         crash_kernel(&path);
         let store = worker::options().open(&path).unwrap();
         assert_eq!(number(&store, &store.snapshot().unwrap()), last);

@@ -1,9 +1,9 @@
 //! Spares: new files, and files with holes that are filled.
 
 use super::SegmentPool;
-use super::slots::{SegmentSlots, SlotState, blocks_of};
+use super::slots::{SlotState, blocks_of};
 use crate::error::{LogError, Result};
-use crate::limits::{BLOCK_BYTES, ZERO_FILL_BYTES};
+use crate::limits::ZERO_FILL_BYTES;
 use crate::segment_catalog::{SEGMENT_PREFIX, UNFINISHED_PREFIX, slot_name};
 use crate::{Disk, DiskFile, disk::AlignedBuf};
 
@@ -34,39 +34,6 @@ impl<D: Disk> SegmentPool<D> {
         made
     }
 
-    /// Takes a file with holes that is no segment any more, if there is one, and erases its header,
-    /// so that no catalog takes the file for a damaged segment after a crash.
-    fn erase_hollow(&self) -> Option<(String, std::io::Result<()>)> {
-        let hollow = |slots: &SegmentSlots| {
-            slots.files.iter().position(|slot| slots.is_next(slot) && slot.ready < slots.ready_min)
-        };
-        // A new file is made beside a deletion, which may take long.
-        let _ = hollow(&self.lock())?;
-        let _erasing = self.lock_erasing();
-        let name = {
-            let mut slots = self.lock();
-            let at = hollow(&slots)?;
-            slots.files[at].state = SlotState::Making;
-            slots.files[at].name.clone()
-        };
-        let erased = self.erase_header(&name);
-        Some((name, erased))
-    }
-
-    /// Erases the header of a file that is no segment any more.
-    pub(super) fn erase_header(&self, name: &str) -> std::io::Result<()> {
-        self.zero_file(name, BLOCK_BYTES as u64)?;
-        self.lock().clear_header(name);
-        Ok(())
-    }
-
-    /// Writes zeros over the first bytes of a file, and syncs it.
-    pub(super) fn zero_file(&self, name: &str, bytes: u64) -> std::io::Result<()> {
-        let file = self.disk.open(name)?;
-        write_zeros(&file, bytes)?;
-        file.sync()
-    }
-
     fn make_file(&self, name: &str, bytes: u64) -> Result<()> {
         let unfinished = name.replace(SEGMENT_PREFIX, UNFINISHED_PREFIX);
         let make = || {
@@ -86,7 +53,7 @@ impl<D: Disk> SegmentPool<D> {
 }
 
 /// Writes `bytes` zeros from the beginning of a file on.
-fn write_zeros(file: &impl DiskFile, bytes: u64) -> std::io::Result<()> {
+pub(super) fn write_zeros(file: &impl DiskFile, bytes: u64) -> std::io::Result<()> {
     let zeros = AlignedBuf::new(ZERO_FILL_BYTES);
     let mut offset = 0;
     while offset < bytes {

@@ -30,7 +30,7 @@ impl<D: Disk> SegmentPool<D> {
         loop {
             let name = {
                 let mut slots = self.lock();
-                // A small one that still has a header may be older than a large one.
+                // A small spare that still has a header may be older than a large one.
                 let needs_work = |slot: &&mut SegmentSlot| slot.header.is_some() || bytes_of(slot.ready) > bytes;
                 let next = slots.next_spare();
                 let Some(slot) = next.and_then(|at| slots.files.get_mut(at)).filter(needs_work) else { return Ok(()) };
