@@ -11,6 +11,7 @@
 //! | the header is not one of a store left in order | a backup from before this region's life |
 //! | the region is of this boot and of this log, and not poisoned | the checks of `prepare`, which hold for each use of it |
 //! | every number of the region leads to memory that exists | damage |
+//! | the ring has not lost its growth | a store that stays slow until it is left in order |
 //! | the newest image is whole, and the pages that lead to all others are those of its transaction | damage, pages of another time |
 //! | the newest header is of the finished checkpoint or of the started one; checkpoint ≤ durable ≤ committed | files of another time |
 //! | each cell has the entry that its record names | damage |
@@ -98,6 +99,8 @@ impl<'c> Candidate<'c> {
         ensure(is_kept, || "the kernel may have dropped the memory of the dead processes".into())?;
         ensure(!header.clean, || "the header states that the store was left in order".into())?;
         control.check_numbers().map_err(doubt)?;
+        let can_grow = control.ring_reach().map_err(doubt)? == header.geometry.ring_size;
+        ensure(can_grow, || "the ring could not grow; that of a new region can".into())?;
         let newest = control.newest().map_err(doubt)?;
         if let Some((_, what)) = newest.problem(&header.geometry) {
             return Err(what);

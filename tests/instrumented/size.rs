@@ -160,16 +160,17 @@ fn a_large_first_transaction_makes_room_for_itself() {
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     let mut txn = store.begin().unwrap();
-    for n in 0_u64..200 {
-        txn.put(&keys, &n.to_be_bytes(), &vec![n as u8; 100_000]).unwrap();
+    for n in 0_u64..400 {
+        // Larger values are not in the log.
+        txn.put(&keys, &n.to_be_bytes(), &vec![n as u8; 50_000]).unwrap();
     }
     let _ticket = txn.commit().unwrap();
     kill_logger(&store);
     drop((keys, store));
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
-    for n in 0_u64..200 {
-        assert_eq!(keys.get(&n.to_be_bytes()).unwrap().unwrap(), vec![n as u8; 100_000][..]);
+    for n in 0_u64..400 {
+        assert_eq!(keys.get(&n.to_be_bytes()).unwrap().unwrap(), vec![n as u8; 50_000][..]);
     }
     assert_clean(&store);
 }

@@ -46,8 +46,9 @@ impl Few {
     /// changes.
     pub(crate) fn grow_log(&self) {
         let mut txn = self.store.begin().unwrap();
-        for n in 0..40_u64 {
-            txn.put(&self.keys, &n.to_be_bytes(), &[1; 100_000]).unwrap();
+        // Larger values are not in the log.
+        for n in 0..80_u64 {
+            txn.put(&self.keys, &n.to_be_bytes(), &[1; 50_000]).unwrap();
         }
         txn.rollback();
     }

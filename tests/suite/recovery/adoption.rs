@@ -41,6 +41,8 @@ fn child() {
     store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
     let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"visible", role.arguments[0].as_bytes()).unwrap();
+    // Its bytes are in the arena alone.
+    txn.put(&keys, b"large", large(&role.arguments[0])).unwrap();
     let visible = txn.commit().unwrap().txn_id();
     cell.store(&role.number(0).to_le_bytes()).unwrap();
     let mut open = (role.name == "streamer").then(|| store.begin().unwrap());
@@ -55,6 +57,11 @@ fn child() {
     let logger = store.stats().unwrap().logger_pid.unwrap();
     say(format_args!("{logger} {} {}", visible.as_u64(), before + 1));
     listen();
+}
+
+/// A value that the log only refers to.
+fn large(value: &str) -> Vec<u8> {
+    value.bytes().cycle().take(100_000).collect()
 }
 
 /// A store whose processes were all killed.
@@ -143,6 +150,7 @@ fn check(store: &Store, value: &str, all: bool) {
     store.cell("cell", 8).unwrap().load(&mut number).unwrap();
     if all {
         assert_eq!(text(b"visible").as_deref(), Some(value));
+        assert!(keys.get(b"large").unwrap().is_some_and(|found| *found == large(value)[..]));
         assert_eq!(u64::from_le_bytes(number).to_string(), value);
     }
     assert!(keys.prefix(b"uncommitted").unwrap().next().is_none());
@@ -193,6 +201,25 @@ fn a_region_is_continued_after_the_death_of_all() {
     assert_eq!(loggers(&store), 1, "it was left in order");
     check(&store, "3", true);
     stop(store, &path);
+}
+
+/// A large value that no flush has synced may be missing. Its transaction was visible and never
+/// acknowledged as durable: the region is not continued, and the store is recovered without it.
+#[test]
+fn a_transaction_whose_large_value_is_missing_is_dropped() {
+    let _limit = limit();
+    let killed = Killed::new();
+    let arena = std::fs::read(killed.path.join("arena")).unwrap();
+    let value = large("1");
+    let at = arena.windows(value.len()).position(|bytes| bytes == value).unwrap();
+    killed.flip("arena", at as u64 + 50_000);
+    let store = small().open(&killed.path).unwrap();
+    assert_eq!(loggers(&store), 1, "the region was continued");
+    check(&store, "1", false);
+    let keys = store.keyspace("keys").unwrap();
+    assert!(keys.get(b"large").unwrap().is_none() && keys.get(b"visible").unwrap().is_none());
+    drop(keys);
+    stop(store, &killed.path);
 }
 
 /// The kernel may have dropped what a file held that lost its mark; the log has everything all the

@@ -127,8 +127,8 @@ fn a_damaged_value_is_named() {
     let store = options().open(&live).unwrap();
     let keyspace = store.keyspace("values").unwrap();
     keyspace.put(b"key", &value(1, LARGE)).unwrap();
-    // A header states that it is durable.
-    std::thread::sleep(Duration::from_millis(200));
+    // The header of this record's batch states that the value is durable.
+    keyspace.put(b"next", b"small").unwrap();
     crash_image(&store, &live, &image);
     let whole = Image::load(&image);
     let arena = &whole.files["arena"];
