@@ -6,6 +6,7 @@ use super::lives::{Life, Lived};
 use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::processes::loggers::is_logger_of;
+use crate::processes::memory_mark::{MARKED, drop_from_memory};
 use rustix::process::{Pid, Signal};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,8 +22,10 @@ const HEADER: &str = "checkpoint";
 enum Dies {
     None,
     Logger,
-    /// The logger and, at the first failure, the clients.
+    /// The logger and, at the first failure, the clients. The store is recovered.
     All,
+    /// The same processes. The next logger continues their region.
+    AllInMemory,
 }
 
 /// Syncs that fail one after the other: the file of each, and how many of its syncs succeed before.
@@ -62,6 +65,9 @@ pub const ALL: &[Failures] = &[
     failures(Dies::All, &[(LOG, 0)]),
     failures(Dies::All, &[(ARENA, 0)]),
     failures(Dies::All, &[(HEADER, 0)]),
+    failures(Dies::AllInMemory, &[(LOG, 0)]),
+    failures(Dies::AllInMemory, &[(ARENA, 0)]),
+    failures(Dies::AllInMemory, &[(HEADER, 0)]),
     sticky(&[(LOG, 0), (LOG, 0)]),
     failures(Dies::Logger, &[(LOG, 0), (LOG, 0)]),
     failures(Dies::Logger, &[(LOG, 0), (LOG, 1)]),
@@ -96,6 +102,7 @@ impl Failures {
             Dies::None => "no process dies",
             Dies::Logger => "logger dies",
             Dies::All => "all processes die",
+            Dies::AllInMemory => "all processes die and the region is continued",
         };
         format!("failed syncs {}, {dies}", syncs.join(" "))
     }
@@ -118,7 +125,7 @@ impl Failures {
                 Dies::None => None,
                 _ => Some(logger_of_thread(held.thread, &life.processes.store)?),
             };
-            if self.dies == Dies::All && nth == 0 {
+            if matches!(self.dies, Dies::All | Dies::AllInMemory) && nth == 0 {
                 life.processes.kill_writers();
             }
             if let Some(logger) = logger {
@@ -134,6 +141,9 @@ impl Failures {
             held.fail();
             if let Some(logger) = logger {
                 wait_until_gone(logger, None)?;
+            }
+            if self.dies == Dies::All {
+                drop_from_memory(&life.processes.store, &MARKED);
             }
             if life.processes.writers.is_empty() {
                 life.processes.start_writers(2, u64::MAX);
