@@ -5,9 +5,11 @@
 
 mod check;
 mod extents;
+mod records;
 
 pub(crate) use check::Check;
 pub(crate) use extents::ExtentPlan;
+use records::{Record, RecordStream, damaged};
 
 use crate::pages::protection::Protection;
 use crate::pages::unreplayed::UnreplayedExtents;
@@ -17,8 +19,7 @@ use crate::txn::write::Write;
 use crate::{Error, LimitKind, Result, TxnId};
 use std::sync::Arc;
 use untorn_wal::Lsn;
-use untorn_wal::record;
-use untorn_wal::record::{Decoded, RecordKind};
+use untorn_wal::record::RecordKind;
 
 /// Returns an error if a record of `txn` can't come next after the commit of `base`.
 fn follows(base: TxnId, txn: TxnId, kind: RecordKind) -> Result<(), String> {
@@ -36,9 +37,7 @@ pub(crate) struct Replay<'e> {
     checkpoint: TxnId,
     /// A streamed transaction whose commit has not come yet.
     open: Option<Write<'e>>,
-    /// Bytes of the stream not yet decoded, and where they begin.
-    rest: Vec<u8>,
-    at: Lsn,
+    stream: RecordStream,
     /// The end of the last commit or abort record: the stream is valid up to here.
     safe_start: Lsn,
     records: u64,
@@ -55,8 +54,7 @@ impl<'e> Replay<'e> {
             unreplayed,
             checkpoint,
             open: None,
-            rest: Vec::new(),
-            at: from,
+            stream: RecordStream::new(engine.record_seed(), from, plan.end()),
             safe_start: from,
             records: 0,
         }
@@ -68,59 +66,34 @@ impl<'e> Replay<'e> {
     /// [`Error::Corrupt`] if they are no records: the checksum of their batch was valid, so they
     /// were damaged before the batch was written.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
-        match self.advance(bytes)? {
-            None => Ok(()),
-            Some(what) => Err(Error::corrupt("wal", self.at.0, format!("log position {}: {what}", self.at.0))),
-        }
+        let wrong = self.advance(bytes)?;
+        self.stream.check(wrong)
     }
 
     /// Applies the whole records at the beginning of `bytes`, which were in the ring when all
     /// processes died. The first invalid record ends the stream.
     pub(crate) fn feed_until_bad(&mut self, bytes: &[u8]) -> Result<()> {
         self.advance(bytes)?;
-        self.rest.clear();
+        self.stream.clear();
         Ok(())
     }
 
     /// Applies records until the bytes end or are no valid record. In the latter case returns what
     /// is wrong with them.
     fn advance(&mut self, bytes: &[u8]) -> Result<Option<String>> {
-        self.rest.extend_from_slice(bytes);
-        let rest = std::mem::take(&mut self.rest);
-        let mut used = 0;
-        let mut wrong = None;
-        loop {
-            if self.plan.ends_at(self.at) {
-                // Nothing from here on was acknowledged: see `ExtentPlan`.
-                used = rest.len();
-                break;
-            }
-            match record::decode(&rest[used..], self.engine.record_seed(), self.at) {
-                Decoded::Record { txn, kind, payload, len } => {
-                    let txn = TxnId::from_u64(txn);
-                    if let Err(what) = follows(self.engine.control.committed(), txn, kind) {
-                        wrong = Some(what);
-                        break;
-                    }
-                    self.apply(txn, kind, payload, Lsn(self.at.0 + len as u64))?;
-                    used += len;
-                    self.at = Lsn(self.at.0 + len as u64);
-                }
-                Decoded::Incomplete => break,
-                Decoded::Bad(reason) => {
-                    wrong = Some(reason.to_string());
-                    break;
-                }
-            }
-        }
-        self.rest = rest;
-        self.rest.drain(..used);
-        Ok(wrong)
+        let mut stream = std::mem::take(&mut self.stream);
+        let wrong =
+            stream.advance(bytes, |record| match follows(self.engine.control.committed(), record.txn, record.kind) {
+                Ok(()) => self.apply(record).map(Ok),
+                Err(what) => Ok(Err(what)),
+            });
+        self.stream = stream;
+        wrong
     }
 
-    fn apply(&mut self, txn: TxnId, kind: RecordKind, payload: &[u8], end: Lsn) -> Result<()> {
-        let at = self.at;
-        let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
+    fn apply(&mut self, record: Record<'_>) -> Result<()> {
+        let Record { txn, kind, payload, at, end } = record;
+        let damaged = |what: String| damaged(at, what);
         if matches!(kind, RecordKind::Abort | RecordKind::Commit) {
             // The frames so far belong to a transaction that never committed.
             self.open = None;
@@ -170,7 +143,7 @@ impl<'e> Replay<'e> {
     /// Returns the position of the next expected byte of the stream. All bytes before it have been
     /// decoded or are buffered.
     pub(crate) fn next(&self) -> Lsn {
-        Lsn(self.at.0 + self.rest.len() as u64)
+        self.stream.next()
     }
 
     /// Returns the end of the last commit or abort record. The newest commit contains all of the
@@ -193,7 +166,7 @@ impl<'e> Replay<'e> {
     /// Ends the replay. Returns where the last whole record ended, and how many transactions were
     /// applied.
     pub(crate) fn finish(self) -> (Lsn, u64) {
-        (self.at, self.records)
+        (self.stream.at(), self.records)
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn check_roots(arena: &Arena, image: &SlotImage, checkpointed: TxnId)
         Ok(seen < CATALOG_PAGES_MAX)
     })?;
     image.catalog.recent.iter().try_for_each(|tree| check(tree.root))?;
-    // Each commit writes a root anew. So pages of an earlier time, for example of a backup that was
+    // Each commit writes a new root. So pages of an earlier time, for example of a backup that was
     // copied over the file, lack the newest one. A commit that only empties a keyspace looks alike.
     if newest != image.txn {
         let what = format!("the newest root was created in {newest}, the newest commit is {}", image.txn);

@@ -2,24 +2,22 @@
 
 use super::extents::{ExtentPlan, Found};
 use super::follows;
+use super::records::{RecordStream, damaged};
 use crate::files::extent::LOGGED_VALUE_BYTES_MIN;
 use crate::txn::ops::{Op, Ops};
 use crate::{Error, KeyspaceId, Result, TxnId, limits};
 use std::collections::HashMap;
 use untorn_wal::Lsn;
-use untorn_wal::record;
-use untorn_wal::record::{Decoded, RecordKind};
+use untorn_wal::record::RecordKind;
 
 /// Checks the stream without applying it. So recovery finds a damaged log before it changes a byte
 /// of any file, and `verify` finds damage in the log that is kept for followers.
 pub(crate) struct Check<'k> {
-    seed: u32,
     page_size: usize,
+    stream: RecordStream,
     /// The last transaction that the stream commits; unknown before the first one of a stream that
     /// does not begin at a checkpoint.
     last: Option<TxnId>,
-    rest: Vec<u8>,
-    at: Lsn,
     /// Where the record of `last` ends, if the stream holds that.
     committed_end: Option<Lsn>,
     /// The state of the transactions, which are checked as replay applies them. `None` if the
@@ -86,7 +84,7 @@ impl Transactions<'_> {
     /// # Errors
     /// [`Error::Corrupt`] if replay could not apply it.
     fn check(&mut self, txn: TxnId, kind: RecordKind, payload: &[u8], at: Lsn) -> Result<()> {
-        let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
+        let damaged = |what: String| damaged(at, what);
         if matches!(kind, RecordKind::Abort | RecordKind::Commit) {
             self.open = None;
         }
@@ -191,11 +189,9 @@ impl<'k> Check<'k> {
         let transactions = Transactions { find_keyspace, keyspaces: HashMap::new(), open: None };
         let transactions = Some(transactions);
         Check {
-            seed,
             page_size,
+            stream: RecordStream::new(seed, from, None),
             last: Some(checkpoint),
-            rest: Vec::new(),
-            at: from,
             committed_end: None,
             transactions,
             extents: ExtentPlan::default(),
@@ -205,11 +201,9 @@ impl<'k> Check<'k> {
     /// Begins at `from`, where a record begins.
     pub(crate) fn anywhere(seed: u32, page_size: usize, from: Lsn) -> Check<'k> {
         Check {
-            seed,
             page_size,
+            stream: RecordStream::new(seed, from, None),
             last: None,
-            rest: Vec::new(),
-            at: from,
             committed_end: None,
             transactions: None,
             extents: ExtentPlan::default(),
@@ -222,10 +216,8 @@ impl<'k> Check<'k> {
     /// [`Error::Corrupt`] if they are no records, are out of order, or contain incomplete
     /// operations; from a checkpoint on, also if no transaction can have written them.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<()> {
-        match self.advance(bytes)? {
-            None => Ok(()),
-            Some(what) => Err(Error::corrupt("wal", self.at.0, format!("log position {}: {what}", self.at.0))),
-        }
+        let wrong = self.advance(bytes)?;
+        self.stream.check(wrong)
     }
 
     /// Checks the whole records at the beginning of `bytes`, which [`Replay::feed_until_bad`] will
@@ -234,86 +226,35 @@ impl<'k> Check<'k> {
     /// [`Replay::feed_until_bad`]: super::Replay::feed_until_bad
     pub(crate) fn feed_until_bad(&mut self, bytes: &[u8]) -> Result<()> {
         self.advance(bytes)?;
-        self.rest.clear();
+        self.stream.clear();
         Ok(())
     }
 
     /// Checks records until the bytes end or are no valid record. In the latter case returns what
     /// is wrong with them.
     fn advance(&mut self, bytes: &[u8]) -> Result<Option<String>> {
-        self.rest.extend_from_slice(bytes);
-        let mut used = 0;
-        let mut wrong = None;
-        loop {
-            let at = self.at;
-            let damaged = |what: String| Error::corrupt("wal", at.0, format!("log position {}: {what}", at.0));
-            match record::decode(&self.rest[used..], self.seed, at) {
-                Decoded::Record { txn, kind, payload, len } => {
-                    let txn = TxnId::from_u64(txn);
-                    if let Err(what) = self.last.map_or(Ok(()), |last| follows(last, txn, kind)) {
-                        wrong = Some(what);
-                        break;
-                    }
-                    let mut found = Found::new(txn, kind, at, Lsn(at.0 + len as u64));
-                    // The content of an abort record is never applied.
-                    if kind != RecordKind::Abort {
-                        Ops::new(payload).try_for_each(|op| self.check_op(&op?, &mut found)).map_err(damaged)?;
-                    }
-                    self.extents.add(found);
-                    if let Some(transactions) = &mut self.transactions {
-                        transactions.check(txn, kind, payload, at)?;
-                    }
-                    if matches!(kind, RecordKind::Commit | RecordKind::FrameCommit) {
-                        self.last = Some(txn);
-                        self.committed_end = Some(Lsn(at.0 + len as u64));
-                    }
-                    used += len;
-                    self.at = Lsn(at.0 + len as u64);
-                }
-                Decoded::Incomplete => break,
-                Decoded::Bad(reason) => {
-                    wrong = Some(reason.to_string());
-                    break;
-                }
+        let Check { page_size, stream, last, committed_end, transactions, extents } = self;
+        stream.advance(bytes, |record| {
+            let (txn, kind, at) = (record.txn, record.kind, record.at);
+            if let Err(what) = last.map_or(Ok(()), |last| follows(last, txn, kind)) {
+                return Ok(Err(what));
             }
-        }
-        self.rest.drain(..used);
-        Ok(wrong)
-    }
-
-    /// Checks an operation against the limits that the public call enforced before it was logged.
-    fn check_op(&self, op: &Op<'_>, extents: &mut Found) -> Result<(), String> {
-        let key_max = limits::key_len_max(self.page_size) as u64;
-        let (what, found, max) = match op {
-            Op::Put { key, .. } | Op::Delete { key, .. } => ("a key of bytes", key.len() as u64, key_max),
-            Op::LargePut { key, .. } if key.len() as u64 > key_max => ("a key of bytes", key.len() as u64, key_max),
-            Op::PutExtent { key, extent, .. } => {
-                if extent.page.is_none() || (extent.len as usize) < LOGGED_VALUE_BYTES_MIN {
-                    return Err(format!("an operation refers to {} bytes at page {}", extent.len, extent.page.0));
-                }
-                if u64::from(extent.len) > limits::VALUE_LEN_MAX {
-                    ("a value of bytes", u64::from(extent.len), limits::VALUE_LEN_MAX)
-                } else {
-                    extents.push(*extent);
-                    ("a key of bytes", key.len() as u64, key_max)
-                }
+            let mut found = Found::new(txn, kind, at, record.end);
+            // The content of an abort record is never applied.
+            if kind != RecordKind::Abort {
+                let checked = Ops::new(record.payload).try_for_each(|op| check_op(*page_size, &op?, &mut found));
+                checked.map_err(|what| damaged(at, what))?;
             }
-            Op::LargePut { len, .. } => ("a value of bytes", u64::from(*len), limits::VALUE_LEN_MAX),
-            Op::DeleteRange { start, end, .. } => {
-                let longest = start.len().max(end.map_or(0, <[u8]>::len)) as u64;
-                ("a bound of bytes", longest, key_max + 1)
+            extents.add(found);
+            if let Some(transactions) = transactions {
+                transactions.check(txn, kind, record.payload, at)?;
             }
-            Op::CreateKeyspace { name, .. } => {
-                ("a name of bytes", name.len() as u64, limits::KEYSPACE_NAME_LEN_MAX as u64)
+            if matches!(kind, RecordKind::Commit | RecordKind::FrameCommit) {
+                *last = Some(txn);
+                *committed_end = Some(record.end);
             }
-            Op::DropKeyspace { .. }
-            | Op::LargeBytes(_)
-            | Op::Incarnation { .. }
-            | Op::CellsFloor(_)
-            | Op::Savepoint { .. }
-            | Op::RollBack { .. } => return Ok(()),
-        };
-        if found > max { Err(format!("an operation has {what} {found}, the limit is {max}")) } else { Ok(()) }
+            Ok(Ok(()))
+        })
     }
 
     /// Returns where the record of [`Check::last`] ends; `None` if the stream does not hold it.
@@ -323,12 +264,12 @@ impl<'k> Check<'k> {
 
     /// Returns where the stream ends; `None` if that is within a record.
     pub(crate) fn end(&self) -> Option<Lsn> {
-        self.rest.is_empty().then_some(self.at)
+        self.stream.is_whole().then_some(self.stream.at())
     }
 
     /// Returns the position of the next expected byte of the stream.
     pub(crate) fn next(&self) -> Lsn {
-        Lsn(self.at.0 + self.rest.len() as u64)
+        self.stream.next()
     }
 
     /// Ends the check. Returns the extents to which the records refer.
@@ -340,4 +281,38 @@ impl<'k> Check<'k> {
     pub(crate) fn last(&self) -> TxnId {
         self.last.unwrap_or(TxnId::ZERO)
     }
+}
+
+/// Checks an operation against the limits that the public call enforced before it was logged. Adds
+/// the extent to which it refers to `extents`.
+fn check_op(page_size: usize, op: &Op<'_>, extents: &mut Found) -> Result<(), String> {
+    let key_max = limits::key_len_max(page_size) as u64;
+    let (what, found, max) = match op {
+        Op::Put { key, .. } | Op::Delete { key, .. } => ("a key of bytes", key.len() as u64, key_max),
+        Op::LargePut { key, .. } if key.len() as u64 > key_max => ("a key of bytes", key.len() as u64, key_max),
+        Op::PutExtent { key, extent, .. } => {
+            if extent.page.is_none() || (extent.len as usize) < LOGGED_VALUE_BYTES_MIN {
+                return Err(format!("an operation refers to {} bytes at page {}", extent.len, extent.page.0));
+            }
+            if u64::from(extent.len) > limits::VALUE_LEN_MAX {
+                ("a value of bytes", u64::from(extent.len), limits::VALUE_LEN_MAX)
+            } else {
+                extents.push(*extent);
+                ("a key of bytes", key.len() as u64, key_max)
+            }
+        }
+        Op::LargePut { len, .. } => ("a value of bytes", u64::from(*len), limits::VALUE_LEN_MAX),
+        Op::DeleteRange { start, end, .. } => {
+            let longest = start.len().max(end.map_or(0, <[u8]>::len)) as u64;
+            ("a bound of bytes", longest, key_max + 1)
+        }
+        Op::CreateKeyspace { name, .. } => ("a name of bytes", name.len() as u64, limits::KEYSPACE_NAME_LEN_MAX as u64),
+        Op::DropKeyspace { .. }
+        | Op::LargeBytes(_)
+        | Op::Incarnation { .. }
+        | Op::CellsFloor(_)
+        | Op::Savepoint { .. }
+        | Op::RollBack { .. } => return Ok(()),
+    };
+    if found > max { Err(format!("an operation has {what} {found}, the limit is {max}")) } else { Ok(()) }
 }

@@ -171,9 +171,9 @@ impl ExtentPlan {
         self.end.is_some()
     }
 
-    /// Returns whether the log ends at `at`.
-    pub(super) fn ends_at(&self, at: Lsn) -> bool {
-        self.end == Some(at)
+    /// Returns where the log ends, if that is before its last record.
+    pub(super) fn end(&self) -> Option<Lsn> {
+        self.end
     }
 
     /// Returns whether the record at `at` belongs to a stream that never commits.

@@ -17,7 +17,7 @@ fn plan(records: &[(u64, RecordKind, &[Op<'_>])]) -> Result<(ExtentPlan, Vec<Lsn
         ops.iter().for_each(|op| op.encode(&mut payload));
         let at = Lsn(bytes.len() as u64);
         begins.push(at);
-        record::encode(&mut bytes, 7, at, *txn, *kind, &payload);
+        untorn_wal::record::encode(&mut bytes, 7, at, *txn, *kind, &payload);
     }
     let find_keyspace = |keyspace: KeyspaceId| Ok(keyspace.0 == 1);
     let mut check = Check::new(7, 4096, TxnId::ZERO, Lsn::ZERO, &find_keyspace);

@@ -16,8 +16,8 @@ use crate::{KeyspaceId, Result};
 const EXTENT_BYTES_AHEAD_MAX: u64 = 64 << 20;
 
 impl Write<'_> {
-    /// Puts a value of at least [`LOGGED_VALUE_BYTES_MIN`](crate::files::extent::LOGGED_VALUE_BYTES_MIN)
-    /// bytes. The caller has checked the limits and opened the keyspace.
+    /// Puts a value of at least `LOGGED_VALUE_BYTES_MIN` bytes. The caller has checked the limits
+    /// and opened the keyspace.
     pub(super) fn put_extent(&mut self, keyspace: KeyspaceId, key: &[u8], value: &[u8]) -> Result<()> {
         self.refuse_failed()?;
         self.wait_for_extents(value.len() as u64)?;
