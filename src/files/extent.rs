@@ -7,6 +7,7 @@
 
 use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, PageHeader, PageKind, extent_pages};
 use crate::{PageId, TxnId};
+use std::ops::Range;
 
 /// The length in bytes from which on a value is written once, to a logged extent.
 pub(crate) const LOGGED_VALUE_BYTES_MIN: usize = 64 << 10;
@@ -42,6 +43,11 @@ impl LoggedExtent {
     /// Returns the number of pages that the value takes.
     pub(crate) fn pages(&self, page_size: usize) -> u32 {
         extent_pages(page_size, u64::from(self.len))
+    }
+
+    /// Returns the pages that the value takes.
+    pub(crate) fn page_range(&self, page_size: usize) -> Range<u32> {
+        self.page.0..self.page.0.saturating_add(self.pages(page_size))
     }
 
     /// Returns the header of the extent.

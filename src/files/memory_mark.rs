@@ -1,10 +1,11 @@
 //! A mark that a file has only while the kernel keeps its inode in memory.
 //!
 //! A logger continues the region of dead processes only if all that they stored is still in memory
-//! ([`crate::logger::adopt`]). A store into a mapping stays in the page cache when its process dies.
-//! The kernel writes it back in any order. If that fails, the error is recorded in the inode in
-//! memory, and the next sync of any process reports it. Once the inode was dropped (`drop_caches`,
-//! an unmount), both the stored bytes and that error may be gone, and a later sync succeeds.
+//! ([`crate::logger::adopt`]). A store into a mapping stays in the page cache when its process
+//! dies. The kernel writes it back in any order. If that fails, the error is recorded in the inode
+//! in memory, and the next sync of any process reports it. Once the inode was dropped
+//! (`drop_caches`, an unmount), both the stored bytes and that error may be gone, and a later sync
+//! succeeds.
 //!
 //! So the mark is a property of the inode that no file system writes to the disk: the expected
 //! lifetime of the data (`F_SET_RW_HINT`). The value "none" differs from the "not set" of an inode

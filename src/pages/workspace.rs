@@ -152,8 +152,8 @@ impl<'e> Workspace<'e> {
     }
 
     /// Returns the trees' pages to their state at savepoint number `depth`, counted from 0; see
-    /// [`crate::pages::savepoints`]. `is_cut` says that the log record refers to nothing that was
-    /// put since.
+    /// [`crate::pages::savepoints`]. With `is_cut`, the log record refers to nothing that was put
+    /// since.
     pub(crate) fn roll_back_to(&mut self, depth: usize, is_cut: bool) {
         let undone = self.savepoints.roll_back_to(depth);
         self.freed_pages.truncate(undone.replaced);

@@ -124,15 +124,11 @@ impl Flusher {
     fn sync_each(&self, extents: &FlushedExtents) -> Result<()> {
         let engine = &self.logger.engine;
         let page_size = engine.geometry.page_size;
-        let of = |found: &LoggedExtent| found.page.0..found.page.0 + found.pages(page_size);
         if !extents.to_redirty.is_empty() {
             let file = engine.arena_file()?;
-            for found in &extents.to_redirty {
-                let body = engine.arena.pages(of(found).end).body_of(found.page, found.pages(page_size))?;
-                engine.arena.redirty_extent(&file, found.page, body)?;
-            }
+            extents.to_redirty.iter().try_for_each(|extent| engine.arena.redirty_extent(&file, extent))?;
         }
-        let mut pages: Vec<Range<u32>> = extents.all.iter().map(of).collect();
+        let mut pages: Vec<Range<u32>> = extents.all.iter().map(|extent| extent.page_range(page_size)).collect();
         pages.sort_by_key(|pages| pages.start);
         let mut ranges: Vec<Range<u32>> = Vec::new();
         for next in pages {

@@ -10,7 +10,7 @@ use crate::pages::unreplayed::gaps;
 use crate::participant::engine::Engine;
 use crate::shared::control::write_zeros;
 use crate::txn::replay::ExtentPlan;
-use crate::{Error, PageId, Result, limits};
+use crate::{Error, Result, limits};
 use untorn_wal::Lsn;
 
 /// Bytes of the arena whose blocks are allocated by one system call.
@@ -49,11 +49,8 @@ pub(super) fn sync_again(engine: &Engine, plan: &ExtentPlan, from: Lsn) -> Resul
     let file = engine.arena_file()?;
     let page_size = engine.geometry.page_size;
     for extent in plan.beyond(from) {
-        let pages = extent.pages(page_size);
-        let all = extent.page.0..extent.page.0 + pages;
-        let body = engine.arena.pages(all.end).body_of(PageId(all.start), pages)?;
-        engine.arena.redirty_extent(&file, extent.page, body)?;
-        engine.arena.sync_pages(&all)?;
+        engine.arena.redirty_extent(&file, &extent)?;
+        engine.arena.sync_pages(&extent.page_range(page_size))?;
         engine.progress.step();
     }
     let words = &engine.control.fixed().stream;

@@ -10,6 +10,7 @@ use crate::files::page::PageWrite;
 use crate::files::slot::QueueState;
 use crate::pages::extents;
 use crate::pages::extents::{CLASSES, class_for, read_directory};
+use crate::pages::queue::FreeEntry;
 use crate::{PageId, Result};
 
 impl Workspace<'_> {
@@ -55,16 +56,22 @@ impl Workspace<'_> {
         }
     }
 
+    /// Takes the first entry out of the queue of this class, if there is one.
+    pub(super) fn take_entry(&mut self, class: usize) -> Result<Option<FreeEntry>> {
+        let mut state = self.directory()?[class];
+        let Some(entry) = self.peek(&mut state)? else { return Ok(None) };
+        self.skip(&mut state);
+        self.directory()?[class] = state;
+        self.directory_changed = true;
+        self.image.free_pages = self.image.free_pages.saturating_sub(u64::from(entry.pages));
+        Ok(Some(entry))
+    }
+
     /// Takes a free extent of this class that may be reused, if a bounded scan finds one.
     fn find_extent(&mut self, class: usize) -> Result<Option<PageId>> {
         let len = CLASSES[class];
         for _ in 0..QUEUE_SCAN_LIMIT {
-            let mut state = self.directory()?[class];
-            let Some(entry) = self.peek(&mut state)? else { break };
-            self.skip(&mut state);
-            self.directory()?[class] = state;
-            self.directory_changed = true;
-            self.image.free_pages = self.image.free_pages.saturating_sub(u64::from(entry.pages));
+            let Some(entry) = self.take_entry(class)? else { break };
             if !self.protected.is_reusable(&entry)? {
                 self.push_extent(class, entry)?;
                 continue;

@@ -80,12 +80,7 @@ impl Workspace<'_> {
                 Ok(())
             })?;
             while wanted > 0 {
-                let mut state = self.directory()?[class];
-                let Some(entry) = self.peek(&mut state)? else { break };
-                self.skip(&mut state);
-                self.directory()?[class] = state;
-                self.directory_changed = true;
-                self.image.free_pages = self.image.free_pages.saturating_sub(u64::from(entry.pages));
+                let Some(entry) = self.take_entry(class)? else { break };
                 let whole = entry.page.0..entry.page.0 + entry.pages;
                 let taken = len(&whole) - free_in(&whole);
                 if taken == 0 {

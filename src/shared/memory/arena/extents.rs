@@ -69,7 +69,9 @@ impl Arena {
 
     /// Marks each of the kernel's pages of an extent dirty, so that the next sync writes it,
     /// whatever an earlier failed sync left. The kernel writes the bytes that the pages hold.
-    pub(crate) fn redirty_extent(&self, file: &File, page: PageId, body: &[u8]) -> Result<()> {
+    pub(crate) fn redirty_extent(&self, file: &File, extent: &LoggedExtent) -> Result<()> {
+        let (page, pages) = (extent.page, extent.pages(self.page_size));
+        let body = self.pages(extent.page_range(self.page_size).end).body_of(page, pages)?;
         file.write_all_at(&body[..1], self.range_of(page, 1).start).map_err(Error::io("write of arena"))?;
         self.redirty_interior(file, page, body)
     }
