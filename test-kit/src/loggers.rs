@@ -2,7 +2,7 @@
 //! set when the logger's program starts.
 
 use crate::HANGS;
-use crate::processes::state_of;
+use crate::processes::are_threads_in;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -50,11 +50,8 @@ fn wait_until_gone(handle: &OwnedFd) {
 pub fn are_loggers_stopped(path: &Path) -> bool {
     let mut all = true;
     for_each_logger(path, |pid| {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
-        for thread in threads.into_iter().flatten().flatten() {
-            // An ended thread does not count as running.
-            all &= matches!(state_of(&thread.path()), 'T' | 'Z' | 'X');
-        }
+        // An ended thread does not count as running. One that a tracer holds is not stopped.
+        all &= are_threads_in(pid.as_raw_nonzero().get().cast_unsigned(), &['T', 'Z', 'X']).unwrap_or(true);
     });
     all
 }

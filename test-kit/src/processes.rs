@@ -32,8 +32,14 @@ pub fn state_of(thread: &Path) -> char {
 /// does not exist.
 #[must_use]
 pub fn is_stopped(pid: u32) -> bool {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    threads.flatten().all(|thread| matches!(state_of(&thread.path()), 'T' | 't' | 'Z' | 'X'))
+    are_threads_in(pid, &['T', 't', 'Z', 'X']).unwrap_or(false)
+}
+
+/// Returns whether the state of each thread of a process is one of these; `None` if the process
+/// does not exist.
+pub(crate) fn are_threads_in(pid: u32, states: &[char]) -> Option<bool> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    Some(threads.flatten().all(|thread| states.contains(&state_of(&thread.path()))))
 }
 
 /// Returns whether any thread of the process is left, running or stopped. A process whose main

@@ -1,6 +1,6 @@
 //! Goal: a sync of the arena, of large values in it or of a checkpoint's header that fails is never
-//! taken for one that worked. After it there is no checkpoint any more, the mark stays, and errors name it. Readers go
-//! on; after all clients have closed the store, it is whole again.
+//! taken for one that worked. After it there is no checkpoint any more, the mark stays, and errors
+//! name it. Readers go on; after all clients have closed the store, it is whole again.
 //!
 //! Method: this test builds itself once more with crash points. These make a sync fail, and hold
 //! the logger before it.

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Stream, flush, new_log, shape};
+use common::{Stream, flush, follow_each_other, new_log, numbers_of, shape};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::{
@@ -99,10 +99,7 @@ fn followers_get_the_stream_or_an_error() {
 
 /// The numbers of the segments that are found when the log is opened now.
 fn numbers_on(disk: &SimDisk) -> Vec<u64> {
-    let segments = SegmentCatalog::read(disk, &shape()).unwrap().segments;
-    let mut numbers: Vec<u64> = segments.iter().map(|segment| segment.header.number.0).collect();
-    numbers.sort_unstable();
-    numbers
+    numbers_of(&SegmentCatalog::read(disk, &shape()).unwrap())
 }
 
 /// Files that were given up keep their headers, and count again when the log is opened. In whatever
@@ -110,7 +107,6 @@ fn numbers_on(disk: &SimDisk) -> Vec<u64> {
 /// thread may take a file while another one is about to be deleted.
 #[test]
 fn given_up_files_leave_no_gap() {
-    let follow_each_other = |numbers: &[u64]| numbers.is_sorted_by(|one, next| one + 1 == *next);
     let (mut surplus, mut crossed) = (0, 0);
     for seed in 0..40 {
         let mut rng = Rng(seed);

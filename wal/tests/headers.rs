@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Stream, shape};
+use common::{Stream, follow_each_other, new_log_of, numbers_of, shape};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
@@ -41,9 +41,10 @@ impl CheckedDisk {
     fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let mut checks = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change();
-        let numbers = numbers_on(&self.disk);
+        // The headers that the next open finds.
+        let numbers = numbers_of(&SegmentCatalog::read_headers(&self.disk, &shape()).unwrap());
         checks.checked += 1;
-        if !numbers.is_sorted_by(|one, next| one + 1 == *next) && checks.gap.is_none() {
+        if !follow_each_other(&numbers) && checks.gap.is_none() {
             checks.gap = Some(numbers);
         }
         changed
@@ -52,12 +53,6 @@ impl CheckedDisk {
     fn file(&self, file: SimFile) -> CheckedFile {
         CheckedFile { disk: self.clone(), file }
     }
-}
-
-/// The numbers of the segments that are found when the log is opened now, in ascending order.
-fn numbers_on(disk: &SimDisk) -> Vec<u64> {
-    let segments = SegmentCatalog::read_headers(disk, &shape()).unwrap().segments;
-    segments.iter().map(|segment| segment.header.number.0).collect()
 }
 
 impl Disk for CheckedDisk {
@@ -151,14 +146,9 @@ fn the_headers_on_the_disk_follow_each_other_after_each_change() {
     for seed in 0..25 {
         let mut rng = Rng(seed);
         let disk = CheckedDisk { disk: SimDisk::new(seed), changes: Arc::default() };
-        let catalog = SegmentCatalog::read(&disk, &shape()).unwrap();
-        let pool = SegmentPool::open(Arc::new(disk.clone()), &catalog, Lsn::ZERO, Retention::NOTHING).unwrap();
-        for _ in 0..4 {
-            pool.add_spare().unwrap();
-        }
-        let mut log = Log::new(Arc::clone(&pool));
+        let mut log = new_log_of(&disk, &shape(), 3);
+        let pool = Arc::clone(log.pool());
         let (mut stream, mut log_state) = (Stream::default(), LogState::default());
-        log.start_segment(&log_state, 0, &mut |_, _| unreachable!("nothing is to be copied")).unwrap();
         for _ in 0..8 {
             let durable = AtomicU64::new(log_state.durable.0);
             let (others, begin) = ([rng.number(), rng.number()], Barrier::new(3));

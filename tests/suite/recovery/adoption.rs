@@ -4,7 +4,7 @@
 //!
 //! Method: another process commits and is killed together with its logger. Then the region is
 //! opened as it is, or with one byte changed, or without the marks of its files. The region counts
-//! the loggers that it has had, and an id shows the incarnation: both begin anew with a recovery.
+//! the loggers that it has had, and an id shows the incarnation: both restart with a recovery.
 
 use crate::common::store_files::{kill, scratch, small};
 use crate::common::{Child, Role, assert_clean, exists, limit, listen, say, wait_until};
@@ -82,7 +82,17 @@ impl Killed {
         Killed { _dir: dir, path, visible, cell }
     }
 
-    /// Writes the newest header anew, changed: into its own slot, or into the other one.
+    /// Opens the store, whose region must have had so many loggers then, and checks what it holds:
+    /// the durable value, and the visible ones if `all`.
+    #[track_caller]
+    fn open(&self, expected: u64, all: bool, what: &dyn std::fmt::Display) -> Store {
+        let store = small().open(&self.path).unwrap();
+        assert_eq!(loggers(&store), expected, "{what}");
+        check(&store, "1", all);
+        store
+    }
+
+    /// Changes the newest header, and writes it into its own slot or into the other one.
     fn change_header(&self, change: impl FnOnce(&mut [u8])) {
         let mut bytes = std::fs::read(self.path.join("checkpoint")).unwrap();
         let serial = |slot: &[u8]| u64::from_le_bytes(slot[64..72].try_into().unwrap());
@@ -213,9 +223,7 @@ fn a_transaction_whose_large_value_is_missing_is_dropped() {
     let value = large("1");
     let at = arena.windows(value.len()).position(|bytes| bytes == value).unwrap();
     killed.flip("arena", at as u64 + 50_000);
-    let store = small().open(&killed.path).unwrap();
-    assert_eq!(loggers(&store), 1, "the region was continued");
-    check(&store, "1", false);
+    let store = killed.open(1, false, &"the region was continued");
     let keys = store.keyspace("keys").unwrap();
     assert!(keys.get(b"large").unwrap().is_none() && keys.get(b"visible").unwrap().is_none());
     drop(keys);
@@ -230,9 +238,7 @@ fn a_file_without_its_mark_is_recovered() {
     for name in MARKED {
         let killed = Killed::new();
         drop_from_memory(&killed.path, &[name]);
-        let store = small().open(&killed.path).unwrap();
-        assert_eq!(loggers(&store), 1, "{name}");
-        check(&store, "1", true);
+        let store = killed.open(1, true, &name);
         let txn = store.keyspace("keys").unwrap().put(b"more", b"").map(|_| store.snapshot().unwrap().txn_id());
         assert_eq!(txn.unwrap().incarnation(), killed.visible.incarnation() + 1);
         stop(store, &killed.path);
@@ -253,10 +259,7 @@ fn a_ring_that_does_not_repeat_the_log_is_recovered() {
         let first = at.next().unwrap();
         assert!(at.all(|at| at == first + 1), "{}", value.len());
         killed.flip("control", first as u64 + 3);
-        let store = small().open(&killed.path).unwrap();
-        assert_eq!(loggers(&store), 1);
-        check(&store, "1", all);
-        stop(store, &killed.path);
+        stop(killed.open(1, all, &""), &killed.path);
     }
 }
 
@@ -268,10 +271,7 @@ fn a_damaged_region_is_recovered() {
     for (name, at) in numbers.chain([("newest image", None)]) {
         let killed = Killed::new();
         killed.flip("control", at.unwrap_or_else(|| killed.newest_image() + 9 * 8));
-        let store = small().open(&killed.path).unwrap();
-        assert_eq!(loggers(&store), 1, "{name}");
-        check(&store, "1", false);
-        stop(store, &killed.path);
+        stop(killed.open(1, false, &name), &killed.path);
     }
 }
 
@@ -285,10 +285,7 @@ fn a_damaged_root_is_recovered() {
         let killed = Killed::new();
         let root = killed.control_word(killed.newest_image() + RECENT_ROOT * 8);
         killed.flip("arena", u64::from(root as u32) * PAGE + byte);
-        let store = small().open(&killed.path).unwrap();
-        assert_eq!(loggers(&store), 1, "{byte}");
-        check(&store, "1", true);
-        stop(store, &killed.path);
+        stop(killed.open(1, true, &byte), &killed.path);
     }
 }
 
@@ -303,18 +300,12 @@ fn a_region_of_another_header_is_recovered() {
     for change in [in_order, later] {
         let killed = Killed::new();
         killed.change_header(change);
-        let store = small().open(&killed.path).unwrap();
-        assert_eq!(loggers(&store), 1);
-        check(&store, "1", true);
-        stop(store, &killed.path);
+        stop(killed.open(1, true, &""), &killed.path);
     }
     // The same header once more is the one that the region counts.
     let killed = Killed::new();
     killed.change_header(|_| ());
-    let store = small().open(&killed.path).unwrap();
-    assert_eq!(loggers(&store), 2);
-    check(&store, "1", true);
-    stop(store, &killed.path);
+    stop(killed.open(2, true, &""), &killed.path);
 }
 
 /// A region whose entry of a cell is another one's is not continued. The cell has its last sample.
@@ -327,10 +318,7 @@ fn a_damaged_cell_is_recovered() {
     let words = control.as_chunks::<8>().0.iter().enumerate().skip((1 << 20) / 8);
     let at = words.into_iter().find(|(_, word)| u64::from_le_bytes(**word) == killed.cell).unwrap().0;
     killed.flip("control", 8 * at as u64);
-    let store = small().open(&killed.path).unwrap();
-    assert_eq!(loggers(&store), 1);
-    check(&store, "1", false);
-    stop(store, &killed.path);
+    stop(killed.open(1, false, &""), &killed.path);
 }
 
 /// The remedy for a damaged region is to close the store and to open it again. A logger that can't

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use untorn_wal::{
-    Log, LogError, LogScan, LogShape, LogState, Lsn, RecordKind, Result, Retention, SegmentCatalog, SegmentPool,
+    Disk, Log, LogError, LogScan, LogShape, LogState, Lsn, RecordKind, Result, Retention, SegmentCatalog, SegmentPool,
     StoreId, record,
     testing::{Rng, SimDisk},
 };
@@ -55,7 +55,7 @@ pub(crate) fn new_log(disk: &SimDisk, spares: usize) -> Log<SimDisk> {
     new_log_of(disk, &shape(), spares)
 }
 
-pub(crate) fn new_log_of(disk: &SimDisk, shape: &LogShape, spares: usize) -> Log<SimDisk> {
+pub(crate) fn new_log_of<D: Disk + Clone>(disk: &D, shape: &LogShape, spares: usize) -> Log<D> {
     let segment_catalog = SegmentCatalog::read(disk, shape).unwrap();
     let pool = SegmentPool::open(Arc::new(disk.clone()), &segment_catalog, Lsn::ZERO, Retention::NOTHING).unwrap();
     for _ in 0..=spares {
@@ -64,6 +64,18 @@ pub(crate) fn new_log_of(disk: &SimDisk, shape: &LogShape, spares: usize) -> Log
     let mut log = Log::new(pool);
     log.start_segment(&LogState::default(), 0, &mut |_, _| unreachable!("nothing is to be copied")).unwrap();
     log
+}
+
+/// The numbers of the segments, in ascending order.
+pub(crate) fn numbers_of(segment_catalog: &SegmentCatalog) -> Vec<u64> {
+    let mut numbers: Vec<u64> = segment_catalog.segments.iter().map(|segment| segment.header.number.0).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Returns whether no segment is missing between these.
+pub(crate) fn follow_each_other(numbers: &[u64]) -> bool {
+    numbers.is_sorted_by(|one, next| one + 1 == *next)
 }
 
 pub(crate) fn open_pool(disk: &SimDisk, from: Lsn) -> Result<Arc<SegmentPool<SimDisk>>> {
