@@ -152,12 +152,13 @@ pub(super) fn take(logger: &Logger, clean: bool, patience: Duration) -> Result<(
     logger.count_segments();
     logger.grant_again();
     engine.control.fixed().stream.set_checkpointed_extent_bytes(extent_bytes);
-    words.finish(started);
+    // Counted first: a caller whose request for a checkpoint returns finds it in the figures.
     let counters = &engine.control.fixed().counters;
     counters.checkpoints.add(1);
     counters.checkpoint_pages.add(summed);
     let spent = clock::since(began).as_nanos() as u64;
     engine.control.fixed().latencies.checkpoint.record(spent);
+    words.finish(started);
     tracing::debug!(checkpointed = %started, pages = summed, checkpoint_ns = spent, "checkpoint finished");
     let freed = freed.map_err(crate::files::log::log_error)?;
     if freed > 0 {
