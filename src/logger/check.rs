@@ -74,9 +74,9 @@ pub(super) fn with_remedy(error: Error) -> Error {
 }
 
 /// Adds to an error about a record of the log the file and the offset of the batch that was read
-/// last, if `place` contains them.
-pub(super) fn with_place(error: Error, place: Option<(String, u64)>) -> Error {
-    match (error, place) {
+/// last, if `file_position` contains them.
+pub(super) fn with_file_position(error: Error, file_position: Option<(String, u64)>) -> Error {
+    match (error, file_position) {
         (Error::Corrupt { file, what, .. }, Some((segment, offset))) if file == dir::WAL => {
             Error::Corrupt { file: format!("{}/{segment}", dir::WAL), offset, what }
         }
@@ -110,13 +110,13 @@ pub(super) fn check_log(
     let mut check = Check::new(seed, header.geometry.page_size, header.txn(), header.log_position, &find_keyspace);
     let mut holds_any = false;
     loop {
-        let place = scan.file_position().map(|(file, offset)| (file.to_owned(), offset));
+        let file_position = scan.file_position().map(|(file, offset)| (file.to_owned(), offset));
         let Some((lsn, bytes)) = scan.next_chunk().map_err(log_error)? else { break };
         holds_any |= !bytes.is_empty();
         if let Some(candidate) = &mut candidate {
             candidate.compare(lsn, bytes);
         }
-        check.feed(bytes).map_err(|error| with_place(error, place))?;
+        check.feed(bytes).map_err(|error| with_file_position(error, file_position))?;
     }
     let durable = TxnId::from_u64(scan.newest_log_state().durable_txn);
     if durable > check.last() {

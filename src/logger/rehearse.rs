@@ -18,7 +18,7 @@ use crate::Result;
 use crate::files::dir;
 use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
-use crate::logger::check::with_place;
+use crate::logger::check::with_file_position;
 use crate::logger::recover;
 use crate::participant::engine::Engine;
 use crate::shared::control::Control;
@@ -83,9 +83,9 @@ fn replay(
     let mut scan = LogScan::open(disk, shape, header.log_position).map_err(log_error)?;
     let mut replay = Replay::new(engine, header.txn(), header.log_position, plan);
     loop {
-        let place = scan.file_position().map(|(file, offset)| (file.to_owned(), offset));
+        let file_position = scan.file_position().map(|(file, offset)| (file.to_owned(), offset));
         let Some((_, bytes)) = scan.next_chunk().map_err(log_error)? else { break };
-        replay.feed(bytes).map_err(|error| with_place(error, place))?;
+        replay.feed(bytes).map_err(|error| with_file_position(error, file_position))?;
     }
     if let Some(old) = old
         && let Some(bytes) = recover::ring_bytes(old, replay.next())?
