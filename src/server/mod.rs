@@ -56,7 +56,7 @@ use connections::{Connections, NotAdmitted};
 use policy::Policy;
 use rustix::event::{EventfdFlags, eventfd};
 use socket_path::watch::{Change, Watch};
-use socket_path::{BoundSocket, FileStamp};
+use socket_path::{BoundSocket, CachedPolicy};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -73,8 +73,6 @@ const UNREPORTED_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the listening thread checks every [`SOCKET_CHECK_INTERVAL`] after the kernel has
 /// reported a change.
 const CHANGE_CHECK_TIME: Duration = Duration::from_secs(5);
-/// How long a policy that was read is used before the access file is checked again.
-const POLICY_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a request may wait for the writer lock.
 const WRITER_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a long request may wait for its turn.
@@ -110,13 +108,6 @@ struct ServerState {
     /// Wakes the listening thread when the first process has opened the store, or the last has
     /// closed it. Only in a process that is the logger alone.
     use_changed: Option<OwnedFd>,
-}
-
-/// The policy, the stamp of the file that it was read from, and when that was checked.
-struct CachedPolicy {
-    policy: Arc<Policy>,
-    stamp: Option<FileStamp>,
-    looked: Instant,
 }
 
 /// The store handle, which exists while there is a connection, and the number of its leases.
@@ -168,14 +159,13 @@ impl Server {
         wake_main: impl Fn() + Clone + Send + 'static,
     ) -> Result<Server> {
         let dir = dir.again()?;
-        let stamp = FileStamp::now(&dir);
-        let policy = Arc::new(socket_path::read_policy(&dir)?);
+        let policy = CachedPolicy::read(&dir)?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let use_changed = if host == Host::Daemon { eventfd(0, flags).ok() } else { None };
         let shared = Arc::new(ServerState {
             dir,
             host,
-            policy: Mutex::new(CachedPolicy { policy, stamp, looked: clock::now() }),
+            policy: Mutex::new(policy),
             connections: Arc::default(),
             buffers: BufferPool::default(),
             reads: Turns::new((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)),
@@ -254,19 +244,7 @@ impl Drop for Server {
 impl ServerState {
     /// Returns the policy in force.
     fn policy(&self) -> Arc<Policy> {
-        let mut watched = self.policy.lock();
-        if clock::since(watched.looked) >= POLICY_CHECK_INTERVAL {
-            let stamp = FileStamp::now(&self.dir);
-            if stamp != watched.stamp || stamp.is_some_and(|stamp| !stamp.is_stable()) {
-                // If the directory can't be read, the policy remains.
-                if let Ok(policy) = socket_path::read_policy(&self.dir) {
-                    watched.policy = Arc::new(policy);
-                    watched.stamp = stamp;
-                }
-            }
-            watched.looked = clock::now();
-        }
-        watched.policy.clone()
+        self.policy.lock().recent(&self.dir)
     }
 
     /// Returns whether the logger is exiting.
@@ -423,8 +401,11 @@ impl Listener {
     }
 
     /// Makes the socket if there is none, or if its path or mode differs from the policy.
+    ///
+    /// The policy must not be an older one: after the check at the beginning of a watch, the thread
+    /// sleeps until the next change is reported.
     fn check_socket(&mut self) {
-        let policy = self.shared.policy();
+        let policy = self.shared.policy.lock().now(&self.shared.dir);
         let is_as_wanted = self
             .bound_by
             .as_ref()

@@ -27,7 +27,8 @@ use std::io;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use untorn_wal::files;
 
 /// The socket's name in the store's directory.
@@ -35,6 +36,8 @@ pub(super) const SOCKET_NAME: &str = "logger.sock";
 /// The file that records that there is no socket, and the reason.
 pub(super) const ERROR_FILE: &str = "logger.note";
 const UNBOUND_SUFFIX: &str = ".new";
+/// How long a policy that was read is used before the access file is checked again.
+const POLICY_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A socket that clients can connect to.
 pub(super) struct BoundSocket {
@@ -178,9 +181,41 @@ pub(super) fn write_error_file(store: &Dir, problem: Option<&str>) {
     }
 }
 
+/// The policy, the stamp of the file that it was read from, and when that was checked.
+pub(super) struct CachedPolicy {
+    policy: Arc<Policy>,
+    stamp: Option<FileStamp>,
+    looked: Instant,
+}
+
+impl CachedPolicy {
+    pub(super) fn read(store: &Dir) -> Result<CachedPolicy> {
+        let stamp = FileStamp::now(store);
+        Ok(CachedPolicy { policy: Arc::new(read_policy(store)?), stamp, looked: clock::now() })
+    }
+
+    /// Returns the policy of the access file as it was less than [`POLICY_CHECK_INTERVAL`] ago.
+    pub(super) fn recent(&mut self, store: &Dir) -> Arc<Policy> {
+        if clock::since(self.looked) < POLICY_CHECK_INTERVAL { self.policy.clone() } else { self.now(store) }
+    }
+
+    /// Returns the policy of the access file as it is now. If the directory can't be read, the
+    /// policy remains.
+    pub(super) fn now(&mut self, store: &Dir) -> Arc<Policy> {
+        let stamp = FileStamp::now(store);
+        if (stamp != self.stamp || stamp.is_some_and(|stamp| !stamp.is_stable()))
+            && let Ok(policy) = read_policy(store)
+        {
+            (self.policy, self.stamp) = (Arc::new(policy), stamp);
+        }
+        self.looked = clock::now();
+        self.policy.clone()
+    }
+}
+
 /// Distinguishes versions of the access file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileStamp {
+struct FileStamp {
     id: FileId,
     size: i64,
     changed: (i64, i64),
@@ -188,7 +223,7 @@ pub(super) struct FileStamp {
 
 impl FileStamp {
     /// Returns the stamp of the present file; `None` if there is none, or none that can be read.
-    pub(super) fn now(store: &Dir) -> Option<FileStamp> {
+    fn now(store: &Dir) -> Option<FileStamp> {
         store
             .with_fd(|fd| Ok(fs::statat(fd, access::NAME, AtFlags::SYMLINK_NOFOLLOW).ok()))
             .ok()
@@ -202,7 +237,7 @@ impl FileStamp {
     }
 
     /// Returns whether the stamp would show any later change: the timestamps of files are coarse.
-    pub(super) fn is_stable(&self) -> bool {
+    fn is_stable(&self) -> bool {
         let now = i64::try_from(clock::since_1970().as_secs()).unwrap_or(i64::MAX);
         now.saturating_sub(self.changed.0).unsigned_abs() >= 2
     }
@@ -210,7 +245,7 @@ impl FileStamp {
 
 /// Returns the policy of the access file. The owner is the user of this process, even if the
 /// directory changes.
-pub(super) fn read_policy(store: &Dir) -> Result<Policy> {
+fn read_policy(store: &Dir) -> Result<Policy> {
     let owner = Principal::of_this_process();
     let whole = |what: String| Policy::faulty(owner, PolicyFault { line: 0, what });
     let file = match store.with_fd(|fd| Ok(files::open_file(fd, access::NAME, false)))? {

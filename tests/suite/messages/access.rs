@@ -106,6 +106,27 @@ fn without_a_file_only_the_owner() {
     refused(connect_as(ALICE, &socket), "54321");
 }
 
+/// Goal: a logger that no process uses moves its socket, whenever the access file changed. It reads
+/// the file at its last client's end, and then waits until the kernel reports a change.
+#[test]
+fn the_socket_moves_whenever_the_file_changes() {
+    let _limit = limit();
+    let test = TestStore::new();
+    let public = tempfile::tempdir().unwrap();
+    let open = || test.open_with(|options| _ = options.logger_idle(Duration::MAX));
+    drop(open());
+    for round in 0..30 {
+        let socket = public.path().join(format!("{round}.sock"));
+        let new = test.path.join("access.new");
+        std::fs::write(&new, format!("socket \"{}\"\n", socket.display())).unwrap();
+        // At other moments between the end of the client before it and that of the one after it.
+        std::thread::sleep(Duration::from_micros(500 * (round % 10)));
+        std::fs::rename(&new, test.path.join("access")).unwrap();
+        drop(open());
+        wait_until(|| socket.exists());
+    }
+}
+
 #[test]
 fn read_only_and_read_write() {
     let _limit = limit();
