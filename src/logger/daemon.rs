@@ -18,6 +18,7 @@ use crate::files::owner::Ownership;
 use crate::logger::privileges;
 use crate::logger::process;
 use crate::logger::process::{LoggerExit, Service};
+use crate::participant::options::LoggerEntry;
 use crate::participant::spawner::Host;
 use crate::participant::spawner::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK};
 use crate::participant::status;
@@ -211,20 +212,37 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
     Ok(ran)
 }
 
+/// What a client needs to start a logger in its own process or executable.
+const LOGGER_ENTRY: LoggerEntry = LoggerEntry {
+    run_in_thread,
+    #[cfg(feature = "logger-hook")]
+    hook: HOOK,
+};
+
+impl Default for Options {
+    fn default() -> Options {
+        Options::new(LOGGER_ENTRY)
+    }
+}
+
+fn run_in_thread(dir: Dir, on_ready: &mut dyn FnMut()) -> Result<()> {
+    process::run(dir, Service::of(Host::Thread), on_ready).map(drop)
+}
+
 // ---- the hook
 
 /// Runs before `main` in every executable that this library is linked into.
 #[cfg(feature = "logger-hook")]
 #[used]
 #[unsafe(link_section = ".init_array")]
-pub(crate) static HOOK: extern "C" fn() = hook;
+static HOOK: extern "C" fn() = hook;
 
 #[cfg(feature = "logger-hook")]
 extern "C" fn hook() {
     crate::shared::memory::fork::register_handlers();
     let Some(path) = environment::variable(BECOME_LOGGER) else { return };
     // In a library that a host loads, this runs in the host.
-    if !crate::participant::spawner::is_linked_into_executable() {
+    if !LOGGER_ENTRY.is_linked_into_executable() {
         return;
     }
     // A panic must not unwind into the loader.

@@ -1,10 +1,12 @@
 //! How a store is opened, and how durable its commits are by default.
 
 use crate::Durability;
+use crate::files::dir::Dir;
 use crate::files::geometry::{Geometry, Parameter};
 use crate::files::owner::Ownership;
 use crate::system::clock::now_ns;
 use crate::{Error, LimitKind, Result, limits};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 pub use untorn_wal::FlushPolicy;
@@ -21,6 +23,24 @@ impl Durability {
             }
             _ => None,
         }
+    }
+}
+
+/// The entry points of the logger. The logger's layer is above the ones that start it, so its
+/// functions come down with the options, whose `Default` is implemented in that layer.
+#[derive(Clone, Copy)]
+pub(crate) struct LoggerEntry {
+    /// Serves as the logger in the calling thread. Calls its argument when clients can join, or
+    /// when another logger is found to serve.
+    pub(crate) run_in_thread: fn(Dir, &mut dyn FnMut()) -> Result<()>,
+    /// The hook that runs before `main`.
+    #[cfg(feature = "logger-hook")]
+    pub(crate) hook: extern "C" fn(),
+}
+
+impl fmt::Debug for LoggerEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoggerEntry").finish_non_exhaustive()
     }
 }
 
@@ -48,10 +68,12 @@ pub struct Options {
     pub(crate) checkpoint_bytes: Option<u64>,
     pub(crate) sample_interval: Option<Duration>,
     pub(crate) retention: Option<Retention>,
+    pub(crate) logger_entry: LoggerEntry,
 }
 
-impl Default for Options {
-    fn default() -> Options {
+impl Options {
+    /// Returns the default options.
+    pub(crate) fn new(logger_entry: LoggerEntry) -> Options {
         Options {
             durability: Durability::Durable,
             flush_policy: None,
@@ -72,11 +94,10 @@ impl Default for Options {
             checkpoint_bytes: None,
             sample_interval: None,
             retention: None,
+            logger_entry,
         }
     }
-}
 
-impl Options {
     /// Sets the durability of commits that do not name one. Default: [`Durability::Durable`].
     pub fn durability(&mut self, durability: Durability) -> &mut Options {
         self.durability = durability;

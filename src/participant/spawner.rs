@@ -18,12 +18,8 @@ use crate::environment;
 use crate::error::reason::{LoggerFailure, TriedProgram};
 use crate::files::descriptor::Descriptor;
 use crate::files::dir::Dir;
-#[cfg(feature = "logger-hook")]
-use crate::logger::daemon::HOOK;
-use crate::logger::process;
-use crate::logger::process::Service;
 use crate::participant::engine::Engine;
-use crate::participant::options::Options;
+use crate::participant::options::{LoggerEntry, Options};
 use crate::participant::status;
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
@@ -76,6 +72,7 @@ pub(crate) enum Host {
 pub(crate) struct LoggerSpawner {
     program: Option<PathBuf>,
     thread: bool,
+    entry: LoggerEntry,
     /// The newest spawned logger, until its status is known. One thread of the process polls it.
     start: Mutex<Option<Spawned>>,
 }
@@ -116,6 +113,7 @@ impl LoggerSpawner {
         LoggerSpawner {
             program: options.logger_program.clone(),
             thread: options.logger_thread,
+            entry: options.logger_entry,
             start: Mutex::new(None),
         }
     }
@@ -235,9 +233,9 @@ impl LoggerSpawner {
         }
         let dir = dir.again()?;
         let (sender, receiver) = sync_channel(1);
+        let run = self.entry.run_in_thread;
         threads::spawn("untorn-logger", move || {
-            let ended = process::run(dir, Service::of(Host::Thread), || drop(sender.try_send(Ok(()))));
-            if let Err(error) = ended {
+            if let Err(error) = run(dir, &mut || drop(sender.try_send(Ok(())))) {
                 let _ = sender.try_send(Err(error));
             }
         })
@@ -266,7 +264,7 @@ impl LoggerSpawner {
             return Ok(vec![external(program)]);
         }
         let mut commands = Vec::new();
-        if is_linked_into_executable() {
+        if self.entry.is_linked_into_executable() {
             let mut command = Command::new("/proc/self/exe");
             // The hook reads the variable only; name and argument are for `ps`.
             command.arg0("untorn-logger").arg(&path);
@@ -381,24 +379,26 @@ fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
     }
 }
 
-/// Without the hook, the executable can't become a logger.
-#[cfg(not(feature = "logger-hook"))]
-fn is_linked_into_executable() -> bool {
-    false
-}
+impl LoggerEntry {
+    /// Without the hook, the executable can't become a logger.
+    #[cfg(not(feature = "logger-hook"))]
+    fn is_linked_into_executable(self) -> bool {
+        false
+    }
 
-/// Returns whether the hook is in the executable's image, not in a plug-in that it loaded.
-#[cfg(feature = "logger-hook")]
-pub(crate) fn is_linked_into_executable() -> bool {
-    let hook = HOOK as usize;
-    let Ok(own) = std::fs::read_link("/proc/self/exe") else { return false };
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
-    maps.lines().any(|line| {
-        let mut fields = line.splitn(6, ' ');
-        let range = fields.next().and_then(|range| range.split_once('-'));
-        let Some((from, to)) = range else { return false };
-        let bounds = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16));
-        let (Ok(from), Ok(to)) = bounds else { return false };
-        (from..to).contains(&hook) && line.trim_end().ends_with(&*own.to_string_lossy())
-    })
+    /// Returns whether the hook is in the executable's image, not in a plug-in that it loaded.
+    #[cfg(feature = "logger-hook")]
+    pub(crate) fn is_linked_into_executable(self) -> bool {
+        let hook = self.hook as usize;
+        let Ok(own) = std::fs::read_link("/proc/self/exe") else { return false };
+        let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return false };
+        maps.lines().any(|line| {
+            let mut fields = line.splitn(6, ' ');
+            let range = fields.next().and_then(|range| range.split_once('-'));
+            let Some((from, to)) = range else { return false };
+            let bounds = (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16));
+            let (Ok(from), Ok(to)) = bounds else { return false };
+            (from..to).contains(&hook) && line.trim_end().ends_with(&*own.to_string_lossy())
+        })
+    }
 }
