@@ -10,13 +10,15 @@
 //!   `measure::flushes`: by records per fsync; `measure::remote`: values by `untorn::Client`,
 //!   compared with a direct client's
 //! - `fit`, `report::model`: the straight lines through the points
-//! - `report`, `report::chart`: the tables, the page and its charts
+//! - `report`, `log_chart`: the tables, the page and its charts
 
 pub(crate) mod arguments;
 pub(crate) mod channel;
 pub(crate) mod clock;
 pub(crate) mod digest;
 pub(crate) mod fit;
+#[path = "../log_chart/mod.rs"]
+pub(crate) mod log_chart;
 pub(crate) mod machine;
 pub(crate) mod measure;
 pub(crate) mod pair;

@@ -3,7 +3,7 @@
 
 use super::super::arguments::Arguments;
 use super::super::clock::{median, now_ns};
-use super::super::report::chart::{Unit, label};
+use super::super::log_chart::{Unit, label};
 use std::fmt::Write;
 use std::io;
 use std::time::{Duration, Instant};

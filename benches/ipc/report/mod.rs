@@ -1,15 +1,14 @@
 //! The results: tables for a terminal, and a page with charts.
 
-pub(crate) mod chart;
 pub(crate) mod model;
 
 use super::channel::{Family, Kind};
+use super::log_chart::{Chart, Mark, Series, Unit, label};
 use super::machine::Machine;
 use super::measure::Point;
 use super::measure::batch::{Batches, RECORD_BYTES};
 use super::measure::flushes::{Flushes, VALUE_BYTES};
 use super::measure::remote::{self, Call};
-use chart::{Chart, Mark, Series, Unit, label};
 use model::{Crossing, Fits, Line};
 use std::fmt::Write;
 use std::io;
