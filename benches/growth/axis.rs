@@ -4,6 +4,7 @@ use crate::arguments::Arguments;
 use crate::load::{Loaded, VALUE_BYTES};
 use crate::log_chart::Unit;
 use crate::worker;
+use std::time::Duration;
 
 /// Something that grows.
 pub(crate) struct Axis {
@@ -64,7 +65,7 @@ fn entries(arguments: &Arguments) -> Vec<Point> {
     let point = |count: u64| {
         let mut loaded = Loaded::new(arguments, count, VALUE_BYTES);
         let bytes = Some(loaded.bytes_of_a_record());
-        Point { x: count as f64, nanos: loaded.time_all(arguments), bytes }
+        Point { x: count as f64, nanos: loaded.time_all(arguments.time_of_a_round()), bytes }
     };
     counts.map(point).collect()
 }
@@ -75,7 +76,7 @@ fn values(arguments: &Arguments) -> Vec<Point> {
         let entries = (VALUES_BYTES / size as u64).clamp(16, arguments.entries());
         let mut loaded = Loaded::new(arguments, entries, size);
         let bytes = Some(loaded.bytes_of_a_record());
-        Point { x: size as f64, nanos: loaded.time_all(arguments), bytes }
+        Point { x: size as f64, nanos: loaded.time_all(arguments.time_of_a_round()), bytes }
     };
     sizes.map(point).collect()
 }
@@ -88,17 +89,17 @@ fn processes(arguments: &Arguments) -> Vec<Point> {
     counts.map(point).collect()
 }
 
+/// A point is measured for a time in which few commits are added to those that it is about.
 fn snapshot(arguments: &Arguments) -> Vec<Point> {
     let mut loaded = Loaded::new(arguments, arguments.entries(), VALUE_BYTES);
     let oldest = loaded.store.snapshot().unwrap();
     let since = |loaded: &Loaded| loaded.store.snapshot().unwrap().txn_id().sequence() - oldest.txn_id().sequence();
-    let mut points = Vec::new();
-    for power in 0..if arguments.quick { 4 } else { 7 } {
-        loaded.overwrite(10_u64.pow(power).saturating_sub(since(&loaded)));
-        // The measurements commit as well, so a point may come after the one that follows it.
+    let ages = [1, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
+    let point = |age: u64| {
+        loaded.overwrite(age.saturating_sub(since(&loaded)));
         let (x, bytes) = (since(&loaded) as f64, Some(loaded.bytes_of_a_record()));
-        points.push(Point { x, nanos: loaded.time_all(arguments), bytes });
-    }
-    points.dedup_by(|later, earlier| later.x < earlier.x * 2.0);
-    points
+        let time = Duration::from_micros(age).clamp(Duration::from_millis(3), arguments.time_of_a_round());
+        Point { x, nanos: loaded.time_all(time), bytes }
+    };
+    ages.into_iter().take(if arguments.quick { 4 } else { 6 }).map(point).collect()
 }
