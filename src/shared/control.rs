@@ -101,6 +101,10 @@ pub(crate) struct Control {
     /// The number of entries of the client table that this process has found ready. A ready entry
     /// stays ready.
     clients_known: AtomicUsize,
+    /// The greatest length of the ring, and the least length to which it can grow, that this
+    /// process has read.
+    ring_len_known: AtomicU64,
+    ring_reach_known: AtomicU64,
 }
 
 impl Control {
@@ -217,6 +221,8 @@ impl Control {
             cell_bodies_known: AtomicU64::new(0),
             readers_known: AtomicU64::new(1),
             clients_known: AtomicUsize::new(CLIENT_CHUNK),
+            ring_len_known: AtomicU64::new(0),
+            ring_reach_known: AtomicU64::new(u64::MAX),
         })
     }
 

@@ -34,7 +34,7 @@ use crate::{
         BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_BYTES_MAX, BLOCK_BYTES, RECORD_ALIGN_BYTES,
         SEGMENT_HEADER_BYTES,
     },
-    pool::{SegmentPool, SpareBlocks, StartedSegment, now_ms},
+    pool::{Returned, SegmentPool, SpareBlocks, StartedSegment, now_ms},
     segment::{BatchHeader, LogShape, LogState, SegmentHeader, batch_blocks, payload_checksum},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -250,7 +250,7 @@ impl<D: Disk> Log<D> {
             Ok(file) => file,
             // Nothing has changed.
             Err(error) => {
-                self.pool.give_back(&name, None);
+                self.pool.give_back(&name, Returned::Untouched);
                 return Err(LogError::io(format!("opening {name}"))(error));
             }
         };
@@ -269,11 +269,12 @@ impl<D: Disk> Log<D> {
             region: self.region,
         };
         let succeeds_failed = self.current.is_some() && !succeeds_filled;
-        let started = self.write_segment((file, &name, ready, succeeds_failed), &header, len, fill);
-        self.pool.give_back(
-            &name,
-            started.is_ok().then_some(StartedSegment { number, start: log_state.durable, started_ms }),
-        );
+        let mut left = Returned::Untouched;
+        let started = self.write_segment((file, &name, ready, succeeds_failed), &header, len, fill, &mut left);
+        if started.is_ok() {
+            left = Returned::Started(StartedSegment { number, start: log_state.durable, started_ms });
+        }
+        self.pool.give_back(&name, left);
         let current = started?;
         self.pool.note_logged(current.next_block);
         let durable = current.written;
@@ -281,15 +282,18 @@ impl<D: Disk> Log<D> {
         Ok(durable)
     }
 
+    /// Writes a segment. Sets `left` to what is in the file if this fails.
     fn write_segment(
         &mut self,
         (file, name, ready, succeeds_failed): (D::File, &str, u32, bool),
         header: &SegmentHeader,
         len: u64,
         fill: Fill<'_>,
+        left: &mut Returned,
     ) -> Result<Current<D::File>> {
         let shape = *self.pool.shape();
         self.write_header_block(&file, name, &[])?;
+        *left = Returned::Erased;
         let (bytes, crc) = header.encode(&shape);
         let mut current = Current {
             file,
@@ -309,6 +313,8 @@ impl<D: Disk> Log<D> {
             current.file.sync().map_err(LogError::io(format!("syncing {name}")))?;
             current.unsynced = false;
         }
+        // A write that fails may have written the header, and a sync that fails may have synced it.
+        *left = Returned::Failed(header.number);
         self.write_header_block(&current.file, name, &bytes)?;
         Ok(current)
     }

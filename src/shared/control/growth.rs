@@ -90,11 +90,26 @@ impl Control {
 
     /// Returns the ring's length in use, in bytes.
     ///
+    /// The length only grows, and what it can grow to only shrinks. So this process rejects a
+    /// number that contradicts those that it has read before, even if the number fits its
+    /// complement. A process that has not read the newest numbers may accept a forged one. The
+    /// logger reads them at each flush and rejects it, so nothing wrong becomes durable.
+    ///
     /// # Errors
     /// [`Error::Corrupt`] if the word is damaged: records would be put in the wrong place.
     #[inline]
     pub(crate) fn ring_len(&self) -> Result<u64> {
-        self.ring_bytes(&self.fixed().ring.len)
+        let known = self.ring_len_known.load(Ordering::Acquire);
+        let longest = self.ring_reach_known.load(Ordering::Acquire);
+        let len = self.ring_bytes(&self.fixed().ring.len)?;
+        if !(known..=longest).contains(&len) {
+            return Err(damaged_ring());
+        }
+        if len > known {
+            // Release: a thread that acquires this number loads no older length afterwards.
+            self.ring_len_known.fetch_max(len, Ordering::Release);
+        }
+        Ok(len)
     }
 
     /// Returns the length to which the ring can grow, in bytes. If it can't grow any more, this is
@@ -104,7 +119,17 @@ impl Control {
     /// As [`Control::ring_len`].
     #[inline]
     pub(crate) fn ring_reach(&self) -> Result<u64> {
-        self.ring_bytes(&self.fixed().ring.reach)
+        let known = self.ring_reach_known.load(Ordering::Acquire);
+        let least = self.ring_len_known.load(Ordering::Acquire);
+        let reach = self.ring_bytes(&self.fixed().ring.reach)?;
+        if !(least..=known).contains(&reach) {
+            return Err(damaged_ring());
+        }
+        if reach < known {
+            // Release: as in `ring_len`.
+            self.ring_reach_known.fetch_min(reach, Ordering::Release);
+        }
+        Ok(reach)
     }
 
     #[inline]

@@ -449,3 +449,41 @@ fn a_forged_length_is_refused() {
         untorn::logger::stop_logger(&path, Duration::from_secs(30)).unwrap();
     }
 }
+
+/// A length of the log's ring may be a possible one and still be wrong: records would be copied to
+/// and from other places of the ring. A process that has read the true length refuses it, and what
+/// was acknowledged before is there after the next recovery.
+#[test]
+fn a_forged_length_of_the_ring_is_refused() {
+    use std::os::unix::fs::FileExt;
+    let _limit = limit();
+    let dir = scratch();
+    // The ring has 64 pages, and each number is that of a shorter ring.
+    for (name, pages) in [("ring-length", 16), ("ring-length", 32), ("ring-reach", 16), ("ring-reach", 32)] {
+        let path = dir.path().join(format!("{name}-{pages}"));
+        let store = small().ring_size(256 << 10).segment_size(1 << 20).open(&path).unwrap();
+        let a = store.keyspace("a").unwrap();
+        let put = |number: u64| -> untorn::Result<()> {
+            let mut txn = store.begin()?;
+            (0..20).try_for_each(|i: u64| txn.put(&a, &(20 * number + i).to_be_bytes(), &[7; 900]))?;
+            txn.commit().map(drop)
+        };
+        // Two laps.
+        (0..30).for_each(|number| put(number).unwrap());
+        let at = CHECKED_NUMBERS.iter().find(|(of, _)| *of == name).unwrap().1;
+        let control = std::fs::File::options().write(true).open(path.join("control")).unwrap();
+        control.write_all_at(&checked(pages).to_le_bytes(), at).unwrap();
+        let refused = (30..100).find_map(|number| put(number).err().map(|error| (number, error)));
+        let (number, error) = refused.unwrap_or_else(|| panic!("{name}: {pages} pages are accepted"));
+        eprintln!("{name}: {error}");
+        let is_clear = matches!(error, Error::Corrupt { .. } | Error::NeedsRecovery { .. } | Error::NotDurable { .. });
+        assert!(is_clear, "{name}: {error:?}");
+        drop(store);
+        untorn::logger::stop_logger(&path, Duration::from_secs(30)).unwrap();
+        let store = in_process().open(&path).unwrap();
+        let a = store.find_keyspace("a").unwrap().unwrap();
+        for key in 0..20 * number {
+            assert!(a.get(&key.to_be_bytes()).unwrap().is_some_and(|value| value[..] == [7; 900]), "{name}: {key}");
+        }
+    }
+}

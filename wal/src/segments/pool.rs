@@ -32,16 +32,17 @@
 //!    [`SegmentPool::add_spare`] has filled it.
 //! 4. [`SegmentPool::recycle`] deletes a small file that became free at once. Otherwise the file
 //!    stays a spare, because its blocks may have been promised. The exceptions are spares beyond
-//!    the maximum, a full device, and [`SegmentPool::trim`].
+//!    the maximum, a full device, a header that can't be erased, and [`SegmentPool::trim`].
 //!
 //! **Old headers.** A file that became free keeps its header until it is taken, and is a segment
 //! again if the process dies before that. So headers are erased from the oldest on, and the next
 //! [`SegmentCatalog`] finds no gap. Four rules ensure it:
-//! 1. `SegmentSlot::header` is cleared only after the header was erased from the disk.
+//! 1. `SegmentSlot::header` is cleared only after the header was erased from the disk. It is set if
+//!    a header may be on the disk, also that of a segment whose start failed ([`Returned`]).
 //! 2. Threads that delete, fill or reduce files hold the lock `erasing` until the header is erased.
 //! 3. They choose the file with the oldest header (`SegmentSlots::is_next`).
 //! 4. The flush thread never takes `erasing`. So before it writes to a file that has a header, it
-//!    erases all older headers itself.
+//!    erases all older headers itself. It deletes a file whose header it can't erase.
 
 mod erase;
 mod make;
@@ -59,8 +60,8 @@ use crate::{
 pub use retention::Retention;
 pub(crate) use retention::now_ms;
 pub use slots::PoolStats;
+pub(crate) use slots::{Returned, SpareBlocks, StartedSegment};
 use slots::{SegmentSlot, SegmentSlots, SlotState, blocks_of, bytes_of};
-pub(crate) use slots::{SpareBlocks, StartedSegment};
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -426,20 +427,26 @@ impl<D: Disk> SegmentPool<D> {
         let older = header.map_or(Vec::new(), |header| slots.older_headers(header));
         drop(slots);
         for (_, older) in older {
-            // A file that was deleted meanwhile has no header. If erasing fails, the old header
-            // does no more harm than before.
-            let _ = self.erase_header(&older);
+            // A file that was deleted meanwhile has no header.
+            if self.erase_header(&older).is_err() {
+                self.remove_unerased(&older);
+            }
         }
         Some((name, ready, number))
     }
 
     /// Records that the spare that was taken is a segment now, or a spare again.
-    pub(crate) fn give_back(&self, name: &str, started: Option<StartedSegment>) {
+    pub(crate) fn give_back(&self, name: &str, returned: Returned) {
         let mut slots = self.lock();
-        if started.is_some() {
-            slots.clear_header(name);
+        match returned {
+            Returned::Untouched => {}
+            Returned::Erased | Returned::Started(_) => slots.set_header(name, None),
+            Returned::Failed(number) => slots.set_header(name, Some(number)),
         }
-        slots.set(name, started.map_or(SlotState::Spare, SlotState::Live));
+        slots.set(
+            name,
+            if let Returned::Started(started) = returned { SlotState::Live(started) } else { SlotState::Spare },
+        );
     }
 
     fn lock_erasing(&self) -> MutexGuard<'_, ()> {

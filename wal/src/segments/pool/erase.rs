@@ -2,7 +2,7 @@
 
 use super::SegmentPool;
 use super::make::write_zeros;
-use super::slots::{SegmentSlots, SlotState};
+use super::slots::{SegmentSlot, SegmentSlots, SlotState};
 use crate::limits::BLOCK_BYTES;
 use crate::{Disk, DiskFile};
 
@@ -29,8 +29,27 @@ impl<D: Disk> SegmentPool<D> {
     /// Erases the header of a file that is no longer a segment.
     pub(super) fn erase_header(&self, name: &str) -> std::io::Result<()> {
         self.zero_file(name, BLOCK_BYTES as u64)?;
-        self.lock().clear_header(name);
+        self.lock().set_header(name, None);
         Ok(())
+    }
+
+    /// Deletes a spare whose header can't be erased, since a newer header is about to be erased.
+    /// Unlike erasing, this needs neither a descriptor nor a write to the file. If it fails as well,
+    /// or if another thread is changing the file, the log has a gap after the old header until that
+    /// is erased.
+    pub(super) fn remove_unerased(&self, name: &str) {
+        let is_spare = |slot: &SegmentSlot| slot.name == name && slot.state == SlotState::Spare;
+        {
+            let mut slots = self.lock();
+            let Some(slot) = slots.files.iter_mut().find(|slot| is_spare(slot)) else { return };
+            slot.state = SlotState::Making;
+        }
+        let removed = self.disk.remove(name);
+        let mut slots = self.lock();
+        match removed {
+            Ok(()) => slots.files.retain(|slot| slot.name != name),
+            Err(_) => slots.set(name, SlotState::Spare),
+        }
     }
 
     /// Writes zeros over the first bytes of a file, and syncs it.

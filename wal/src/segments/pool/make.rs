@@ -6,6 +6,7 @@ use crate::error::{LogError, Result};
 use crate::limits::ZERO_FILL_BYTES;
 use crate::segment_catalog::{SEGMENT_PREFIX, UNFINISHED_PREFIX, slot_name};
 use crate::{Disk, DiskFile, disk::AlignedBuf};
+use std::io::ErrorKind;
 
 impl<D: Disk> SegmentPool<D> {
     /// Makes a spare of `bytes` ready bytes, or fills one that has holes.
@@ -38,7 +39,15 @@ impl<D: Disk> SegmentPool<D> {
         let unfinished = name.replace(SEGMENT_PREFIX, UNFINISHED_PREFIX);
         let make = || {
             let failed = |doing: &str| LogError::io(format!("{doing} {unfinished}"));
-            let file = self.disk.create(&unfinished).map_err(failed("creating"))?;
+            let created = self.disk.create(&unfinished).or_else(|error| {
+                // This thread has reserved the name, so an earlier attempt has left the file.
+                if error.kind() != ErrorKind::AlreadyExists {
+                    return Err(error);
+                }
+                self.disk.remove(&unfinished)?;
+                self.disk.create(&unfinished)
+            });
+            let file = created.map_err(failed("creating"))?;
             file.set_size(self.shape.segment_bytes()).map_err(failed("setting the length of"))?;
             write_zeros(&file, bytes).map_err(failed("zero-filling"))?;
             file.sync().map_err(failed("syncing"))?;

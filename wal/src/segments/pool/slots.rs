@@ -50,6 +50,19 @@ pub(crate) struct StartedSegment {
     pub(crate) started_ms: u64,
 }
 
+/// What the flush thread has made of a spare that it took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Returned {
+    /// The file may still have the header that it had.
+    Untouched,
+    /// The file has no header.
+    Erased,
+    /// Starting the segment has failed, and its header may be on the disk.
+    Failed(SegmentNumber),
+    /// The file is a segment.
+    Started(StartedSegment),
+}
+
 /// The numbers of files of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolStats {
@@ -106,9 +119,9 @@ impl SegmentSlots {
         older
     }
 
-    pub(super) fn clear_header(&mut self, name: &str) {
+    pub(super) fn set_header(&mut self, name: &str, header: Option<SegmentNumber>) {
         if let Some(slot) = self.files.iter_mut().find(|s| s.name == name) {
-            slot.header = None;
+            slot.header = header;
         }
     }
 
