@@ -4,6 +4,7 @@ use crate::Durability;
 use crate::api::cells::sampling;
 use crate::api::feed::changes::Changes;
 use crate::api::keyspace::{Keyspace, refuse_reserved};
+use crate::api::left_in_order;
 use crate::api::monitoring::verify;
 use crate::api::monitoring::verify::VerifyReport;
 use crate::api::snapshot::Snapshot;
@@ -69,11 +70,17 @@ impl Store {
     /// Blocks while another process initialises or recovers the store. Recovery takes time in
     /// proportion to the log since the last checkpoint.
     ///
+    /// If the store was left in order, that is, by all processes and at last by its logger, the
+    /// call may return before the logger serves. Reads do not wait for the logger. The first write
+    /// does, and returns [`Error::LoggerUnavailable`], or the error that the logger reported, if
+    /// none serves; later writes try again. Dropping the last handle waits up to 2 s for a logger
+    /// that is still starting.
+    ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Permission`], [`Error::UnsupportedFileSystem`] if the
     /// directory can't be used; [`Error::Corrupt`] and [`Error::Mismatch`] for files that are
     /// damaged or are no store of this version; [`Error::LoggerUnavailable`] if no logger could be
-    /// started.
+    /// started, as far as the call waits for that.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         Options::default().open(path)
     }
@@ -88,7 +95,7 @@ impl Store {
     }
 
     pub(crate) fn open_in(dir: Dir, options: &Options) -> Result<Store> {
-        let client = DirectClient::join(dir, options)?;
+        let client = DirectClient::join(dir, options, left_in_order::make_region)?;
         let store = Store {
             client,
             settings: HandleSettings {
@@ -281,6 +288,7 @@ impl Store {
         timeout: Option<Duration>,
     ) -> Result<WriteTxn<'_>> {
         self.refuse_read_only()?;
+        self.client.engine.await_begun()?;
         self.client.admission.admit(&self.client.engine, durability.class(), asked_ns, timeout)?;
         match Write::begin(&self.client.engine) {
             Ok(write) => Ok(WriteTxn::new(self, write, durability)),
@@ -355,6 +363,7 @@ impl Store {
     pub fn checkpoint(&self) -> Result<TxnId> {
         self.client.check_usable()?;
         self.client.admission.refuse_open_transaction()?;
+        self.client.engine.await_begun()?;
         settings::wait_checkpoint(&self.client.engine, self.settings.lock_timeout)
     }
 
@@ -381,6 +390,7 @@ impl Store {
     /// which it can begin; [`Error::Diverged`] if there is no transaction `from`, or a power loss
     /// took it back; [`Error::Corrupt`], [`Error::Io`], [`Error::Forked`].
     pub fn changes(&self, from: TxnId, feed: Feed) -> Result<Changes> {
+        self.client.engine.prefer_begun();
         Changes::new(self.client.clone(), from, feed)
     }
 
@@ -388,12 +398,13 @@ impl Store {
 
     /// Returns figures of the store as of now, for display and for monitoring. To count the pages
     /// that each pinned snapshot protects, it reads the lists of pages that wait for reuse. That
-    /// takes time in proportion to their number.
+    /// takes time in proportion to their number. Waits up to 1 s for a logger that is starting.
     ///
     /// # Errors
     /// [`Error::Forked`]; [`Error::Corrupt`].
     pub fn stats(&self) -> Result<Stats> {
         self.client.check_usable()?;
+        self.client.engine.prefer_begun();
         Stats::gather(&self.client)
     }
 
@@ -405,6 +416,7 @@ impl Store {
     /// Only those that prevent the check: [`Error::Forked`], [`Error::Io`].
     pub fn verify(&self) -> Result<VerifyReport> {
         self.client.check_usable()?;
+        self.client.engine.prefer_begun();
         verify::verify(&self.client)
     }
 

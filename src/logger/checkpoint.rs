@@ -18,16 +18,17 @@ use crate::btree::walk::each_page;
 use crate::files::dir;
 use crate::files::extent::is_logged;
 use crate::files::header::CheckpointHeader;
-use crate::files::slot::{CatalogState, SlotImage};
+use crate::files::slot::SlotImage;
 use crate::logger::background;
 use crate::logger::process::Logger;
 use crate::pages::{extents, queue};
 use crate::participant::engine::Engine;
 use crate::participant::rest::LOGGER_POLL_INTERVAL;
 use crate::shared::control::Poison;
-use crate::shared::memory::arena::{Arena, Pages};
+use crate::shared::memory::arena::Pages;
 use crate::system::clock;
 use crate::txn::catalog;
+use crate::txn::roots::roots_sum;
 use crate::{Error, PageId, Result, TxnId};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -271,11 +272,6 @@ fn refuse_unknown(engine: &Engine, started: TxnId, finished: TxnId) -> Result<()
         return Err(Error::corrupt(dir::CONTROL, 0, format!("no header is of the finished checkpoint {finished}")));
     }
     Ok(())
-}
-
-/// Returns the folded checksum words of the pages that lead to all trees; 0 without such pages.
-pub(super) fn roots_sum(arena: &Arena, catalog: &CatalogState) -> Result<u64> {
-    catalog.roots().try_fold(0, |sum: u64, root| Ok(sum.rotate_left(1) ^ arena.checksum_word(root)?))
 }
 
 /// Writes the checksums of all pages of C that were created after K, and returns their number.

@@ -22,6 +22,7 @@ use crate::participant::options::LoggerEntry;
 use crate::participant::spawner::Host;
 use crate::participant::spawner::{BECOME_LOGGER, DAEMON, DAEMON_OF_INIT, FOREIGN_OWNER, NO_FORK};
 use crate::participant::status;
+use crate::shared::control::Control;
 use crate::shared::liveness;
 use crate::shared::liveness::Tester;
 use crate::shared::progress::Patience;
@@ -191,7 +192,9 @@ pub(crate) fn stop_logger_as(path: &Path, timeout: Duration, ownership: Ownershi
     while tester.is_held(liveness::LOGGER_OFFSET)? {
         ran = true;
         let header = crate::files::header::CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
-        if let Some(control) = crate::process::client::attach(&dir, &header)? {
+        // Before a logger has begun the region, it would not see the request.
+        let region = crate::process::client::attach(&dir, &header)?;
+        if let Some(control) = region.filter(Control::is_begun) {
             // Clients may have started another one since. After an orderly end it has a new region,
             // which counts the starts from zero.
             let starts = control.fixed().counters.logger_starts();

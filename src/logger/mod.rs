@@ -33,6 +33,3 @@ mod rehearse;
 pub(crate) mod sampler;
 
 pub use daemon::{LoggerOptions, run_logger, stop_logger};
-
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use check::check_arena;

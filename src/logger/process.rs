@@ -18,11 +18,9 @@ use crate::logger::{background, checkpoint, sampler};
 use crate::participant::engine::Engine;
 use crate::participant::panics::Panics;
 use crate::participant::rest::{ALONE_LONGEST, DEAD_CLIENT_CHECK_INTERVAL};
-use crate::participant::settings;
 use crate::participant::spawner::Host;
 use crate::process::client::lock_init;
 use crate::server::{self, Server};
-use crate::shared::control::Control;
 use crate::shared::liveness::{Claim, InitLock, LOGGER_OFFSET};
 use crate::shared::progress::Patience;
 use crate::shared::protocols::atomic::Woken;
@@ -312,13 +310,4 @@ fn leave(logger: &Logger, in_order: bool) -> bool {
         engine.control.invalidate();
     }
     left_in_order
-}
-
-/// Sets the words with which a region starts that no client uses yet.
-pub(crate) fn default_settings(control: &Control) {
-    let words = &control.fixed().logger.settings;
-    control.cells().set_interval(sampler::INTERVAL_DEFAULT);
-    words.set_policy(0, 0);
-    words.set_idle(settings::IDLE_DEFAULT);
-    words.set_checkpoint_bytes(settings::CHECKPOINT_BYTES_DEFAULT);
 }

@@ -28,26 +28,23 @@ use crate::files::dir::Dir;
 use crate::files::header::CheckpointHeader;
 use crate::files::log::log_error;
 use crate::files::memory_mark;
-use crate::files::slot::SlotImage;
 use crate::ids::INCARNATION_MAX;
 use crate::logger::flush::Flusher;
-use crate::logger::process::{Logger, default_settings};
+use crate::logger::process::Logger;
 use crate::logger::{checkpoint, recover_cells, sampler};
 use crate::participant::engine::Engine;
+use crate::process::region;
+use crate::process::region::FRESH;
 use crate::shared::control::Control;
 use crate::system::clock;
 use crate::txn::replay::{ExtentPlan, Replay};
 use crate::{Error, Result, limits};
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 use untorn_wal::record;
 use untorn_wal::record::RecordKind;
 use untorn_wal::{LogScan, LogShape, LogState, Lsn, RealDisk, SegmentPool};
-
-/// Name of a region that is not in use yet.
-const FRESH: &str = "control.new";
 
 /// How long the only thread of a recovery waits for the writer lock, which is free.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,11 +68,21 @@ pub(super) struct Recovered {
     header: CheckpointHeader,
 }
 
-/// The file of a region that is not in use yet.
+/// The file of a region that no logger has begun yet.
 pub(super) struct RegionFile {
-    file: File,
-    /// Whether the region is in memory because the device lacks blocks.
-    pub(super) is_memory: bool,
+    pub(super) file: File,
+    pub(super) kind: RegionKind,
+}
+
+/// Where a region is that no logger has begun yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum RegionKind {
+    /// Under the name [`FRESH`].
+    Fresh,
+    /// In memory, because the device lacks blocks.
+    Memory,
+    /// Already in place, because the first client of a store that was left in order made it.
+    InPlace,
 }
 
 /// Makes a region that holds the checkpoint's state, under a name that no client opens, or in
@@ -91,9 +98,8 @@ pub(super) fn fresh_control(
     pool: &SegmentPool<RealDisk>,
     in_memory: bool,
 ) -> Result<(Control, RegionFile)> {
-    if old.is_none() && is_own_file(dir, dir::CONTROL)? {
-        // From here on there is no `control`: the log has everything that counts.
-        dir.rename_loosely(dir::CONTROL, FRESH)?;
+    if old.is_none() {
+        region::release_control(dir)?;
     }
     let boot_id = dir::boot_id()?;
     let format = |file: &File| Control::format(file, header.store_id, &header.geometry, boot_id);
@@ -101,44 +107,23 @@ pub(super) fn fresh_control(
         // The rest of recovery may need the few blocks that the file got.
         dir.remove_file(FRESH)?;
         let file = memory_file()?;
-        Ok((format(&file)?, RegionFile { file, is_memory: true }))
+        Ok((format(&file)?, RegionFile { file, kind: RegionKind::Memory }))
     };
     let (control, file) = loop {
         if in_memory && old.is_some() {
             break format_in_memory()?;
         }
-        let file = match dir.open_file(FRESH, true)? {
-            Some(file) if is_own_file(dir, FRESH)? => file,
-            _ => {
-                let file = dir.make_file(FRESH)?;
-                dir::set_no_cow(&file);
-                file
-            }
-        };
+        let file = region::fresh_file(dir)?;
         match format(&file) {
-            Ok(control) => break (control, RegionFile { file, is_memory: false }),
+            Ok(control) => break (control, RegionFile { file, kind: RegionKind::Fresh }),
             Err(Error::DiskFull { .. }) if pool.yield_kept(true, || ()).map_err(log_error)? => {}
             Err(Error::DiskFull { .. }) if old.is_some() => break format_in_memory()?,
             Err(Error::DiskFull { .. }) if pool.remove_spare().map_err(log_error)? => {}
             Err(error) => return Err(error),
         }
     };
-    begin_at(&control, header);
+    region::begin_at(&control, header);
     Ok((control, file))
-}
-
-/// Sets the newest state of a region that was just formatted to the checkpoint that `header`
-/// describes.
-pub(super) fn begin_at(control: &Control, header: &CheckpointHeader) {
-    default_settings(control);
-    control.begin_at(&SlotImage { blocks_reserved: 0, log_tail: header.log_position, ..header.image });
-}
-
-/// Returns whether there is a file of this name that no other store shares by a link.
-fn is_own_file(dir: &Dir, name: &str) -> Result<bool> {
-    let Some(file) = dir.open_file(name, false)? else { return Ok(false) };
-    let stat = file.metadata().map_err(Error::io(format!("stat of {name}")))?;
-    Ok(stat.is_file() && stat.nlink() == 1)
 }
 
 pub(super) fn memory_file() -> Result<File> {
@@ -362,19 +347,29 @@ pub(super) fn finish(
     let used = last.incarnation().max(log_state.incarnation);
     let untouched = header.clean && last == header.txn() && recovered.is_log_empty && used == last.incarnation();
     let incarnation = if untouched { used } else { used.min(INCARNATION_MAX) + 1 };
-    engine.control.begin_incarnation(incarnation, untouched);
+    let is_in_place = region.kind == RegionKind::InPlace;
+    if !is_in_place {
+        engine.control.begin_incarnation(incarnation, untouched);
+    }
     recover_cells::restore(engine, old.filter(|_| recovered.counts_old), &region.file, incarnation)?;
     crash_point!("recover.before_rename");
-    if region.is_memory {
+    if region.kind == RegionKind::Memory {
         settle(&logger, &mut flusher, &recovered, &region.file)?;
     } else {
         region.file.sync_all().map_err(Error::io("sync of control"))?;
     }
     engine.progress.step();
-    engine.dir.rename_file(FRESH, dir::CONTROL)?;
+    if !is_in_place {
+        engine.dir.rename_file(FRESH, dir::CONTROL)?;
+    }
     // The arena last: it is marked only while `control` is the region of its pages.
     memory_mark::set(&engine.control_file()?);
     memory_mark::set(&engine.arena_file()?);
+    if is_in_place {
+        crash_point!("region.before_begin");
+        // The last step: clients that have the region open change nothing in it before.
+        engine.control.begin_incarnation(incarnation, untouched);
+    }
     crash_point!("recover.done");
     Ok(flusher)
 }

@@ -21,6 +21,7 @@ use crate::files::log::log_error;
 use crate::logger::check::with_file_position;
 use crate::logger::recover;
 use crate::participant::engine::Engine;
+use crate::process::region::begin_at;
 use crate::shared::control::Control;
 use crate::shared::memory::arena::Arena;
 use crate::txn::replay::{ExtentPlan, Replay};
@@ -42,7 +43,7 @@ pub(super) fn scratch(
 ) -> Result<Option<(Control, Arc<Arena>)>> {
     let Some(arena) = arena.scratch(arena_file, BYTES_MAX)? else { return Ok(None) };
     let control = Control::format(&recover::memory_file()?, header.store_id, &header.geometry, dir::boot_id()?)?;
-    recover::begin_at(&control, header);
+    begin_at(&control, header);
     let page_size = header.geometry.page_size;
     let values_end = plan.sorted_ranges(page_size).last().map_or(0, |last| last.end);
     let used = u64::from(header.image.high_water.max(values_end)) * page_size as u64;

@@ -43,8 +43,6 @@ use std::time::{Duration, Instant};
 const RING_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Time between rounds that fail.
 const SAMPLE_RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Time between rounds unless set otherwise.
-pub(super) const INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
 
 /// The most by which the record of a sample is longer than its value: the name, and the headers of
 /// both.

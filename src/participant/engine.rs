@@ -47,6 +47,23 @@ const LOGGER_GROWTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// A flush, or a wait for a lock, that takes longer is logged.
 pub(crate) const SLOW_OPERATION_MIN: Duration = Duration::from_secs(1);
 
+/// The least time that opening waits for other processes that make no visible progress.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Returns how long an open waits for others that make no visible progress.
+pub(crate) fn open_limit(logger_timeout: Duration) -> Duration {
+    // A day is practically unlimited, and within the clock's range.
+    logger_timeout.clamp(open_timeout(), Duration::from_secs(86_400))
+}
+
+fn open_timeout() -> Duration {
+    #[cfg(untorn_instrumented)]
+    if let Some(ms) = crate::environment::variable("UNTORN_OPEN_TIMEOUT_MS").and_then(|ms| ms.into_string().ok()) {
+        return Duration::from_millis(ms.parse().expect("UNTORN_OPEN_TIMEOUT_MS is a number"));
+    }
+    OPEN_TIMEOUT
+}
+
 /// Returns whether a client lives. If that is unclear, it counts as alive.
 pub(crate) fn has_clients(tester: &Tester<'_>) -> bool {
     tester.any_held(CLIENT_IDS).map_or(true, |held| held.is_some())
@@ -71,6 +88,8 @@ pub(crate) struct Engine {
     pub(crate) logger_timeout: Duration,
     /// Starts a logger if there is none; `None` in the logger's own engine.
     pub(crate) spawner: Option<crate::participant::spawner::LoggerSpawner>,
+    /// No logger had begun the region when this client entered: see [`Engine::await_begun`].
+    pub(crate) awaits_begin: AtomicBool,
     /// Set if one of this logger's threads has panicked: the other threads' waits for the logger
     /// end. Never set in a client.
     pub(crate) has_failed: AtomicBool,

@@ -13,6 +13,8 @@ use untorn_wal::Retention;
 pub(crate) const IDLE_DEFAULT: Duration = Duration::from_secs(5);
 /// Log volume between checkpoints unless set otherwise, in bytes.
 pub(crate) const CHECKPOINT_BYTES_DEFAULT: u64 = 64 << 20;
+/// Time between two samples of the cells unless set otherwise.
+pub(crate) const SAMPLE_INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
 /// The part of the log that a new store keeps for followers.
 pub(crate) const RETENTION_DEFAULT: Retention = Retention { bytes: 16 << 20, age: Duration::MAX };
 

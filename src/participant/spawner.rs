@@ -34,7 +34,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::Duration;
 
@@ -90,6 +90,13 @@ struct Spawned {
     mismatch: Option<Error>,
 }
 
+/// Whether the spawner waits until a program has detached from it, which reports more errors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Detaching {
+    Awaited,
+    Behind,
+}
+
 /// The pipe by which a spawned logger reports its status.
 enum StatusPipe {
     Process { pipe: Descriptor, output: Vec<u8> },
@@ -143,7 +150,17 @@ impl LoggerSpawner {
         if let Some(last) = start.as_mut().filter(|last| last.logger_starts != logger_starts) {
             last.attempt = 0;
         }
-        self.look(&mut start, &engine.dir, logger_starts, &|| engine.has_logger())
+        self.look(&mut start, &engine.dir, logger_starts, Detaching::Awaited, &|| engine.has_logger())
+    }
+
+    /// Spawns a logger for a region that the caller has made, and does not even wait until the
+    /// program has detached. What it reports is found by the next [`LoggerSpawner::ensure`].
+    ///
+    /// # Errors
+    /// [`Error::LoggerUnavailable`] if there is no program that can be spawned.
+    pub(crate) fn start_behind(&self, engine: &Engine) -> Result<()> {
+        let mut start = self.start.lock();
+        self.look(&mut start, &engine.dir, 0, Detaching::Behind, &|| engine.has_logger())
     }
 
     /// Spawns a logger as [`LoggerSpawner::ensure`] does, and waits until a logger holds its byte
@@ -155,7 +172,7 @@ impl LoggerSpawner {
         let has_logger = || tester.is_held(liveness::LOGGER_OFFSET);
         let mut start = self.start.lock();
         while !has_logger()? && !patience.is_over() {
-            self.look(&mut start, dir, 0, &has_logger)?;
+            self.look(&mut start, dir, 0, Detaching::Awaited, &has_logger)?;
             // The logger waits for the initialisation lock while another process makes progress
             // under it.
             patience.look(tester);
@@ -169,6 +186,7 @@ impl LoggerSpawner {
         start: &mut Option<Spawned>,
         dir: &Dir,
         logger_starts: u64,
+        detaching: Detaching,
         has_logger: &dyn Fn() -> Result<bool>,
     ) -> Result<()> {
         let (mut program, mut attempt, mut tried, mut mismatch) = (0, 1, Vec::new(), None);
@@ -209,7 +227,7 @@ impl LoggerSpawner {
             return Ok(());
         }
         for (index, mut command) in commands.into_iter().enumerate().skip(program) {
-            match run_daemon(&mut command) {
+            match run_daemon(&mut command, detaching) {
                 Ok(pipe) => {
                     *start = Some(Spawned { pipe, program: index, attempt, logger_starts, tried, mismatch });
                     return Ok(());
@@ -343,7 +361,7 @@ impl StatusPipe {
 /// process would become its child again, and remain a zombie when it ends if the host does not reap
 /// it. In that case the first process is the logger, and a thread waits for its end. The thread
 /// waits for that process alone, so the host can wait for its other children.
-fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
+fn run_daemon(command: &mut Command, detaching: Detaching) -> std::io::Result<StatusPipe> {
     let adopts_orphans = std::process::id() == 1 || child_subreaper().is_ok_and(|subreaper| subreaper.is_some());
     command.env(DAEMON, if adopts_orphans { DAEMON_OF_INIT } else { "1" });
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -355,6 +373,16 @@ fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
         let wait = threads::spawn("untorn-reaper", move || child.wait());
         return wait.map(|_| pipe);
     }
+    if detaching == Detaching::Behind {
+        // If the program fails, the pipe ends without a status.
+        let wait = threads::spawn("untorn-reaper", move || drop(wait_until_detached(&mut child)));
+        return wait.map(|_| pipe);
+    }
+    wait_until_detached(&mut child).map(|()| pipe)
+}
+
+/// Waits until the first process of a daemon has ended.
+fn wait_until_detached(child: &mut Child) -> std::io::Result<()> {
     let since = clock::now();
     loop {
         match child.try_wait() {
@@ -367,13 +395,13 @@ fn run_daemon(command: &mut Command) -> std::io::Result<StatusPipe> {
             }
             Ok(None) => clock::sleep(STATUS_POLL_INTERVAL),
             // If it was killed, the pipe shows whether the second process lives.
-            Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(pipe),
+            Ok(Some(status)) if status.success() || status.signal().is_some() => return Ok(()),
             Ok(Some(status)) if status.code() == Some(NO_FORK) => {
                 return Err(std::io::Error::other("the system lets it start no process"));
             }
             Ok(Some(status)) => return Err(std::io::Error::other(format!("{status}"))),
             // If a host ignores SIGCHLD, the kernel reaps its children.
-            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(pipe),
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
             Err(error) => return Err(error),
         }
     }

@@ -11,7 +11,7 @@ use crate::files::dir::Dir;
 use crate::files::dir::LockFileId;
 use crate::files::header::CheckpointHeader;
 use crate::participant::checked_pages::CheckedPages;
-use crate::participant::engine::{Engine, has_clients};
+use crate::participant::engine::{Engine, has_clients, open_limit};
 use crate::participant::options::Options;
 use crate::participant::spawner::LoggerSpawner;
 use crate::process::create;
@@ -36,12 +36,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-/// The least time that opening waits for other processes that make no visible progress.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// How long an opener waits for the logger of a store that needs recovery to exit. A stopped logger
 /// does not exit.
 const LOGGER_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client that leaves waits for the logger that it spawned behind it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Makes the region of a store that was left in order and that no process has open, if the client
+/// may do that itself. The layers above pass it in: it checks pages.
+pub(crate) type RegionMaker = fn(&Dir, &CheckpointHeader, &Options) -> Option<Control>;
 
 /// One process's use of one store.
 pub(crate) struct DirectClient {
@@ -87,7 +91,7 @@ fn client_cell(id: LockFileId) -> Result<ClientCell> {
 impl DirectClient {
     /// Returns the client of this process for the store in `dir`; makes it if this is the first
     /// handle.
-    pub(crate) fn join(dir: Dir, options: &Options) -> Result<Arc<DirectClient>> {
+    pub(crate) fn join(dir: Dir, options: &Options, make_region: RegionMaker) -> Result<Arc<DirectClient>> {
         if options.create {
             dir.ensure_lock_file()?;
         } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
@@ -100,7 +104,7 @@ impl DirectClient {
             options.refuse_other_geometry(&client.engine.geometry)?;
             return Ok(client);
         }
-        let client = Arc::new(DirectClient::make(dir, options)?);
+        let client = Arc::new(DirectClient::make(dir, options, make_region)?);
         let control = &client.engine.control;
         tracing::info!(path = %client.engine.dir.path().display(), committed = %control.committed(), "store opened");
         *client_cell = Arc::downgrade(&client);
@@ -108,11 +112,11 @@ impl DirectClient {
     }
 
     /// Opens the store as a client. Under the initialisation lock, the client joins the `control`
-    /// that is in use. If no process has the store open, the client releases the lock and spawns a
-    /// logger. The logger recovers the store; the client then retries.
-    fn make(dir: Dir, options: &Options) -> Result<DirectClient> {
-        // A day is practically unlimited, and within the clock's range.
-        let limit = options.logger_timeout.clamp(open_timeout(), Duration::from_secs(86_400));
+    /// that is in use. If no process has the store open and it was left in order, the client makes
+    /// the region itself, and spawns a logger behind it. Otherwise the client releases the lock and
+    /// spawns a logger. The logger recovers the store; the client then retries.
+    fn make(dir: Dir, options: &Options, make_region: RegionMaker) -> Result<DirectClient> {
+        let limit = open_limit(options.logger_timeout);
         let started = clock::now();
         let mut patience = Patience::new(limit);
         let spawner = LoggerSpawner::new(options);
@@ -124,7 +128,10 @@ impl DirectClient {
             } else if dir.open_file(dir::CHECKPOINT, false)?.is_none() {
                 return Err(Error::NotFound { path: dir.path().into() });
             }
-            let header = CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, false)?)?.0;
+            let (mut header, damage) = CheckpointHeader::read(&dir.need_file(dir::CHECKPOINT, false)?)?;
+            // The damaged header may have been newer, and have recorded that the store was in use
+            // again.
+            header.clean &= damage.is_none();
             options.refuse_other_geometry(&header.geometry)?;
             let in_use = tester.is_held(LOGGER_OFFSET)? || has_clients(&tester);
             if in_use && let Some(control) = attach(&dir, &header)? {
@@ -149,6 +156,13 @@ impl DirectClient {
             }
             if !in_use {
                 presence::refuse_others(&dir, init.file_id())?;
+                if let Some(control) = make_region(&dir, &header, options) {
+                    let client = DirectClient::enter(dir, options, header, control, spawner, init.file_id())?;
+                    crash_point!("client.entered");
+                    drop(init);
+                    client.engine.start_logger_behind()?;
+                    return Ok(client);
+                }
             }
             if in_use && has_clients(&tester) {
                 return Err(Error::Mismatch { file: dir::CONTROL.into(), what: MismatchKind::OtherBoot });
@@ -190,6 +204,7 @@ impl DirectClient {
         control.set_arena(arena.clone())?;
         let tester = dir.with_fd(|fd| Tester::open(fd, Some(lock_file)))?;
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
+        let is_begun = control.is_begun();
         let entry = enter_table(&control, me, &tester, || dir.need_file(dir::CONTROL, true))?;
         // A logger without clients sleeps until it is time to exit.
         control.fixed().logger.background.notify_always();
@@ -205,6 +220,7 @@ impl DirectClient {
             lock_reserve,
             logger_timeout: options.logger_timeout,
             spawner: Some(spawner),
+            awaits_begin: AtomicBool::new(!is_begun),
             has_failed: AtomicBool::new(false),
             pin_scan: Mutex::default(),
             checked_pages: CheckedPages::default(),
@@ -275,6 +291,8 @@ impl Drop for DirectClient {
         if self.fork.is_child() {
             return;
         }
+        // Otherwise a call that stops the logger after this one might not find it yet.
+        let _ = self.engine.await_begun_within(Patience::fixed(CLOSE_TIMEOUT));
         let me = self.engine.me.0;
         self.engine.control.release_readers_of(me);
         self.engine.control.clients()[self.entry].leave();
@@ -290,14 +308,6 @@ pub(crate) fn attach(dir: &Dir, header: &CheckpointHeader) -> Result<Option<Cont
         None => Ok(None),
         Some(file) => Control::attach(&file, header.store_id, &header.geometry, dir::boot_id()?),
     }
-}
-
-fn open_timeout() -> Duration {
-    #[cfg(untorn_instrumented)]
-    if let Some(ms) = crate::environment::variable("UNTORN_OPEN_TIMEOUT_MS").and_then(|ms| ms.into_string().ok()) {
-        return Duration::from_millis(ms.parse().expect("UNTORN_OPEN_TIMEOUT_MS is a number"));
-    }
-    OPEN_TIMEOUT
 }
 
 /// Acquires the initialisation lock, and moves the progress mark while it is held.

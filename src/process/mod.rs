@@ -2,10 +2,12 @@
 //!
 //! - `client`: joining a store, the identity of the process, its turn among the writers
 //! - `create`: making a store
+//! - `region`: making the shared region of a store that no process has open
 //! - `pin`: pins, pooled by thread
 //! - `waker`: the thread that completes awaited tickets
 
 pub(crate) mod client;
 pub(crate) mod create;
 pub(crate) mod pin;
+pub(crate) mod region;
 pub(crate) mod waker;

@@ -8,9 +8,11 @@
 //! - `savepoint`: states that a transaction can return to
 //! - `commit`: the whole commit, in order
 //! - `replay`: log records applied again, through the same write path
+//! - `check`: the checks of the files against the checkpoint header
 //! - `roots`: the check of the pages that lead to all others
 
 pub(crate) mod catalog;
+pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod ops;
 pub(crate) mod replay;

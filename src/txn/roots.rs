@@ -4,7 +4,7 @@
 use crate::btree::node::Node;
 use crate::btree::walk::each_page;
 use crate::files::page::PageKind;
-use crate::files::slot::SlotImage;
+use crate::files::slot::{CatalogState, SlotImage};
 use crate::pages::extents;
 use crate::shared::memory::arena::{Arena, Pages};
 use crate::txn::catalog;
@@ -12,6 +12,11 @@ use crate::{PageId, Result, TxnId};
 
 /// The most pages of the catalog that are read: some hundred thousand keyspaces.
 const CATALOG_PAGES_MAX: u64 = 4096;
+
+/// Returns the folded checksum words of the pages that lead to all trees; 0 without such pages.
+pub(crate) fn roots_sum(arena: &Arena, catalog: &CatalogState) -> Result<u64> {
+    catalog.roots().try_fold(0, |sum: u64, root| Ok(sum.rotate_left(1) ^ arena.checksum_word(root)?))
+}
 
 /// Checks these pages of the commit of `image`, whose checkpoint is of `checkpointed`. A page up to
 /// that checkpoint has a checksum; a later one gets it with the next checkpoint.

@@ -14,6 +14,7 @@ mod containers;
 mod failed_sync;
 mod full_disk;
 mod hosts;
+mod in_order_deaths;
 mod interleavings;
 mod long_transaction_deaths;
 mod progress;

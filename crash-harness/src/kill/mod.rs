@@ -49,6 +49,8 @@ pub fn run(context: &Context) -> Outcome {
 enum Start {
     Empty,
     Used,
+    /// Without cells, and left in order: the first client makes the region.
+    InOrder,
     /// Used; then all processes died.
     Killed,
     /// Used; then all processes died and the kernel crashed.
@@ -82,6 +84,7 @@ fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static st
         // tried by "twice".
         _ if point.starts_with("commit.") => (at(9), Start::Used, ""),
         _ if point.starts_with("create.") => (at(1), Start::Empty, ""),
+        "client.region_made" | "client.region_placed" | "region.before_begin" => (at(1), Start::InOrder, ""),
         _ if point.starts_with("adopt.") => (at(1), Start::Killed, ""),
         _ if point.starts_with("recover.") || point.starts_with("replay.") => (at(1), Start::Crashed, ""),
         _ => (at(2), Start::Used, ""),
@@ -245,6 +248,14 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
 
 fn prepare(path: &Path, start: Start) -> Result<(), Finding> {
     if start == Start::Empty {
+        return Ok(());
+    }
+    if start == Start::InOrder {
+        let store = workload::open(path)?;
+        let keys = store.keyspace("before").map_err(workload::misbehaved("keyspace"))?;
+        keys.put(b"key", b"value").map_err(workload::misbehaved("put"))?;
+        drop((keys, store));
+        untorn::logger::stop_logger(path, HANGS).map_err(workload::misbehaved("stopping the logger"))?;
         return Ok(());
     }
     let mut before = Process::start(&instrumented::own(), "writer", path, &["before", "4"], &[]);

@@ -10,11 +10,13 @@ use crate::files::header::CheckpointHeader;
 use crate::files::log::{log_error, open_log};
 use crate::files::memory_mark;
 use crate::logger::flush::Flusher;
+use crate::logger::recover::{RegionFile, RegionKind};
 use crate::logger::{adopt, background, check, recover, rehearse};
 use crate::participant::checked_pages::CheckedPages;
 use crate::participant::engine::{Engine, has_clients};
 use crate::participant::rest::Rest;
 use crate::process::client::attach;
+use crate::process::region;
 use crate::shared::control::Control;
 use crate::shared::liveness;
 use crate::shared::liveness::{Claim, LOGGER_IDS, Tester};
@@ -23,6 +25,7 @@ use crate::shared::presence;
 use crate::shared::presence::Presence;
 use crate::shared::progress::Progress;
 use crate::system::sync::{Condvar, Mutex};
+use crate::txn::check::{check_arena, refuse_last_segment, refuse_old_header};
 use crate::txn::replay::ExtentPlan;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -87,14 +90,16 @@ fn try_to_prepare(
     let disk = Arc::new(open_log(&dir)?.with_steps(Arc::new(move || steps.step())));
     let shape = LogShape::new(StoreId(header.store_id), header.geometry.segment_size).map_err(log_error)?;
     let segment_catalog = SegmentCatalog::read(&*disk, &shape).map_err(log_error)?;
-    check::refuse_old_header(&header, damage, &segment_catalog.log_state)?;
-    check::refuse_last_segment(&segment_catalog)?;
+    refuse_old_header(&header, damage, &segment_catalog.log_state)?;
+    refuse_last_segment(&segment_catalog)?;
     segment_catalog.refuse_broken(header.log_position, header.clean).map_err(log_error)?;
     let old = attach(&dir, &header)?;
     let alive = dir.with_fd(|fd| Ok(has_clients(&Tester::open(fd, Some(lock_file))?)))?;
     let is_of_log = |control: &Control| control.is_of_log(segment_catalog.segments.last().map(|newest| &newest.header));
+    // No segment has the number of a region that no logger has begun.
+    let is_fresh = |control: &Control| alive && control.poison() == 0 && !control.is_begun();
     let old = match old {
-        Some(control) if is_of_log(&control) => Some(control),
+        Some(control) if is_fresh(&control) || is_of_log(&control) => Some(control),
         Some(_) if alive => {
             return Err(Error::Mismatch { file: dir::WAL.into(), what: MismatchKind::LogReplaced });
         }
@@ -123,6 +128,7 @@ fn try_to_prepare(
         lock_reserve,
         logger_timeout: Duration::from_secs(3600),
         spawner: None,
+        awaits_begin: AtomicBool::new(false),
         has_failed: AtomicBool::new(false),
         pin_scan: Mutex::default(),
         checked_pages: CheckedPages::default(),
@@ -132,13 +138,21 @@ fn try_to_prepare(
     };
     // A poisoned region is not trusted.
     let trusted = old.as_ref().filter(|old| old.poison() == 0);
+    let begins = old.as_ref().is_some_and(is_fresh);
+    if begins {
+        // A logger that died before it had begun the region may have written the header already.
+        // No commit has followed that one.
+        header.clean = true;
+    }
+    let unbegun = old.as_ref().filter(|_| begins);
     let mut adopts = false;
     let mut plan = ExtentPlan::default();
-    let (dir, lock_reserve, presence) = match alive {
+    let (dir, lock_reserve, presence) = match alive && !begins {
         true => (dir, lock_reserve, presence),
         false => {
             let mut check = || {
-                check::check_arena(&arena, &header, progress)?;
+                check_arena(&arena, &header, progress)?;
+                let trusted = trusted.filter(|_| unbegun.is_none());
                 let log_state = &segment_catalog.log_state;
                 let files =
                     adopt::Files { dir: &dir, arena_file: &arena_file, arena: &arena, header: &header, log_state };
@@ -148,6 +162,9 @@ fn try_to_prepare(
                 let (holds_any, found) =
                     check::check_log(&disk, &segment_catalog, &header, &arena, trusted, compared, progress)?;
                 plan = found;
+                if let Some(unbegun) = unbegun {
+                    refuse_changes(unbegun, &header, holds_any)?;
+                }
                 match candidate.map(|candidate| candidate.and_then(adopt::Candidate::verdict)) {
                     Some(Err(why)) => tracing::info!(%why, "recovering the store, whose processes have all died"),
                     // The region contains the transaction whose value is missing.
@@ -190,6 +207,23 @@ fn try_to_prepare(
         })
     };
     let (logger, flusher) = match old {
+        Some(control) if begins => {
+            memory_mark::clear_all(&dir)?;
+            header.retention = control.fixed().logger.settings.retention();
+            let pool = SegmentPool::open(disk.clone(), &segment_catalog, header.log_position, header.retention)
+                .map_err(log_error)?;
+            background::ensure_spares(&pool, 2)?;
+            control.know_arena(arena_len);
+            control.set_arena(arena.clone())?;
+            let region = RegionFile { file: dir.need_file(dir::CONTROL, true)?, kind: RegionKind::InPlace };
+            control.refuse_other_file(&region.file)?;
+            let engine = engine(control, dir, arena, lock_reserve, presence);
+            let recovered = recover::replay(&engine, &header, &pool, &disk, &shape, None, &plan)?;
+            let logger = logger(engine, pool);
+            logger.enter_control();
+            let flusher = recover::finish(logger.clone(), recovered, region, None)?;
+            (logger, flusher)
+        }
         Some(control) if alive || adopts => {
             attempt.is_adopting = adopts;
             // No checkpoint is finished that has no header: more than that is a damaged word.
@@ -237,7 +271,7 @@ fn try_to_prepare(
             // The region's word is set only after recovery has backed that length with blocks.
             control.know_arena(arena_len);
             control.set_arena(arena.clone())?;
-            let moves_to_memory = old.is_some() && !region.is_memory;
+            let moves_to_memory = old.is_some() && region.kind != RegionKind::Memory;
             control.fixed().logger.settings.set_retention(header.retention);
             if let Some(old) = &old {
                 control.continue_region(old);
@@ -269,4 +303,14 @@ fn try_to_prepare(
     // Threads that wait for work of the dead logger check again.
     logger.engine.wake_waiters();
     Ok((logger, flusher))
+}
+
+/// Returns an error if `unbegun`, the region that the first client of a store left in order has
+/// made, is not as it was made, or if the log holds anything after the checkpoint. No client writes
+/// before a logger has begun the region, so other code has changed the files.
+fn refuse_changes(unbegun: &Control, header: &CheckpointHeader, holds_any: bool) -> Result<()> {
+    if holds_any {
+        return Err(Error::Mismatch { file: dir::WAL.into(), what: MismatchKind::LogReplaced });
+    }
+    region::refuse_touched(unbegun, header)
 }

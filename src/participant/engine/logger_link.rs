@@ -1,7 +1,7 @@
 //! A participant's interaction with the logger: it wakes the logger, waits until the log is
 //! durable, and tests that the logger lives.
 
-use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL};
+use super::{Engine, LOGGER_GLANCE_INTERVAL_NS, LOGGER_RECHECK_INTERVAL, open_limit};
 use crate::error::reason::LoggerFailure;
 use crate::shared::control::Poison;
 use crate::shared::latencies::Acknowledged;
@@ -13,6 +13,11 @@ use crate::{Error, Result};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use untorn_wal::Lsn;
+
+/// Time between two looks at a region that no logger has begun.
+const BEGIN_POLL_INTERVAL: Duration = Duration::from_micros(300);
+/// How long a call that only reads waits for a logger that is starting.
+const LOGGER_PREFERRED_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Wakes the flush thread in two cases: it sleeps and would wake too late for a commit with the
@@ -60,6 +65,57 @@ impl Engine {
             Some(spawner) => spawner.ensure(self),
             None => Ok(()),
         }
+    }
+
+    /// Spawns a logger for a region that this client has made, and does not wait for it.
+    ///
+    /// # Errors
+    /// Those that are known before the logger has run.
+    pub(crate) fn start_logger_behind(&self) -> Result<()> {
+        match &self.spawner {
+            Some(spawner) => spawner.start_behind(self),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns once a logger has begun the region. Each call that changes anything in the region
+    /// makes this call first. It waits only in a client that opened a store which was left in order
+    /// before the logger was there.
+    ///
+    /// # Errors
+    /// Those of starting a logger, and the error of a logger that can't serve.
+    #[inline]
+    pub(crate) fn await_begun(&self) -> Result<()> {
+        self.await_begun_within(Patience::new(open_limit(self.logger_timeout)))
+    }
+
+    /// Waits for the logger as [`Engine::await_begun`] does, briefly, for a call that only reads:
+    /// its figures are better afterwards.
+    pub(crate) fn prefer_begun(&self) {
+        let _ = self.await_begun_within(Patience::fixed(LOGGER_PREFERRED_TIMEOUT));
+    }
+
+    /// Does what [`Engine::await_begun`] does, within `patience`.
+    #[inline]
+    pub(crate) fn await_begun_within(&self, patience: Patience) -> Result<()> {
+        if self.awaits_begin.load(Ordering::Relaxed) { self.await_begun_slowly(patience) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn await_begun_slowly(&self, mut patience: Patience) -> Result<()> {
+        while !self.control.is_begun() {
+            self.ensure_logger()?;
+            if let Ok(tester) = self.tester() {
+                patience.look(&tester);
+            }
+            if patience.is_over() {
+                return Err(Error::LoggerUnavailable { reason: LoggerFailure::NotReady });
+            }
+            clock::sleep(BEGIN_POLL_INTERVAL);
+        }
+        // The word stays: only damage clears it, and that is not waited for.
+        self.awaits_begin.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Waits until the log is durable up to `lsn`. With `hurry`, requests a flush at once.

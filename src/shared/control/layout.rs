@@ -124,7 +124,7 @@ pub(crate) struct RingWords {
 /// the current incarnation.
 #[repr(C)]
 pub(crate) struct IncarnationWords {
-    /// Stored by recovery, before any process can join.
+    /// Stored by recovery. 0 until a logger has begun the region.
     pub(super) current: AtomicU64,
     /// The current incarnation, once the log states durably that it is used; stored by the logger.
     pub(super) stated: AtomicU64,

@@ -40,11 +40,23 @@ impl Control {
     }
 
     /// Begins with this incarnation. `is_stated` is whether the log states that it is used. Called
-    /// by recovery.
+    /// by recovery. From then on, the region is begun: see [`Control::is_begun`].
+    ///
+    /// `current` is stored last, and released: a client that sees it finds everything that the
+    /// logger did before.
     pub(crate) fn begin_incarnation(&self, incarnation: u32, is_stated: bool) {
         let words = &self.fixed().incarnation;
-        words.current.store(checked(incarnation), Ordering::Release);
         words.stated.store(if is_stated { checked(incarnation) } else { 0 }, Ordering::Release);
+        words.current.store(checked(incarnation), Ordering::Release);
+    }
+
+    /// Returns whether a logger has begun this region. If not, the first client of a store that was
+    /// left in order has made it, the header may still state that the store is in order, and no
+    /// client may change anything that recovery would not find: see `api/left_in_order.rs`.
+    ///
+    /// A client stores no word of the log, the cells and the commits before this returns true.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.fixed().incarnation.current.load(Ordering::Acquire) != 0
     }
 
     /// Returns whether the log states that the current incarnation is used. After a flipped bit in

@@ -5,6 +5,7 @@
 //! Method: real processes in the roles at the end of the file, directed by pipes, on real
 //! directories. What needs root reports loudly that it is skipped, and fails where `CI` is set.
 
+mod in_order;
 mod overlay;
 mod ownership;
 mod removed;
