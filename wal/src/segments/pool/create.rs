@@ -8,8 +8,8 @@ use crate::segment_catalog::{SEGMENT_PREFIX, UNFINISHED_PREFIX, slot_name};
 use crate::{Disk, DiskFile, disk::AlignedBuf};
 
 impl<D: Disk> SegmentPool<D> {
-    /// Makes a spare of `bytes` ready bytes, or fills one that has holes.
-    pub(super) fn make_spare(&self, bytes: u64) -> Result<()> {
+    /// Creates a spare of `bytes` ready bytes, or fills one that has holes.
+    pub(super) fn create_spare(&self, bytes: u64) -> Result<()> {
         let (name, hollow, made) = match self.erase_hollow() {
             Some((name, erased)) => {
                 let filled = erased.and_then(|()| self.zero_file(&name, bytes));
@@ -18,7 +18,7 @@ impl<D: Disk> SegmentPool<D> {
             }
             None => {
                 let name = slot_name(self.lock().reserve_slot(blocks_of(bytes)));
-                let made = self.make_file(&name, bytes);
+                let made = self.create_file(&name, bytes);
                 (name, false, made)
             }
         };
@@ -34,9 +34,9 @@ impl<D: Disk> SegmentPool<D> {
         made
     }
 
-    fn make_file(&self, name: &str, bytes: u64) -> Result<()> {
+    fn create_file(&self, name: &str, bytes: u64) -> Result<()> {
         let unfinished = name.replace(SEGMENT_PREFIX, UNFINISHED_PREFIX);
-        let make = || {
+        let create = || {
             let failed = |doing: &str| LogError::io(format!("{doing} {unfinished}"));
             let file = self.disk.create(&unfinished).map_err(failed("creating"))?;
             file.set_size(self.shape.segment_bytes()).map_err(failed("setting the length of"))?;
@@ -45,7 +45,7 @@ impl<D: Disk> SegmentPool<D> {
             self.disk.rename(&unfinished, name).map_err(failed("renaming"))?;
             self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
         };
-        make().inspect_err(|_| {
+        create().inspect_err(|_| {
             // Best effort: a leftover is removed, or made a spare, at the next open.
             let _ = self.disk.remove(&unfinished).or_else(|_| self.disk.remove(name));
         })
