@@ -110,7 +110,7 @@ pub(super) fn fresh_control(
         let file = match dir.open_file(FRESH, true)? {
             Some(file) if is_own_file(dir, FRESH)? => file,
             _ => {
-                let file = dir.make_file(FRESH)?;
+                let file = dir.create_empty_file(FRESH)?;
                 dir::set_no_cow(&file);
                 file
             }
