@@ -4,7 +4,6 @@
 //! | module | its one job |
 //! |---|---|
 //! | [`suites`] | the list of suites |
-//! | [`limits`] | the timeout after which a process counts as hanging |
 //! | [`context`], [`scratch`], [`outcome`], [`report`] | the context of a suite, its results, and their presentation |
 //! | [`processes`] | the processes that are killed, and the build of them that has crash points |
 //! | [`workload`] | what the processes do, and what must hold afterwards |
@@ -25,7 +24,6 @@ pub mod faults;
 pub mod history;
 pub mod inject;
 pub mod kill;
-pub mod limits;
 pub mod outcome;
 pub mod power;
 pub mod processes;

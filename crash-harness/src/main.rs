@@ -59,8 +59,8 @@ fn suite_names() -> PossibleValuesParser {
 
 fn main() -> ExitCode {
     // The harness starts itself as the processes that it kills.
-    if let Some(role) = role::Role::of_this_process() {
-        return role.play();
+    if let Some(role) = role::of_this_process() {
+        return role::play(&role);
     }
     let arguments = Arguments::parse();
     match run(&arguments) {

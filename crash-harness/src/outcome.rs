@@ -1,6 +1,7 @@
 //! The result of a suite: its figures for programs and its findings for people.
 
 use crate::context::Context;
+use crate::processes::sealed::Torn;
 use crate::tradeoff::advice::Advice;
 use crate::tradeoff::row::Row;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,12 @@ pub struct Finding {
     pub kind: Kind,
     /// Description of the violation.
     pub what: String,
+}
+
+impl From<Torn> for Finding {
+    fn from(torn: Torn) -> Finding {
+        Finding::new(Kind::TornRead, torn.to_string())
+    }
 }
 
 impl Finding {

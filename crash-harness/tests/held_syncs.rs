@@ -6,8 +6,8 @@
 //! processes of the harness on it. Without root and FUSE the tests are skipped with a message,
 //! which is an error with the variable CI.
 
-use crash_harness::limits::HANGS;
 use crash_harness::power::lives::Life;
+use crash_harness::processes::HANGS;
 use crash_harness::recorder::own_mounts;
 use std::time::{Duration, Instant};
 use untorn::{Client, Durability};

@@ -1,6 +1,6 @@
 //! fjall as a store under test: one keyspace, each batch persisted with an fsync.
 
-use crash_harness::limits::HANGS;
+use crash_harness::processes::HANGS;
 use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use std::path::Path;

@@ -96,7 +96,7 @@ impl Run {
 
 fn main() -> ExitCode {
     // The program starts itself as the processes that it kills.
-    if let Some(role) = role::Role::of_this_process() {
+    if let Some(role) = role::of_this_process() {
         return store_under_test::work::play(&role, stores::ALL);
     }
     let arguments = Arguments::parse();

@@ -1,6 +1,6 @@
 //! redb as a store under test.
 
-use crash_harness::limits::HANGS;
+use crash_harness::processes::HANGS;
 use crash_harness::store_under_test::{About, Change, Entries, Failure, Promise, Result, Store, StoreUnderTest};
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,

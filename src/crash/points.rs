@@ -1,5 +1,6 @@
 //! The catalogue of crash points: every name that is passed to `crash_point!`. A name that is not
-//! here does not compile.
+//! here does not compile. A name belongs to one place. It states what has just happened there, as in
+//! `arena_synced`, or which step comes next, as in `before_sync`.
 //!
 //! In ordinary builds this is only a list: the points themselves are compiled in by `--cfg
 //! untorn_instrumented`.
@@ -8,7 +9,7 @@
 pub const ALL: &[&str] = &[
     "adopt.attached",
     "adopt.checked",
-    "background.looked",
+    "background.round_begun",
     "cell.allocated",
     "cell.begun",
     "cell.cleared",
@@ -23,22 +24,22 @@ pub const ALL: &[&str] = &[
     "checkpoint.arena_synced",
     "checkpoint.header_written",
     "checkpoint.log_durable",
-    "checkpoint.looked",
     "checkpoint.pages_summed",
+    "checkpoint.round_begun",
     "checkpoint.started",
     "checkpoint.stated",
     "client.entered",
     "client.region_made",
     "client.region_placed",
-    "commit.after_swing",
-    "commit.before_swing",
+    "commit.before_publish",
+    "commit.deadline_announced",
     "commit.pages_written",
+    "commit.published",
     "commit.record_written",
-    "commit.swung",
-    "create.after_arena",
-    "create.after_wal",
+    "create.arena_created",
     "create.before_arena",
     "create.done",
+    "create.log_created",
     "extent.allocated",
     "extent.written",
     "extents.before_sync",
@@ -49,15 +50,15 @@ pub const ALL: &[&str] = &[
     "flush.before_write",
     "flush.failed",
     "flush.half_published",
-    "flush.looked",
+    "flush.round_begun",
     "flush.synced",
     "grow.before_zeros",
-    "header.after_sync",
     "header.before_sync",
     "header.before_write",
+    "header.synced",
     "logger.byte_dropped",
     "logger.byte_taken",
-    "logger.leaving",
+    "logger.leave_begun",
     "logger.ready",
     "logger.unneeded",
     "progress.stepped",
@@ -78,12 +79,12 @@ pub const ALL: &[&str] = &[
     "sample.before_wake",
     "sample.collected",
     "sample.committed",
-    "sample.looked",
+    "sample.round_begun",
     "segment.before_start",
     "segment.started",
-    "serve.looked",
-    "stream.after_tail",
-    "stream.before_tail",
+    "serve.round_begun",
+    "stream.frame_copied",
+    "stream.frame_published",
 ];
 
 /// The points that only a recovery on a full device passes, in alphabetical order.

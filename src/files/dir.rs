@@ -232,7 +232,7 @@ impl Dir {
 
     /// Creates an empty file with a new inode, replacing the file that a dead process may have
     /// left.
-    pub(crate) fn make_file(&self, name: &str) -> Result<File> {
+    pub(crate) fn create_empty_file(&self, name: &str) -> Result<File> {
         self.remove_file(name)?;
         let made = files::create_new(self.handle()?, name);
         made.map(File::from).map_err(|error| refused_io(error, name, FileAccess::Create))
@@ -242,7 +242,7 @@ impl Dir {
     /// place.
     pub(crate) fn create_file(&self, name: &str, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
         let making = format!("{name}.new");
-        let file = self.make_file(&making)?;
+        let file = self.create_empty_file(&making)?;
         let made = fill(&file).and_then(|()| file.sync_all().map_err(Error::io(format!("sync of {making}"))));
         if made.is_err() {
             // On a full disk it would take space that others need.

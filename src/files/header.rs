@@ -202,7 +202,7 @@ impl CheckpointHeader {
         file.write_all_at(&self.encode(), offset).map_err(Error::io("write of checkpoint"))?;
         crash_point!("header.before_sync");
         crate::system::write_back::sync(file, "checkpoint.sync").map_err(Error::io("sync of checkpoint"))?;
-        crash_point!("header.after_sync");
+        crash_point!("header.synced");
         Ok(())
     }
 

@@ -39,7 +39,7 @@ pub(super) fn run(logger: &Logger) {
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
-        crash_point!("background.looked");
+        crash_point!("background.round_begun");
         let is_starved = preallocate(logger, &mut larger_at);
         if logger.is_starved.swap(is_starved, Ordering::SeqCst) != is_starved {
             // A checkpoint may free segments.

@@ -51,7 +51,7 @@ pub(super) fn run(logger: &Logger) {
         if logger.background_ending.load(Ordering::SeqCst) {
             return;
         }
-        crash_point!("checkpoint.looked");
+        crash_point!("checkpoint.round_begun");
         if clock::now() >= retry_at && is_due(logger) {
             match take(logger, false, LOGGER_POLL_INTERVAL) {
                 Err(Error::LockTimeout { .. }) => continue,

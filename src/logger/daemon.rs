@@ -280,7 +280,7 @@ fn die_of_panics(path: PathBuf) {
         let dir = Dir::open(&path, false, true, Ownership::Own);
         // The region may be the cause: if no client lives, the next logger makes another one.
         let _ = dir.as_ref().map(crate::files::memory_mark::clear_all);
-        let note = dir.and_then(|dir| dir.make_file(LAST_WORDS));
+        let note = dir.and_then(|dir| dir.create_empty_file(LAST_WORDS));
         let _ = note.map(|mut note| writeln!(note, "{info}"));
         std::process::abort();
     }));

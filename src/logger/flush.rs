@@ -200,7 +200,7 @@ impl Flusher {
         let logger = self.logger.clone();
         let event = &logger.engine.control.fixed().logger.flusher;
         loop {
-            crash_point!("flush.looked");
+            crash_point!("flush.round_begun");
             logger.engine.control.fixed().logger.beat();
             let wait_key = event.prepare_wait();
             if self.logger.ending.load(Ordering::SeqCst) {

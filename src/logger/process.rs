@@ -291,7 +291,7 @@ fn leave(logger: &Logger, in_order: bool) -> bool {
     if engine.dir.check_lock(engine.lock_file).is_err() || logger.check_present().is_err() {
         return false;
     }
-    crash_point!("logger.leaving");
+    crash_point!("logger.leave_begun");
     let done = if engine.control.fixed().checkpoint.is_running() {
         checkpoint::take(logger, false, EXIT_LOCK_TIMEOUT)
     } else {

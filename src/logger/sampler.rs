@@ -62,7 +62,7 @@ pub(super) fn run(logger: &Logger) {
         if logger.sampler_ending.load(Ordering::SeqCst) {
             return;
         }
-        crash_point!("sample.looked");
+        crash_point!("sample.round_begun");
         let now = clock::now();
         // The period follows the policy of now, not that of the last round. After a long round the
         // thread pauses for as long, since other threads need the writer lock, too.

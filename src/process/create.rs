@@ -35,10 +35,10 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> R
         dir::set_no_cow(file);
         Arena::format(file, store_id, geometry)
     })?;
-    crash_point!("create.after_arena");
+    crash_point!("create.arena_created");
     init.step();
     dir.ensure_folder(dir::WAL)?;
-    crash_point!("create.after_wal");
+    crash_point!("create.log_created");
     init.step();
     let header = CheckpointHeader {
         store_id,

@@ -31,7 +31,7 @@ pub(crate) fn fresh_file(dir: &Dir) -> Result<File> {
     match dir.open_file(FRESH, true)? {
         Some(file) if is_own_file(dir, FRESH)? => Ok(file),
         _ => {
-            let file = dir.make_file(FRESH)?;
+            let file = dir.create_empty_file(FRESH)?;
             dir::set_no_cow(&file);
             Ok(file)
         }

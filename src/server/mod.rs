@@ -318,7 +318,7 @@ impl Listener {
     fn run(mut self, rest: &Rest, on_loss: impl Fn()) {
         let mut looked = clock::now();
         while !self.shared.is_closing() {
-            crash_point!("serve.looked");
+            crash_point!("serve.round_begun");
             if self.watch_while(rest.is_alone()) {
                 // An earlier change is not reported, so this thread checks the socket, and the main
                 // thread the directory and `lock`.

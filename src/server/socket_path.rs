@@ -176,7 +176,7 @@ pub(super) fn write_error_file(store: &Dir, problem: Option<&str>) {
         return;
     };
     // If the directory is not writable, nothing is recorded.
-    if let Ok(mut file) = store.make_file(ERROR_FILE) {
+    if let Ok(mut file) = store.create_empty_file(ERROR_FILE) {
         let _ = writeln!(file, "There is no socket for message-passing clients: {problem}");
     }
 }

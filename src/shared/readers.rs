@@ -228,7 +228,7 @@ impl Control {
                 Chunk::MadeBy(maker) if !is_alive(maker) => maker,
                 _ => continue,
             };
-            if self.make_chunk(chunk, found, me, &open_file)?
+            if self.create_chunk(chunk, found, me, &open_file)?
                 && let Some(index) = claim_in(chunk)
             {
                 return Ok(index);
@@ -241,10 +241,10 @@ impl Control {
         })
     }
 
-    /// Makes a chunk whose state word is `found`. Returns true if the chunk is ready now, whichever
-    /// process made it.
+    /// Creates a chunk whose state word is `found`. Returns true if the chunk is ready now, whichever
+    /// process created it.
     #[cold]
-    fn make_chunk(
+    fn create_chunk(
         &self,
         chunk: usize,
         found: u64,

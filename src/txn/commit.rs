@@ -56,7 +56,7 @@ impl Write<'_> {
         self.engine.presence.check()?;
         // 3. and 4. The next slot, and the publication.
         self.publish(lsn, reserved_blocks, deadline_ns);
-        crash_point!("commit.after_swing");
+        crash_point!("commit.deadline_announced");
         Ok(Committed { txn: self.txn, lsn })
     }
 
@@ -98,9 +98,9 @@ impl Write<'_> {
             None => waiting.announce_by_policy(lsn),
             Some(by) => waiting.announce_first(by, self.base.log_tail),
         }
-        crash_point!("commit.before_swing");
+        crash_point!("commit.before_publish");
         control.publish_commit(self.txn);
-        crash_point!("commit.swung");
+        crash_point!("commit.published");
         if let Some(by) = deadline_ns {
             waiting.announce(by);
         }

@@ -168,9 +168,9 @@ impl Stream {
 
     fn send_frame(&mut self, engine: &Engine) -> Result<()> {
         let (end, reserved_blocks) = self.copy_in(engine, RecordKind::Frame, STREAM_RESERVE_BLOCKS)?;
-        crash_point!("stream.before_tail");
+        crash_point!("stream.frame_copied");
         engine.control.fixed().stream.append(end, reserved_blocks);
-        crash_point!("stream.after_tail");
+        crash_point!("stream.frame_published");
         engine.control.fixed().logger.wake_flusher_at(end);
         self.at = end;
         self.reserved_blocks = reserved_blocks;

@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,9 @@ fn checked(arguments: &[&str], ended: std::io::Result<Output>) -> Result<Vec<u8>
     }
     Err(format!("cargo {}: {}", arguments.join(" "), String::from_utf8_lossy(&ended.stderr)))
 }
+
+/// The directory of instrumented programs in a target directory, apart from ordinary ones.
+pub const INSTRUMENTED_DIRECTORY: &str = "instrumented";
 
 /// What is compiled into the programs of a build.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +92,26 @@ pub fn programs(build: Build, arguments: &[&str], target: &Path, build_dir: &Pat
         Some(Program { name: message["target"]["name"].as_str()?.into(), path: path.into() })
     };
     Ok(messages.filter_map(program).collect())
+}
+
+/// Builds a program with crash points and planted bugs, and returns its path. The first call builds
+/// it; other threads wait for that. `select` are the arguments that have cargo build the program
+/// `name`, see [`programs`]; a process builds one program.
+///
+/// `--cfg untorn_instrumented` compiles the points in. No manifest can switch that on, and what is
+/// published does not contain them.
+///
+/// # Errors
+/// If it can't be built: the messages of cargo.
+pub fn instrumented(name: &str, select: &[&str], target: &Path) -> Result<&'static Path, String> {
+    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || {
+        let built = programs(Build::Instrumented, select, &target.join(INSTRUMENTED_DIRECTORY), target);
+        let built = built.map_err(|error| format!("building the instrumented {name}: {error}"))?;
+        let program = built.into_iter().find(|program| program.name == name);
+        program.map(|program| program.path).ok_or_else(|| format!("cargo names no executable {name}"))
+    };
+    PROGRAM.get_or_init(build).as_deref().map_err(Clone::clone)
 }
 
 /// Calls `build`, and writes `what` to the standard error at its beginning and while it takes long.

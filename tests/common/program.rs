@@ -5,7 +5,7 @@
 //! finished programs go to a directory of their own, so that the programs of the test run stay as
 //! they are.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 use untorn_test_kit::cargo;
 use untorn_test_kit::cargo::{Build, Program};
@@ -39,15 +39,17 @@ fn program(name: &str) -> &'static Path {
 
 /// Returns the instrumented build of the test program `name`.
 ///
-/// # Errors
-/// If it cannot be built: the messages of cargo.
-pub fn instrumented(name: &str) -> Result<PathBuf, String> {
-    let programs = build(Build::Instrumented, "instrumented", &["test", "--no-run", "--test", name])?;
-    let program = programs.into_iter().find(|program| program.name == name);
-    program.map(|program| program.path).ok_or_else(|| format!("cargo names no executable {name}"))
+/// # Panics
+/// If it cannot be built.
+pub fn instrumented(name: &str) -> &'static Path {
+    let program = cargo::instrumented(name, &["test", "--no-run", "--test", name], build_dir());
+    program.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn build_dir() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("below the build directory")
 }
 
 fn build(build: Build, directory: &str, arguments: &[&str]) -> Result<Vec<Program>, String> {
-    let build_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("below the build directory");
-    cargo::programs(build, arguments, &build_dir.join(directory), build_dir)
+    cargo::programs(build, arguments, &build_dir().join(directory), build_dir())
 }

@@ -6,30 +6,31 @@
 //! all other processes. The next open shows by the number of loggers that the region has had
 //! whether it was continued or recovered.
 
+use crate::common::{Process, Role, spawn};
+use crate::workload::assert_verified;
 use crate::workload::instrumented::{self, Scenario};
 use crate::workload::worker::{self, Few, number};
-use crate::workload::{Role, assert_verified, my_role};
 use std::path::Path;
 use untorn_test_kit::loggers::kill_loggers;
 use untorn_test_kit::memory_mark::{MARKED, drop_from_memory, is_marked};
 
 #[test]
-fn role() {
-    let Some((name, path, _)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, .. }) = Role::of_this_process() else { return };
     assert_eq!(name, "worker");
     worker::work(&path);
 }
 
 /// A worker whose client alone passes crash points, under an order.
-fn worker(path: &Path, order: &str) -> Role {
+fn worker(path: &Path, order: &str) -> Process {
     let env = [("UNTORN_CRASH", order), ("UNTORN_CRASH_CLIENT", "1")];
-    Role::start(instrumented::program(), "adoption::worker", path, "", &env)
+    instrumented::spawn("adoption::worker", path, &[], &env)
 }
 
 /// Opens the store in a process whose loggers die at `point`, until it gives up.
 fn logger_dies_at(scenario: &Scenario, point: &str) {
-    let mut opener = scenario.start("adoption::worker", "", &[format!("{point}:kill")], "");
-    assert!(!opener.end(), "{point}");
+    let mut opener = scenario.start("adoption::worker", &[], &[format!("{point}:kill")], "");
+    assert!(!opener.wait(), "{point}");
     kill_loggers(&scenario.path);
 }
 
@@ -48,8 +49,8 @@ fn check(scenario: &Scenario, last: u64, loggers: u64) {
 /// A store whose processes were killed after so many commits.
 fn killed(commits: u64) -> Scenario {
     let scenario = Scenario::new();
-    let mut worker = Role::own("adoption::worker", &scenario.path, "");
-    worker.wait_for("ready");
+    let mut worker = spawn("adoption::worker", &scenario.path, &[]);
+    worker.hear_prefix("ready");
     assert_eq!(worker.ask(&format!("commit {commits} durable")), commits.to_string());
     worker.kill();
     kill_loggers(&scenario.path);
@@ -62,18 +63,18 @@ fn a_writer_dies_in_a_commit() {
     let points = [
         ("commit.pages_written", false),
         ("commit.record_written", false),
-        ("commit.before_swing", false),
-        ("commit.swung", true),
-        ("commit.after_swing", true),
+        ("commit.before_publish", false),
+        ("commit.published", true),
+        ("commit.deadline_announced", true),
     ];
     for (point, is_published) in points {
         let scenario = Scenario::new();
         // The first commit creates the keyspace.
         let mut doomed = worker(&scenario.path, &format!("{point}@15:kill"));
-        doomed.wait_for("ready");
+        doomed.hear_prefix("ready");
         assert_eq!(doomed.ask("commit 10 durable"), "10");
         doomed.tell("commit 10 visible");
-        assert!(!doomed.end(), "{point}");
+        assert!(!doomed.wait(), "{point}");
         kill_loggers(&scenario.path);
         eprintln!("{point}");
         check(&scenario, if is_published { 14 } else { 13 }, 2);
@@ -105,8 +106,8 @@ fn a_logger_dies_in_an_adoption() {
     check(&scenario, 12, 2);
     // With the region in its hands: the next one recovers the store, and passes no such point.
     let scenario = killed(12);
-    let mut opener = scenario.start("adoption::worker", "", &["adopt.attached:kill".into()], "");
-    opener.wait_for("ready");
+    let mut opener = scenario.start("adoption::worker", &[], &["adopt.attached:kill".into()], "");
+    opener.hear_prefix("ready");
     assert_eq!(opener.ask("commit 5 durable"), "17");
     opener.kill();
     kill_loggers(&scenario.path);

@@ -5,18 +5,19 @@
 //! kernel do. Each check is then made with a planted bug as well, which it must catch. Interleaving
 //! 18 of docs/design.md is here.
 
-use crate::common::{HANGS, TestStore, wait_until};
+use crate::common::{HANGS, Process, Role, TestStore, say, wait_until};
 use crate::workload::instrumented::{self, caught, logger_of, signal};
-use crate::workload::{Role, my_role, open_small, say, sealed, unsealed};
+use crate::workload::open_small;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Cell, Durability, Store, Version};
 use untorn_test_kit::loggers::{crash_kernel, kill_loggers};
+use untorn_test_kit::sealed::{expect_sealed, sealed};
 
 #[test]
-fn role() {
-    let Some((name, path, arguments)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, arguments }) = Role::of_this_process() else { return };
     let mut options = Store::options();
     if name == "durable" {
         // No samples by time; each is requested.
@@ -59,7 +60,7 @@ fn load_for_a_while(store: &Store, time: Duration) {
 fn load(cell: &Cell) -> (u64, Version) {
     let mut bytes = vec![0; cell.size()];
     let version = cell.load(&mut bytes).unwrap();
-    (if bytes.iter().all(|byte| *byte == 0) { 0 } else { unsealed(&bytes) }, version)
+    (if bytes.iter().all(|byte| *byte == 0) { 0 } else { expect_sealed(&bytes) }, version)
 }
 
 fn store_durably(store: &Store) {
@@ -93,20 +94,19 @@ fn half_a_store(bug: &str) -> Result<(), String> {
         let store = open_small(&path);
         let cell = store.cell("cell", 64).unwrap();
         // All processes of a cell must agree on the number of its copies.
-        let before = Role::start(instrumented::program(), "cells_deaths::store", &path, "64", &[("UNTORN_BUG", bug)]);
-        before.wait_for("storing");
+        let before = instrumented::spawn("cells_deaths::store", &path, &["64"], &[("UNTORN_BUG", bug)]);
+        before.hear_prefix("storing");
         drop(before);
         let orders = "cell.half_filled@100:kill";
-        let mut writer = Role::start(
-            instrumented::program(),
+        let mut writer = instrumented::spawn(
             "cells_deaths::store",
             &path,
-            "64",
+            &["64"],
             &[("UNTORN_CRASH", orders), ("UNTORN_BUG", bug)],
         );
-        assert!(!writer.end());
-        let mut reader = Role::start(instrumented::program(), "cells_deaths::load", &path, "1", &[("UNTORN_BUG", bug)]);
-        assert!(reader.end(), "the reader failed");
+        assert!(!writer.wait());
+        let mut reader = instrumented::spawn("cells_deaths::load", &path, &["1"], &[("UNTORN_BUG", bug)]);
+        assert!(reader.wait(), "the reader failed");
         // The next writer finds the latch held by a dead one.
         let begun = Instant::now();
         cell.store(&sealed(7, 64)).unwrap();
@@ -135,14 +135,9 @@ fn a_creator_dies_with_a_smaller_cell_in_the_entry() {
     let path = test.path.clone();
     let checked = caught(|| {
         let store = open_small(&path);
-        let mut creator = Role::start(
-            instrumented::program(),
-            "cells_deaths::create",
-            &path,
-            "",
-            &[("UNTORN_CRASH", "cell.entry_filled:kill")],
-        );
-        assert!(!creator.end());
+        let mut creator =
+            instrumented::spawn("cells_deaths::create", &path, &[], &[("UNTORN_CRASH", "cell.entry_filled:kill")]);
+        assert!(!creator.wait());
         let large = store.cell("large", 4096).unwrap();
         let others: Vec<Cell> = (0..4).map(|n| store.cell(&format!("other {n}"), 64).unwrap()).collect();
         large.store(&sealed(7, 4096)).unwrap();
@@ -169,10 +164,10 @@ fn restless_writer(bug: &str) -> Result<String, String> {
     let test = TestStore::new();
     let path = test.path.clone();
     let _store = open_small(&path);
-    let writer = Role::start(instrumented::program(), "cells_deaths::store", &path, "4096", &[("UNTORN_BUG", bug)]);
-    writer.wait_for("storing");
-    let mut reader = Role::start(instrumented::program(), "cells_deaths::load", &path, "2", &[("UNTORN_BUG", bug)]);
-    let is_whole = reader.end();
+    let writer = instrumented::spawn("cells_deaths::store", &path, &["4096"], &[("UNTORN_BUG", bug)]);
+    writer.hear_prefix("storing");
+    let mut reader = instrumented::spawn("cells_deaths::load", &path, &["2"], &[("UNTORN_BUG", bug)]);
+    let is_whole = reader.wait();
     let said = reader.lines().join("; ");
     drop(writer);
     if is_whole { Ok(said) } else { Err(said) }
@@ -198,10 +193,9 @@ fn counted(bug: &str) -> u64 {
     let test = TestStore::new();
     let store = open_small(&test.path);
     let count = store.counter("count").unwrap();
-    let mut adders: Vec<Role> = (0..3)
-        .map(|_| Role::start(instrumented::program(), "cells_deaths::add", &test.path, "", &[("UNTORN_BUG", bug)]))
-        .collect();
-    adders.iter_mut().for_each(|adder| assert!(adder.end()));
+    let mut adders: Vec<Process> =
+        (0..3).map(|_| instrumented::spawn("cells_deaths::add", &test.path, &[], &[("UNTORN_BUG", bug)])).collect();
+    adders.iter_mut().for_each(|adder| assert!(adder.wait()));
     count.get().unwrap()
 }
 
@@ -221,8 +215,8 @@ fn durable_stores(bug: &str) -> Result<(), String> {
     let once = path.with_extension("once").to_string_lossy().into_owned();
     let orders = format!("sample.collected@30:hold={}", path.with_extension("hold").display());
     let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_BUG", bug)];
-    let mut writer = Role::start(instrumented::program(), "cells_deaths::durable", &path, "", &env);
-    writer.wait_for("20");
+    let mut writer = instrumented::spawn("cells_deaths::durable", &path, &[], &env);
+    writer.hear_prefix("20");
     wait_until(|| Path::new(&format!("{once}-sample.collected")).exists());
     std::thread::sleep(Duration::from_millis(50));
     writer.kill();
@@ -246,13 +240,12 @@ fn lost_versions(bug: &str) -> Result<(), String> {
     let path = test.path.clone();
     let mut values = BTreeMap::new();
     for life in 0..3 {
-        let mut writer =
-            Role::start(instrumented::program(), "cells_deaths::versions", &path, "", &[("UNTORN_BUG", bug)]);
-        writer.hear(2000);
+        let mut writer = instrumented::spawn("cells_deaths::versions", &path, &[], &[("UNTORN_BUG", bug)]);
+        writer.line(2000);
         // From here on nothing is sampled.
         signal(logger_of(&path).unwrap(), libc::SIGSTOP);
         let heard = writer.lines().len();
-        writer.hear(heard + 2000);
+        writer.line(heard + 2000);
         writer.kill();
         crash_kernel(&path);
         for line in writer.lines() {

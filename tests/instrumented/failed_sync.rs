@@ -5,16 +5,16 @@
 //! Method: this test builds itself once more with crash points. These make a sync fail, and hold
 //! the logger before it.
 
-use crate::common::{HANGS, TestStore, wait_until};
+use crate::common::{HANGS, Role, TestStore, say, spawn, wait_until};
 use crate::workload::instrumented::{self, logger_of};
-use crate::workload::{Role, Writer, assert_verified, check, my_role, open_small, say};
+use crate::workload::{Writer, acknowledged, assert_verified, check, open_small};
 use std::path::Path;
 use untorn::{Durability, Store};
 use untorn_test_kit::loggers::kill_loggers;
 
 #[test]
-fn role() {
-    let Some((name, path, arguments)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, arguments }) = Role::of_this_process() else { return };
     assert_eq!(name, "busy");
     busy(&path, &arguments);
 }
@@ -48,20 +48,20 @@ fn busy(path: &Path, arguments: &[String]) {
 /// The logger is held before the sync until another client has joined: a marked store without a
 /// client is recovered at once.
 fn marked(path: &Path, before: &str, point: &str, nth: u32) -> (Store, (u64, u64)) {
-    assert!(Role::own("failed_sync::busy", path, "before 4").end());
+    assert!(spawn("failed_sync::busy", path, &["before", "4"]).wait());
     kill_loggers(path);
     let hold = path.with_extension("hold");
     let once = path.with_extension("once").to_string_lossy().into_owned();
     let orders = format!("{before}:hold={},{point}@{nth}:fail", hold.display());
     let env = [("UNTORN_CRASH", orders.as_str()), ("UNTORN_CRASH_ONCE", &once)];
-    let mut role = Role::start(instrumented::program(), "failed_sync::busy", path, "writer", &env);
+    let mut role = instrumented::spawn("failed_sync::busy", path, &["writer"], &env);
     wait_until(|| hold.with_extension("reached").exists());
     let store = open_small(path);
     std::fs::write(&hold, "").unwrap();
-    assert!(!role.end(), "{point}: the writer should have met the error");
+    assert!(!role.wait(), "{point}: the writer should have met the error");
     let refused = store.begin().map(|_| ()).unwrap_err();
     assert!(matches!(refused, untorn::Error::NeedsRecovery { .. }), "{point}: {refused}");
-    (store, role.acknowledged())
+    (store, acknowledged(&role))
 }
 
 /// A failed sync of the arena, or of the header: no checkpoint any more, a sticky mark, errors that

@@ -9,7 +9,7 @@
 //! It needs root and `unshare`; without them each test prints that it was skipped, and fails where
 //! the variable `CI` is set.
 
-use crate::common::{Child, Role, assert_clean, exists, kill_logger, limit, say, send, wait_until};
+use crate::common::{Role, assert_clean, exists, kill_logger, limit, say, send, spawn, spawn_by, wait_until};
 use crate::workload::instrumented;
 use rustix::process::Signal;
 use std::fs::File;
@@ -49,7 +49,7 @@ fn run(name: &str, program: Option<&Path>) {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--"]).arg(std::env::current_exe().unwrap());
         let program = program.map_or("", |path| path.to_str().unwrap());
-        let mut child = Child::start(command, "full_disk::scenario", dir.path(), &[name, file_system, program]);
+        let mut child = spawn_by(command, "full_disk::scenario", dir.path(), &[name, file_system, program]);
         assert_eq!(child.hear(), "done", "{name} on {file_system}");
         child.kill();
     }
@@ -234,7 +234,7 @@ fn nothing_visible_is_lost() {
 
 fn unflushed(disk: &Disk) {
     for round in 0..3 {
-        let mut writer = Child::spawn("full_disk::writer", &disk.store(), &[&round.to_string()]);
+        let mut writer = spawn("full_disk::writer", &disk.store(), &[&round.to_string()]);
         writer.expect("stored");
         writer.kill();
         let logger: u32 = std::fs::read_to_string(disk.0.join("logger")).unwrap().parse().unwrap();
@@ -396,7 +396,7 @@ fn points(disk: &Disk, program: &Path) {
         for _ in 0..2 {
             let mut opener = Command::new(program);
             opener.env("UNTORN_CRASH", format!("{point}@1:kill"));
-            let mut opener = Child::start(opener, "full_disk::opener", &disk.store(), &[]);
+            let mut opener = spawn_by(opener, "full_disk::opener", &disk.store(), &[]);
             opener.hear();
             opener.kill();
             disk.fill();

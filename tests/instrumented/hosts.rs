@@ -5,7 +5,9 @@
 //! Method: real processes in the roles at the end of the file. Some of them are this test's own
 //! executable, built once more with crash points, by which a thread can be made to panic.
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, copy_program, limit, listen, say, wait_until};
+use crate::common::{
+    HANGS, Role, TestStore, assert_clean, copy_program, limit, listen, say, spawn, spawn_by, wait_until,
+};
 use crate::workload::instrumented;
 use std::future::Future;
 use std::pin::pin;
@@ -63,7 +65,7 @@ fn a_host_that_serves_keeps_its_descriptors_whatever_the_environment_says() {
     let test = TestStore::new();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env("UNTORN_DAEMON", "1");
-    let host = Child::start(command, "hosts::descriptors", &test.path, &[]);
+    let host = spawn_by(command, "hosts::descriptors", &test.path, &[]);
     host.expect(&host.pid().to_string());
     host.expect("serves");
     test.stop_logger();
@@ -159,18 +161,18 @@ fn a_thread_that_panics_ends_the_logger() {
     let program = instrumented::program();
     let _limit = limit();
     for (thread, point) in [
-        ("flush", "flush.looked"),
-        ("sampler", "sample.looked"),
-        ("background", "background.looked"),
-        ("checkpoint", "checkpoint.looked"),
-        ("listening", "serve.looked"),
+        ("flush", "flush.round_begun"),
+        ("sampler", "sample.round_begun"),
+        ("background", "background.round_begun"),
+        ("checkpoint", "checkpoint.round_begun"),
+        ("listening", "serve.round_begun"),
     ] {
         // At once, and when it has worked for a while.
         for nth in [1, 3] {
             let test = TestStore::new();
             let mut command = Command::new(program);
             command.env("UNTORN_CRASH", format!("{point}@{nth}:panic"));
-            let mut host = Child::start(command, "hosts::foreground", &test.path, &[]);
+            let mut host = spawn_by(command, "hosts::foreground", &test.path, &[]);
             host.expect(&format!("{thread}: the crash point {point}"));
             // The process lives on, and a client finds the place free.
             let store = test.open();
@@ -198,9 +200,9 @@ fn foreground(role: &Role) {
 fn a_process_without_descriptors_detects_the_dead() {
     let _limit = limit();
     let test = TestStore::new();
-    let mut waiter = Child::spawn("hosts::no-descriptors", &test.path, &[]);
+    let mut waiter = spawn("hosts::no-descriptors", &test.path, &[]);
     waiter.expect("open");
-    let mut holder = Child::spawn("hosts::holder", &test.path, &[]);
+    let mut holder = spawn("hosts::holder", &test.path, &[]);
     holder.expect("holds");
     waiter.tell("begin");
     waiter.expect("beginning");
@@ -259,7 +261,7 @@ fn a_deadline_by_another_clock_is_kept() {
     let test = TestStore::new();
     let store = test.open();
     store.keyspace("rows").unwrap();
-    let child = Child::start(command, "hosts::other-clock", &test.path, &[]);
+    let child = spawn_by(command, "hosts::other-clock", &test.path, &[]);
     child.expect("waited");
     child.expect("awaited");
     child.finish();
@@ -295,7 +297,7 @@ fn a_waiter_requests_a_flush_when_its_deadline_has_passed() {
         let test = TestStore::new();
         let store = test.open();
         store.keyspace("rows").unwrap();
-        let mut child = Child::spawn("hosts::late", &test.path, &[how]);
+        let mut child = spawn("hosts::late", &test.path, &[how]);
         child.expect("open");
         let control = std::fs::File::open(test.path.join("control")).unwrap();
         let requested = || {
@@ -346,7 +348,7 @@ fn a_deadline_that_nothing_waits_for_has_a_limit() {
     let test = TestStore::new();
     let store = test.open();
     store.keyspace("rows").unwrap();
-    let mut child = Child::start(command, "hosts::unwaited", &test.path, &[]);
+    let mut child = spawn_by(command, "hosts::unwaited", &test.path, &[]);
     let txn: u64 = child.hear().parse().unwrap();
     wait_until(|| store.durable_snapshot().unwrap().txn_id().as_u64() >= txn);
     child.tell("end");
@@ -360,7 +362,7 @@ fn an_init_process_that_reaps_nothing_collects_no_zombies() {
     let options = ["--pid", "--mount", "--fork", "--mount-proc"];
     let Some(command) = unshare(&options, "an init process that reaps nothing") else { return };
     let test = TestStore::new();
-    let child = Child::start(command, "hosts::init", &test.path, &[]);
+    let child = spawn_by(command, "hosts::init", &test.path, &[]);
     child.expect("1");
     child.expect("no zombies");
     child.finish();
@@ -396,7 +398,7 @@ fn the_logger_is_free_of_its_starter() {
         return;
     }
     let test = TestStore::new();
-    let child = Child::spawn("hosts::strained", &test.path, &[]);
+    let child = spawn("hosts::strained", &test.path, &[]);
     child.expect("0");
     let limit = child.hear();
     // The hard limit is lifted where the system allows it, the soft one always.
@@ -468,7 +470,7 @@ fn a_setuid_program_obeys_no_variable() {
     std::fs::set_permissions(&evil, std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new(&program);
     command.uid(54321).gid(54321).env("UNTORN_LOGGER", &evil).env("UNTORN_BECOME_LOGGER", &test.path);
-    let mut child = Child::start(command, "hosts::secure", &test.path, &[]);
+    let mut child = spawn_by(command, "hosts::secure", &test.path, &[]);
     let logger: u32 = child.hear().parse().unwrap();
     assert!(!mark.join("ran").exists());
     let stat = std::fs::metadata(format!("/proc/{logger}")).unwrap();

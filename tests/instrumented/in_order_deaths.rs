@@ -5,9 +5,10 @@
 //! point. The next processes must find the last commit, and write after it. The ids of their
 //! transactions show whether the store counts as one that has lost some.
 
+use crate::common::{Process, Role};
+use crate::workload::assert_verified;
 use crate::workload::instrumented::{self, Scenario};
 use crate::workload::worker::{self, Few, number};
-use crate::workload::{Role, assert_verified, my_role};
 use untorn::TxnId;
 use untorn_test_kit::loggers::{kill_loggers, loggers};
 use untorn_test_kit::processes::wait_until;
@@ -26,8 +27,8 @@ const OF_LOGGER: [(&str, bool); 5] = [
 const OF_BEGUN: [&str; 2] = ["recover.done", "logger.ready"];
 
 #[test]
-fn role() {
-    let Some((name, path, _)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, .. }) = Role::of_this_process() else { return };
     assert_eq!(name, "worker");
     worker::work(&path);
 }
@@ -44,10 +45,10 @@ fn left_in_order() -> (Scenario, TxnId) {
 }
 
 /// A worker whose process, or logger, or both act at a point, once over all of them.
-fn worker(scenario: &Scenario, order: &str) -> Role {
+fn worker(scenario: &Scenario, order: &str) -> Process {
     let once = scenario.path.with_file_name("once").display().to_string();
     let env = [("UNTORN_CRASH", order), ("UNTORN_CRASH_ONCE", &once)];
-    Role::start(instrumented::program(), "in_order_deaths::worker", &scenario.path, "", &env)
+    instrumented::spawn("in_order_deaths::worker", &scenario.path, &[], &env)
 }
 
 /// Opens the store and checks all of it. With `in_order`, no transaction counts as lost: the next
@@ -70,7 +71,7 @@ fn the_first_client_dies() {
     let _limit = instrumented::limit_after_build();
     for point in OF_CLIENT {
         let (scenario, last) = left_in_order();
-        assert!(!worker(&scenario, &format!("{point}:kill")).end(), "{point}");
+        assert!(!worker(&scenario, &format!("{point}:kill")).wait(), "{point}");
         assert_eq!(loggers(&scenario.path), 0, "{point}");
         check(&scenario, last, true, point);
     }
@@ -86,13 +87,13 @@ fn the_logger_dies_behind_a_client() {
         let hold = scenario.hold_point("hold");
         hold.arm();
         let mut client = worker(&scenario, &hold.at(point));
-        client.wait_for("ready");
+        client.hear_prefix("ready");
         hold.wait();
         assert_eq!(client.ask("snapshot"), format!("12 {}", last.as_u64()), "{point}");
-        let heard = client.lines().len();
+        let heard = client.lines_count();
         client.tell("commit 1 durable");
         kill_loggers(&scenario.path);
-        assert_eq!(client.hear(heard), "13", "{point}");
+        assert_eq!(client.line(heard), "13", "{point}");
         assert_eq!(client.ask("verify"), "clean", "{point}");
         let snapshot = client.ask("snapshot");
         assert_eq!(snapshot, format!("13 {}", last.as_u64() + 1), "{point}");
@@ -114,7 +115,7 @@ fn the_logger_and_the_client_die() {
         let hold = scenario.hold_point("hold");
         hold.arm();
         let mut client = worker(&scenario, &hold.at(point));
-        client.wait_for("ready");
+        client.hear_prefix("ready");
         hold.wait();
         client.kill();
         kill_loggers(&scenario.path);
@@ -132,7 +133,7 @@ fn the_client_dies_before_its_logger_comes() {
     let hold = scenario.hold_point("hold");
     hold.arm();
     let mut client = worker(&scenario, &hold.at("logger.byte_taken"));
-    client.wait_for("ready");
+    client.hear_prefix("ready");
     hold.wait();
     client.kill();
     hold.release();

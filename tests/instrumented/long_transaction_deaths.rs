@@ -5,12 +5,14 @@
 //! the commit (by the instrumented build). A living process checks at once; then
 //! all are killed, with and without the loss of the shared region, and the store is opened again.
 
+use crate::common::{Role, listen, say};
+use crate::workload::assert_verified;
 use crate::workload::instrumented::{self, Scenario};
-use crate::workload::{assert_verified, listen, my_role, say, sealed, unsealed};
 use std::collections::BTreeMap;
 use std::path::Path;
 use untorn::{Durability, Error, Keyspace, Options, Snapshot, Store, WriteTxn};
 use untorn_test_kit::loggers::{crash_kernel, kill_loggers};
+use untorn_test_kit::sealed::{expect_sealed, sealed};
 
 const ROWS: u64 = 2_000;
 /// The rows that go.
@@ -18,8 +20,8 @@ const START: u64 = 300;
 const END: u64 = 1_700;
 
 #[test]
-fn role() {
-    let Some((name, path, arguments)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, arguments }) = Role::of_this_process() else { return };
     match name.as_str() {
         "remover" => remove(&path, &arguments),
         other => panic!("no role {other}"),
@@ -113,7 +115,7 @@ fn is_removed(store: &Store, snapshot: &Snapshot) -> bool {
         .map(|entry| {
             let (key, value) = entry.unwrap();
             let n = u64::from_be_bytes((*key).try_into().unwrap());
-            assert_eq!(unsealed(value), n);
+            assert_eq!(expect_sealed(value), n);
             (n, value.len())
         })
         .collect();
@@ -142,10 +144,10 @@ fn dies_at(point: &str, how: How, is_visible: bool) {
             store.checkpoint().unwrap();
         }
         let orders = [format!("{point}:kill")];
-        let mut writer = scenario.start("long_transaction_deaths::remover", &format!("{how:?}"), &orders, "");
-        writer.wait_for("ready");
+        let mut writer = scenario.start("long_transaction_deaths::remover", &[&format!("{how:?}")], &orders, "");
+        writer.hear_prefix("ready");
         writer.tell("remove");
-        writer.child.wait().unwrap();
+        writer.wait();
         assert!(!writer.lines().iter().any(|line| line == "removed"), "{what}");
         assert_eq!(is_removed(&store, &store.snapshot().unwrap()), is_visible, "{what}");
         assert_verified(&store);
@@ -175,19 +177,19 @@ fn dies_at(point: &str, how: How, is_visible: bool) {
 #[test]
 fn a_writer_that_dies_removes_all_or_nothing() {
     let _limit = instrumented::limit_after_build();
-    for point in ["commit.pages_written", "commit.record_written", "commit.before_swing"] {
+    for point in ["commit.pages_written", "commit.record_written", "commit.before_publish"] {
         [How::Short, How::Long, How::WithSavepoints].iter().for_each(|how| dies_at(point, *how, false));
     }
-    for point in ["commit.swung", "commit.after_swing"] {
+    for point in ["commit.published", "commit.deadline_announced"] {
         [How::Short, How::WithSavepoints].iter().for_each(|how| dies_at(point, *how, true));
     }
-    for point in ["stream.before_tail", "stream.after_tail@20"] {
+    for point in ["stream.frame_copied", "stream.frame_published@20"] {
         dies_at(point, How::Long, false);
     }
     // Some 25 frames each before the savepoint, before and after the first rollback, and after the
     // second one.
     for nth in [35, 60, 78, 90] {
-        dies_at(&format!("stream.after_tail@{nth}"), How::WithSavepoints, false);
+        dies_at(&format!("stream.frame_published@{nth}"), How::WithSavepoints, false);
     }
 }
 
@@ -207,14 +209,8 @@ fn a_replay_that_dies_is_done_again() {
     let once = scenario.path.with_file_name("once").to_string_lossy().into_owned();
     let orders =
         [("UNTORN_CRASH", "replay.committed@0:kill"), ("UNTORN_CRASH_ONCE", &once), ("UNTORN_CRASH_TIMES", "3")];
-    let mut opener = crate::workload::Role::start(
-        instrumented::program(),
-        "long_transaction_deaths::remover",
-        &scenario.path,
-        "Short",
-        &orders,
-    );
-    opener.wait_for("ready");
+    let mut opener = instrumented::spawn("long_transaction_deaths::remover", &scenario.path, &["Short"], &orders);
+    opener.hear_prefix("ready");
     assert!(Path::new(&format!("{once}-replay.committed-3")).exists(), "the logger was killed three times");
     opener.kill();
     let store = options().open(&scenario.path).unwrap();

@@ -6,8 +6,8 @@
 //! piece of work that they show. So the whole takes several times the limit of the one that waits.
 //! Another process is held. The limit of an open, which no option lowers, is lowered by a variable.
 
+use crate::common::{Process, Role, listen, say};
 use crate::workload::instrumented::{self, Scenario};
-use crate::workload::{Role, listen, my_role, say};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Store};
@@ -23,8 +23,8 @@ const LONG: Duration = Duration::from_secs(7);
 const COUNT: u32 = 350;
 
 #[test]
-fn role() {
-    let Some((name, path, _)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, .. }) = Role::of_this_process() else { return };
     match name.as_str() {
         "fills" => fills(&path),
         "opens" => {
@@ -65,11 +65,11 @@ fn fills(path: &Path) {
 /// A store whose log is to be replayed.
 fn left_in_disorder() -> Scenario {
     let scenario = Scenario::new();
-    let mut filler = Role::start(instrumented::program(), "progress::fills", &scenario.path, "", &[]);
-    filler.wait_for("filled");
+    let mut filler = instrumented::spawn("progress::fills", &scenario.path, &[], &[]);
+    filler.hear_prefix("filled");
     // The logger first: it would leave the store in order. The filler is stopped, or it might start
     // another one.
-    filler.signal(libc::SIGSTOP);
+    filler.stop();
     kill_loggers(&scenario.path);
     filler.kill();
     // Otherwise the next logger would continue the region, and replay nothing.
@@ -78,13 +78,12 @@ fn left_in_disorder() -> Scenario {
 }
 
 /// Opens the store, by a process under these orders.
-fn opener(scenario: &Scenario, orders: &str) -> Role {
+fn opener(scenario: &Scenario, orders: &str) -> Process {
     let ms = LIMIT.as_millis().to_string();
-    Role::start(
-        instrumented::program(),
+    instrumented::spawn(
         "progress::opens",
         &scenario.path,
-        "",
+        &[],
         &[("UNTORN_CRASH", orders), ("UNTORN_OPEN_TIMEOUT_MS", &ms)],
     )
 }
@@ -94,8 +93,8 @@ fn an_open_waits_as_long_as_recovery_makes_progress() {
     let _limit = instrumented::limit_after_build();
     let scenario = left_in_disorder();
     let began = Instant::now();
-    let mut opener = opener(&scenario, "replay.committed@0:pause=25");
-    assert_eq!(opener.hear(0), format!("opened {COUNT}"));
+    let opener = opener(&scenario, "replay.committed@0:pause=25");
+    assert_eq!(opener.line(0), format!("opened {COUNT}"));
     assert!(began.elapsed() > LONG, "recovery was not slowed: {:?}", began.elapsed());
 }
 
@@ -105,13 +104,13 @@ fn an_open_gives_up_when_recovery_makes_no_progress() {
     let scenario = left_in_disorder();
     let hold = scenario.hold_point("hold");
     hold.arm();
-    let mut stalled = opener(&scenario, &hold.at("recover.log_replayed"));
+    let stalled = opener(&scenario, &hold.at("recover.log_replayed"));
     hold.wait();
-    let error = stalled.hear(0);
+    let error = stalled.line(0);
     assert!(error.contains("has made no progress for 3s"), "{error}");
     // The logger is alive and goes on.
     hold.release();
-    assert_eq!(opener(&scenario, "").hear(0), format!("opened {COUNT}"));
+    assert_eq!(opener(&scenario, "").line(0), format!("opened {COUNT}"));
 }
 
 #[test]
@@ -119,17 +118,16 @@ fn an_open_waits_as_long_as_a_logger_that_leaves_makes_progress() {
     let _limit = instrumented::limit_after_build();
     let scenario = Scenario::new();
     let hold = scenario.hold_point("hold");
-    let orders = format!("{},progress.stepped@0:pause=40", hold.at("logger.leaving"));
-    let mut filler =
-        Role::start(instrumented::program(), "progress::fills", &scenario.path, "", &[("UNTORN_CRASH", &orders)]);
-    filler.wait_for("filled");
+    let orders = format!("{},progress.stepped@0:pause=40", hold.at("logger.leave_begun"));
+    let mut filler = instrumented::spawn("progress::fills", &scenario.path, &[], &[("UNTORN_CRASH", &orders)]);
+    filler.hear_prefix("filled");
     hold.arm();
-    assert!(filler.end());
+    assert!(filler.wait());
     hold.wait();
-    let mut opener = opener(&scenario, "");
+    let opener = opener(&scenario, "");
     let began = Instant::now();
     hold.release();
-    assert_eq!(opener.hear(0), format!("opened {COUNT}"));
+    assert_eq!(opener.line(0), format!("opened {COUNT}"));
     assert!(began.elapsed() > LONG, "leaving was not slowed: {:?}", began.elapsed());
 }
 
@@ -139,8 +137,8 @@ fn a_commit_waits_as_long_as_a_new_logger_makes_progress() {
     let _limit = instrumented::limit_after_build();
     let scenario = Scenario::new();
     let orders = [("UNTORN_CRASH", "progress.stepped@0:pause=700")];
-    let mut filler = Role::start(instrumented::program(), "progress::fills", &scenario.path, "", &orders);
-    filler.wait_for("filled");
+    let mut filler = instrumented::spawn("progress::fills", &scenario.path, &[], &orders);
+    filler.hear_prefix("filled");
     kill_loggers(&scenario.path);
     let began = Instant::now();
     assert_eq!(filler.ask("put"), "put");

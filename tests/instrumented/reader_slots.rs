@@ -5,9 +5,9 @@
 //! scan reads. Where a process dies, or is held, in the middle of a claim, it runs the
 //! instrumented build.
 
-use crate::common::{limit, wait_until};
+use crate::common::{Role, limit, listen, say, spawn, wait_until};
 use crate::workload::instrumented::{self, Scenario};
-use crate::workload::{listen, my_role, say, worker};
+use crate::workload::worker;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Barrier;
@@ -15,8 +15,8 @@ use untorn::internals::{READER_CHUNK, READER_MAP_AT, READER_MAP_BYTES};
 use untorn::{Durability, Keyspace, Snapshot, Store};
 
 #[test]
-fn role() {
-    let Some((name, path, arguments)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, arguments }) = Role::of_this_process() else { return };
     match name.as_str() {
         "holder" => hold(&path, arguments[0].parse().unwrap()),
         other => panic!("no role {other}"),
@@ -119,8 +119,8 @@ fn the_slots_of_a_process_that_died_go_back_to_the_table() {
     let _limit = limit();
     let scenario = Scenario::new();
     let store = worker::options().open(&scenario.path).unwrap();
-    let mut holder = crate::workload::Role::own("reader_slots::holder", &scenario.path, "2000");
-    holder.wait_for("held");
+    let mut holder = spawn("reader_slots::holder", &scenario.path, &["2000"]);
+    holder.hear_prefix("held");
     assert!(entered(&scenario.path) >= 2000);
     holder.kill();
     wait_until(|| entered(&scenario.path) <= CACHE + 1);
@@ -135,9 +135,9 @@ fn a_slot_whose_owner_died_before_it_was_entered_is_used_again() {
     let scenario = Scenario::new();
     let store = worker::options().open(&scenario.path).unwrap();
     let before = store.stats().unwrap().reaped;
-    let mut holder = scenario.start("reader_slots::holder", "5", &["readers.claimed@3:kill".into()], "");
-    holder.wait_for("open");
-    assert!(!holder.end());
+    let mut holder = scenario.start("reader_slots::holder", &["5"], &["readers.claimed@3:kill".into()], "");
+    holder.hear_prefix("open");
+    assert!(!holder.wait());
     // The process, the slot that was claimed and the two that were entered.
     wait_until(|| store.stats().unwrap().reaped >= before + 4);
 }
@@ -152,21 +152,22 @@ fn a_process_stopped_while_it_makes_room_blocks_no_reader() {
     let hold = scenario.hold_point("making-room");
     hold.arm();
     let many = READER_CHUNK + 100;
-    let mut holder = scenario.start("reader_slots::holder", &many.to_string(), &[hold.at("readers.chunk_claimed")], "");
+    let mut holder =
+        scenario.start("reader_slots::holder", &[&many.to_string()], &[hold.at("readers.chunk_claimed")], "");
     hold.wait();
     // The first chunk is used up by the process that is held in the making of the second.
     let held = snapshots(&store, 200);
     assert!(entered(&scenario.path) >= (READER_CHUNK + 200) as u32);
     hold.release();
-    holder.wait_for("held");
+    holder.hear_prefix("held");
     holder.kill();
     wait_until(|| (entered(&scenario.path) as usize) < READER_CHUNK);
     drop(held);
 
     // Another one dies there.
     let died = scenario
-        .start("reader_slots::holder", &(4 * READER_CHUNK).to_string(), &["readers.chunk_claimed:kill".into()], "")
-        .end();
+        .start("reader_slots::holder", &[&(4 * READER_CHUNK).to_string()], &["readers.chunk_claimed:kill".into()], "")
+        .wait();
     assert!(!died);
     wait_until(|| (entered(&scenario.path) as usize) < READER_CHUNK);
     let held = snapshots(&store, 4 * READER_CHUNK);

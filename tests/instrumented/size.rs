@@ -4,9 +4,8 @@
 //! Method: the blocks of all files are counted as `du` counts them, while the store is open.
 //! Processes with crash points die at the steps of the ring's and the client table's growth.
 
-use crate::common::{TestStore, assert_clean, kill_logger, limit, wait_until};
+use crate::common::{Role, TestStore, assert_clean, kill_logger, limit, listen, say, spawn, wait_until};
 use crate::workload::instrumented::{self, Scenario};
-use crate::workload::{listen, my_role, say};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -20,8 +19,8 @@ const VALUE: usize = 1000;
 const ROUNDS: u64 = 1000;
 
 #[test]
-fn role() {
-    let Some((name, path, arguments)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, arguments }) = Role::of_this_process() else { return };
     match name.as_str() {
         "writer" => {
             let store = open(&path);
@@ -187,9 +186,9 @@ fn writers_die_while_the_ring_grows() {
         let mut changes = store.changes(store.snapshot().unwrap().txn_id(), Feed::Visible).unwrap();
         for nth in 1..=2 {
             let orders = [format!("{point}@{nth}:kill")];
-            let mut writer = scenario.start("size::writer", "4000", &orders, "");
-            writer.wait_for("open");
-            assert!(!writer.end(), "{point}: the writer was not killed");
+            let mut writer = scenario.start("size::writer", &["4000"], &orders, "");
+            writer.hear_prefix("open");
+            assert!(!writer.wait(), "{point}: the writer was not killed");
         }
         let control = scenario.path.join("control");
         assert!(blocks(&control) < 2 << 20, "{point}: the ring has its full size already");
@@ -225,13 +224,13 @@ fn a_ring_that_cannot_grow_is_used_in_laps() {
     let store = open(&test.path);
     let keys = store.keyspace("keys").unwrap();
     let mut changes = store.changes(store.snapshot().unwrap().txn_id(), Feed::Visible).unwrap();
-    let mut writer = crate::workload::Role::own("size::crowded", &test.path, "");
-    writer.wait_for("open");
+    let mut writer = spawn("size::crowded", &test.path, &[]);
+    writer.hear_prefix("open");
     // The file that a writer would have to open.
     let [control, away] = ["control", "control.away"].map(|name| test.path.join(name));
     std::fs::rename(&control, &away).unwrap();
     writer.tell("go");
-    writer.wait_for("written");
+    writer.hear_prefix("written");
     std::fs::rename(&away, &control).unwrap();
     write(&store, 1000);
     store.sync().unwrap();
@@ -260,12 +259,12 @@ fn a_client_dies_while_the_client_table_grows() {
     let _limit = instrumented::limit_after_build();
     let scenario = Scenario::new();
     let store = Store::open(&scenario.path).unwrap();
-    let mut others: Vec<_> = (0..63).map(|_| crate::workload::Role::own("size::opener", &scenario.path, "")).collect();
-    others.iter().for_each(|other| drop(other.wait_for("open")));
-    let mut opener = scenario.start("size::opener", "", &["clients.zeroed:kill".to_string()], "");
-    assert!(!opener.end(), "the client was not killed");
-    let more: Vec<_> = (0..2).map(|_| crate::workload::Role::own("size::opener", &scenario.path, "")).collect();
-    more.iter().for_each(|other| drop(other.wait_for("open")));
+    let mut others: Vec<_> = (0..63).map(|_| spawn("size::opener", &scenario.path, &[])).collect();
+    others.iter().for_each(|other| drop(other.hear_prefix("open")));
+    let mut opener = scenario.start("size::opener", &[], &["clients.zeroed:kill".to_string()], "");
+    assert!(!opener.wait(), "the client was not killed");
+    let more: Vec<_> = (0..2).map(|_| spawn("size::opener", &scenario.path, &[])).collect();
+    more.iter().for_each(|other| drop(other.hear_prefix("open")));
     assert_eq!(store.stats().unwrap().clients.len(), 66);
     // Those of the second page are reaped like all others.
     drop(others.split_off(32));

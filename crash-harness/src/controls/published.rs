@@ -39,7 +39,7 @@ pub fn look() -> Result<Result<u64, Finding>, String> {
             return found(format!("{} contains the bytes of {name:?}", program.display()));
         }
     }
-    let with_bugs = programs(Build::Instrumented, &["--bin", "untorn-logger"], "crash-instrumented", 1)?;
+    let with_bugs = programs(Build::Instrumented, &["--bin", "untorn-logger"], "instrumented", 1)?;
     let missing: Vec<&str> = {
         let there = names_in(&with_bugs[0])?;
         names().filter(|name| !there.contains(name)).collect()

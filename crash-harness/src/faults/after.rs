@@ -4,7 +4,7 @@
 use crate::outcome::{Finding, Kind};
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers};
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, start_role};
 use crate::workload;
 use crate::workload::oracle::{self, Acknowledged};
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(super) fn judge(
         oracle::kept(&store, acknowledged(), after_power_cut)?;
         oracle::verified(&store)?;
     }
-    let mut heir = Process::start(&instrumented::own(), "writer", path, &["heir", "1"], &[]);
+    let mut heir = start_role(&instrumented::own(), "writer", path, &["heir", "1"], &[]);
     if !heir.wait() {
         heir.refuse_finding()?;
         return Err(Finding::new(Kind::Misbehaved, "the writer that ran after the fault failed"));

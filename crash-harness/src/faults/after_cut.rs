@@ -2,10 +2,10 @@
 
 use super::acknowledged;
 use super::at_rest::in_process;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, start_role};
 use crate::processes::role::{Role, say};
 use crate::workload::misbehaved;
 use crate::workload::oracle;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// The index of the first state that violates a promise, and the finding.
 pub(super) fn judge(states: &Path, count: usize) -> Result<(), (usize, Finding)> {
-    let mut process = Process::start(&instrumented::own(), "cut", states, &[&count.to_string()], &[]);
+    let mut process = start_role(&instrumented::own(), "cut", states, &[&count.to_string()], &[]);
     let (mut heard, mut since) = (0, Instant::now());
     while process.is_running() {
         if process.lines_count() != heard {

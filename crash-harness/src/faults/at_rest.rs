@@ -8,11 +8,11 @@
 
 use super::acknowledged;
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers};
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, start_role};
 use crate::processes::role::{self, Role, say};
 use crate::workload::oracle::{self, Acknowledged};
 use rand::rngs::StdRng;
@@ -193,7 +193,7 @@ fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut 
         if context.is_long() { "long" } else { "short" },
         &acknowledged::write(&image.acknowledged),
     ];
-    let mut process = Process::start(&instrumented::own(), "damaged", &image.path, &arguments, &[]);
+    let mut process = start_role(&instrumented::own(), "damaged", &image.path, &arguments, &[]);
     let (mut heard, mut since) = (0, Instant::now());
     while process.is_running() && since.elapsed() < HANGS {
         let lines = process.lines().len();
@@ -234,7 +234,7 @@ fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut 
 
 /// Makes a store, keeps its files, and returns the acknowledgements of its writer.
 fn make(path: &Path, how: &str) -> Result<Vec<(String, Acknowledged)>, Finding> {
-    let mut writer = Process::start(&instrumented::own(), "writer", path, &["w", "4"], &[]);
+    let mut writer = start_role(&instrumented::own(), "writer", path, &["w", "4"], &[]);
     if !writer.wait() {
         writer.refuse_finding()?;
         return Err(Finding::new(Kind::Misbehaved, "the writer that makes the store failed"));

@@ -14,7 +14,7 @@ use crate::inject::{Effect, Ended, Fault, Injector, Site, Span, Traced};
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers};
-use crate::processes::role;
+use crate::processes::role::{self, Role};
 use crate::workload::oracle::Acknowledged;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
@@ -180,9 +180,9 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
             }
             let fired_before = injector.fired();
             let mut command = Command::new(instrumented::own());
-            command.args(["role", "enduring"]).arg(path).args([name, "2", ending, &must_be_kept]);
             // A writer that leaves in order makes everything durable.
-            command.arg(if has_left && !may_give_up { "visible" } else { "durable" });
+            let kept = if has_left && !may_give_up { "visible" } else { "durable" };
+            Role::new("enduring", path, &[name, "2", ending, &must_be_kept, kept]).assign_to(&mut command);
             command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
             let mut traced = injector.spawn(name, command)?;
             let lived = judge(&injector, &mut traced, name);

@@ -7,9 +7,9 @@
 use super::after;
 use super::processes::{ScenarioFailure, ScenarioProcesses, ScenarioResult};
 use crate::context::Context;
-use crate::limits::HANGS;
+use crate::processes::HANGS;
 use crate::processes::instrumented;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, start_role};
 use crate::recorder::own_mounts;
 use crate::workload::oracle::Acknowledged;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -129,7 +129,7 @@ fn writers_on(small: &Small) -> ScenarioResult<(Vec<(String, Acknowledged)>, u64
         // A new reader can open the store. If the log could not be written for long and was given
         // up, opening recovers the store. Recovery needs space for a new region, and the error
         // states that.
-        let mut reader = Process::start(&instrumented::own(), "reader", path, &[], &[]);
+        let mut reader = start_role(&instrumented::own(), "reader", path, &[], &[]);
         match reader.wait_for("ok", 3, HANGS) {
             Err(finding) if finding.what.contains("no space left for") => turned_away += 1,
             read => read?,

@@ -9,10 +9,10 @@ use super::after;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
 use super::worker;
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, start_role};
 use crate::processes::role::Role;
 use rand::seq::SliceRandom;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -56,7 +56,7 @@ impl Limited {
 
     /// Plays the scenario.
     pub(super) fn play(&self, path: &Path) -> ScenarioResult<()> {
-        let mut before = Process::start(&instrumented::own(), "writer", path, &["before", "1"], &[]);
+        let mut before = start_role(&instrumented::own(), "writer", path, &["before", "1"], &[]);
         if !before.wait() {
             before.refuse_finding()?;
             return found(Kind::Misbehaved, "the writer without a limit failed");

@@ -5,8 +5,8 @@
 
 use super::acknowledged;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
-use crate::limits::HANGS;
 use crate::outcome::Kind;
+use crate::processes::HANGS;
 use crate::processes::loggers::crash_kernel;
 use crate::workload;
 use crate::workload::oracle;

@@ -3,9 +3,10 @@
 
 use super::acknowledged;
 use crate::inject::{Ended, Injector, Traced};
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::loggers::kill_loggers;
+use crate::processes::role::Role;
 use crate::processes::{instrumented, role};
 use crate::workload::oracle::Acknowledged;
 use std::os::unix::process::ExitStatusExt;
@@ -52,7 +53,8 @@ impl ScenarioProcesses {
     /// Starts a process in a role and returns its index.
     pub(super) fn start(&mut self, name: &str, role: &str, arguments: &[&str]) -> ScenarioResult<usize> {
         let mut command = Command::new(instrumented::own());
-        command.args(["role", role]).arg(&self.path).args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
+        Role::new(role, &self.path, arguments).assign_to(&mut command);
+        command.stdin(Stdio::null()).stderr(Stdio::null());
         let process = self.injector.spawn(name, command).map_err(ScenarioFailure::Skipped)?;
         self.processes.push((name.to_string(), process));
         Ok(self.processes.len() - 1)

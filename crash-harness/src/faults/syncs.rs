@@ -10,7 +10,7 @@ use super::processes::{ScenarioFailure, ScenarioResult, found};
 use crate::context::Context;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
 use crate::processes::loggers::kill_loggers;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, Process, start_role};
 use crate::processes::{instrumented, role};
 use crate::recorder::choice::Choice;
 use crate::recorder::{Event, OfOneBoot, Record, Recorder, SECTOR, own_mounts};
@@ -104,7 +104,7 @@ fn mount() -> ScenarioResult<Recorder> {
 fn start(recorder: &Recorder) -> Process {
     let mark = recorder.mark().to_string_lossy().into_owned();
     let env = [(super::worker::MARK, mark.as_str())];
-    Process::start(&instrumented::own(), "enduring", &recorder.store(), &["a", "2", "leave", "", "visible"], &env)
+    start_role(&instrumented::own(), "enduring", &recorder.store(), &["a", "2", "leave", "", "visible"], &env)
 }
 
 /// Waits a limited time for the end of the writer and checks that it reported no finding.

@@ -5,12 +5,13 @@
 //! happened; after any other error it has not. The writer checks this each time.
 
 use super::acknowledged;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::role::{self, Role, say};
+use crate::processes::sealed::{sealed, unsealed};
 use crate::workload;
 use crate::workload::oracle;
-use crate::workload::{CELL, Writer, sealed};
+use crate::workload::{CELL, Writer};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -346,7 +347,7 @@ fn last(open: &Open, name: &str) -> untorn::Result<u64> {
     let snapshot = open.store.snapshot()?;
     let Some(marks) = snapshot.find_keyspace("marks")? else { return Ok(0) };
     let value = snapshot.get(&marks, name.as_bytes())?;
-    Ok(value.map_or(0, |value| oracle::unsealed(value).unwrap_or_else(|finding| role::die_of(&finding))))
+    Ok(value.map_or(0, |value| unsealed(value).unwrap_or_else(|torn| role::die_of(&torn.into()))))
 }
 
 /// Completes the counter and the cell of transaction `n`, whose commit failed with an error but

@@ -2,11 +2,12 @@
 //! messages.
 
 use super::event::{Answer, Event, Key, Operation, Seen, What};
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::role::{Role, say};
+use crate::processes::sealed::{sealed, unsealed};
 use crate::workload::messenger;
-use crate::workload::{self, misbehaved, sealed};
+use crate::workload::{self, misbehaved};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -155,7 +156,7 @@ pub(super) fn seen(found: Option<(&[u8], TxnId)>) -> Seen {
 }
 
 fn seen_value(value: &[u8], version: Option<u64>) -> Seen {
-    Seen::Present { value: Some(crate::workload::oracle::unsealed(value).unwrap_or(u64::MAX)), version }
+    Seen::Present { value: Some(unsealed(value).unwrap_or(u64::MAX)), version }
 }
 
 /// Returns one to three distinct keys.

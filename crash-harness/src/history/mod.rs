@@ -14,12 +14,12 @@ mod model;
 pub(crate) use client::play;
 
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers, loggers};
 use crate::processes::memory_mark::{MARKED, drop_from_memory};
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, Process, start_role};
 use crate::workload;
 use crate::workload::misbehaved;
 use crate::workload::oracle;
@@ -279,7 +279,7 @@ impl<'c> Clients<'c> {
         let orders = Orders { kind, client, history, seed: random.random(), operations, is_durable };
         let arguments = orders.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        Process::start(&instrumented::own(), "client", self.path, &arguments, &[])
+        start_role(&instrumented::own(), "client", self.path, &arguments, &[])
     }
 
     fn are_running(&mut self) -> bool {
@@ -297,7 +297,7 @@ impl<'c> Clients<'c> {
         for at in 0..CLIENTS {
             if let Err(finding) = self.running[at].wait_for("ready", 1, HANGS) {
                 // The failure of another client may be the cause.
-                self.running.iter_mut().try_for_each(Process::refuse_finding)?;
+                self.running.iter_mut().try_for_each(Checked::refuse_finding)?;
                 return Err(Finding::new(finding.kind, format!("{}; {}", finding.what, self.how_the_store_is())));
             }
         }

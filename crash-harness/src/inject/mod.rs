@@ -29,13 +29,13 @@ pub use call::{Call, Effect};
 pub use fault::{Fault, Site, Span};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use untorn_test_kit::lines::Lines;
 
 /// Traces the programs that it starts and makes their calls fail. All are killed when it is
 /// dropped.
@@ -106,7 +106,7 @@ impl Injector {
     }
 
     /// Starts a program. `process` is its name in sites; programs that it executes have their own
-    /// names. Its standard output is collected.
+    /// names. The lines that it sends as a role are collected.
     ///
     /// # Errors
     /// If the system refuses, as some containers forbid tracing.
@@ -119,14 +119,7 @@ impl Injector {
         let started = hear.recv().unwrap_or_else(|_| Err("the tracer has ended".into()));
         self.tracers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(tracer);
         let (pid, out) = started?;
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let heard = lines.clone();
-        let listener = std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(line);
-            }
-        });
-        Ok(Traced { pid, shared: self.shared.clone(), lines, listener: Some(listener) })
+        Ok(Traced { pid, shared: self.shared.clone(), lines: Lines::of(out) })
     }
 
     /// Ends the fault: from now on no call fails.
@@ -176,8 +169,7 @@ fn kill(pid: i32) {
 pub struct Traced {
     pid: i32,
     shared: Arc<Shared>,
-    lines: Arc<Mutex<Vec<String>>>,
-    listener: Option<JoinHandle<()>>,
+    lines: Lines,
 }
 
 impl Traced {
@@ -188,7 +180,7 @@ impl Traced {
 
     /// Returns all lines that it has printed so far.
     pub fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.lines.all()
     }
 
     /// Waits for its end and until all its output is read. Returns `None` after `time`.
@@ -204,9 +196,7 @@ impl Traced {
             state = woken.unwrap_or_else(std::sync::PoisonError::into_inner).0;
         };
         drop(state);
-        if let Some(listener) = self.listener.take() {
-            let _ = listener.join();
-        }
+        self.lines.wait_until_ended();
         Some(status)
     }
 

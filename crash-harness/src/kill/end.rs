@@ -9,7 +9,7 @@
 use crate::outcome::{Finding, Kind};
 use crate::processes::instrumented;
 use crate::processes::loggers::crash_kernel;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, Process, start_role};
 use crate::workload;
 use crate::workload::misbehaved;
 use crate::workload::oracle::{self, Acknowledged};
@@ -29,8 +29,8 @@ impl Others {
     /// Starts them.
     pub fn start(path: &Path) -> Others {
         let own = instrumented::own();
-        let follower = Process::start(&own, "follower", path, &["durable"], &[]);
-        Others { messenger: Process::start(&own, "messenger", path, &["m"], &[]), follower }
+        let follower = start_role(&own, "follower", path, &["durable"], &[]);
+        Others { messenger: start_role(&own, "messenger", path, &["m"], &[]), follower }
     }
 
     fn all(&mut self) -> [&mut Process; 2] {

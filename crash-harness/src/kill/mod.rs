@@ -12,12 +12,12 @@ mod random;
 pub mod scenarios;
 
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers, signal_loggers};
 use crate::processes::memory_mark::{MARKED, drop_from_memory};
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, Process, start_role};
 use crate::workload;
 use crate::workload::oracle::{self, Acknowledged};
 use rustix::process::Signal;
@@ -75,7 +75,7 @@ fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static st
         _ if action == "end" && point.starts_with("sample.") => (at(12), Start::Used, ""),
         _ if action == "end" && point.starts_with("header.") => (at(3), Start::Used, ""),
         "flush.failed" => (format!("wal.sync@3:fail,{}", at(1)), Start::Used, ""),
-        "logger.unneeded" | "logger.leaving" | "logger.byte_dropped" => (at(1), Start::Used, "1"),
+        "logger.unneeded" | "logger.leave_begun" | "logger.byte_dropped" => (at(1), Start::Used, "1"),
         // Points that are reached rarely, or once in a life.
         "grow.before_zeros" | "readers.chunk_claimed" => (at(1), Start::Empty, ""),
         "cell.resolved" => (format!("cell.dropped@2:kill,{}", at(1)), Start::Used, ""),
@@ -137,7 +137,7 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
         env.push(("UNTORN_CRASH_CLIENT", "1"));
     }
     let mut name = "writer".to_string();
-    let mut doomed = Process::start(program, "writer", path, &[&name, rounds], &env);
+    let mut doomed = start_role(program, "writer", path, &[&name, rounds], &env);
     let first = PathBuf::from(format!("{once}-{point}"));
     let mark = PathBuf::from(format!("{once}-{point}{mark}"));
     let mut acknowledged = Vec::new();
@@ -159,7 +159,7 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
             doomed.kill();
             acknowledged.push((name, Acknowledged::by(&doomed)));
             name = format!("successor {}", acknowledged.len());
-            doomed = Process::start(program, "writer", path, &[&name, rounds], &env);
+            doomed = start_role(program, "writer", path, &[&name, rounds], &env);
         }
         if begun.elapsed() > HANGS {
             return Err(Finding::new(Kind::Misbehaved, format!("no process reached {point} within {HANGS:?}")));
@@ -183,11 +183,11 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
             is_kernel_dead,
         )?;
         oracle::verified(&store)?;
-        Ok(store)
+        Ok::<_, Finding>(store)
     };
     acknowledged.push((name.clone(), Acknowledged::by(&doomed)));
     // It is killed at its first commit, before its log is long enough for a checkpoint.
-    let mut other = Process::start(&instrumented::own(), "writer", path, &["other"], &[]);
+    let mut other = start_role(&instrumented::own(), "writer", path, &["other"], &[]);
     other.wait_for("C", 1, HANGS)?;
     other.kill();
     other.refuse_finding()?;
@@ -220,7 +220,7 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
 fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     // If the stopped process is a logger in recovery or a client that opens the store, other
     // processes wait to open it.
-    let mut reader = Process::start(&instrumented::own(), "reader", path, &[], &[]);
+    let mut reader = start_role(&instrumented::own(), "reader", path, &[], &[]);
     let is_reading = reader.wait_for("ok", 1, Duration::from_millis(300));
     if let Ok(()) = is_reading {
         let seen = reader.lines().len();
@@ -230,7 +230,7 @@ fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     // The stopped process is the writer or a logger that it started.
     stopped.signal(Signal::CONT);
     signal_loggers(path, Signal::CONT);
-    let mut other = Process::start(&instrumented::own(), "writer", path, &["other"], &[]);
+    let mut other = start_role(&instrumented::own(), "writer", path, &["other"], &[]);
     other.wait_for("C", 1, HANGS)?;
     // This covers a reader that had to wait and one that did not.
     reader.wait_for("ok", reader.lines_count() + 1, HANGS)?;
@@ -258,7 +258,7 @@ fn prepare(path: &Path, start: Start) -> Result<(), Finding> {
         untorn::logger::stop_logger(path, HANGS).map_err(workload::misbehaved("stopping the logger"))?;
         return Ok(());
     }
-    let mut before = Process::start(&instrumented::own(), "writer", path, &["before", "4"], &[]);
+    let mut before = start_role(&instrumented::own(), "writer", path, &["before", "4"], &[]);
     if !before.wait() {
         before.refuse_finding()?;
         return Err(Finding::new(Kind::Misbehaved, "the writer that fills the store failed"));

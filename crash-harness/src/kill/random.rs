@@ -2,12 +2,12 @@
 //! all. Processes are also stopped and continued.
 
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers};
 use crate::processes::memory_mark::{MARKED, drop_from_memory};
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, Process, start_role};
 use crate::workload;
 use crate::workload::oracle::{self, Acknowledged};
 use rand::Rng;
@@ -79,7 +79,7 @@ impl Member {
             "messenger" => format!("m{number}"),
             _ => argument.to_string(),
         };
-        let process = Process::start(&instrumented::own(), role, path, &[&name], &[]);
+        let process = start_role(&instrumented::own(), role, path, &[&name], &[]);
         Member { role, argument, name, process }
     }
 

@@ -11,17 +11,19 @@
 //! | `namespaces` | writers in pid namespaces of their own, where each is process 1, are killed | no live process is taken for dead, and no dead process for live |
 
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers};
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, Process, start_role};
 use crate::processes::role::{Role, say};
-use crate::workload::oracle::{self, Acknowledged, unsealed};
-use crate::workload::{self, Writer, misbehaved, sealed};
+use crate::processes::sealed::{sealed, unsealed};
+use crate::workload::oracle::{self, Acknowledged};
+use crate::workload::{self, Writer, misbehaved};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Feed};
+use untorn_test_kit::process::HoldPoint;
 
 /// A scenario. It returns false if it can't be played here.
 type Scenario = fn(&Path, &mut Outcome) -> Result<bool, Finding>;
@@ -104,7 +106,7 @@ fn stream_and_wait(path: &Path) -> Result<(), Finding> {
 
 fn unfinished_stream(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
     let store = unsampled().open(path).map_err(misbehaved("opening"))?;
-    let mut streamer = Process::start(&instrumented::own(), "streamer", path, &[], &[]);
+    let mut streamer = start_role(&instrumented::own(), "streamer", path, &[], &[]);
     streamer.wait_for("ok", 1, HANGS)?;
     streamer.kill();
     let kept = || -> untorn::Result<()> {
@@ -211,11 +213,11 @@ fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
         numbers.into_iter().try_for_each(|n| writer.commit(n, Durability::Visible)).map_err(misbehaved("commit"))
     };
     commit(1..COMMITS_AROUND)?;
-    let hold = path.with_extension("hold");
-    let orders = format!("reader.pinned:hold={}", hold.display());
-    let mut reader = Process::start(program, "holder", path, &[], &[("UNTORN_CRASH", &orders)]);
+    let pinned = HoldPoint::new(&path.with_extension("hold"));
+    pinned.arm();
+    let mut reader = start_role(program, "holder", path, &[], &[("UNTORN_CRASH", &pinned.at("reader.pinned"))]);
     let begun = Instant::now();
-    while !hold.with_extension("reached").exists() {
+    while !pinned.is_reached() {
         reader.refuse_finding()?;
         if begun.elapsed() > HANGS {
             return Err(Finding::new(Kind::Misbehaved, format!("no reader came to its pin within {HANGS:?}")));
@@ -223,7 +225,7 @@ fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
         std::thread::sleep(Duration::from_millis(1));
     }
     commit(COMMITS_AROUND..2 * COMMITS_AROUND)?;
-    let _ = std::fs::write(&hold, "");
+    pinned.release();
     // The reader prints its first `ok` when it holds a snapshot. Before each later one it compares
     // the snapshot with the first reading.
     reader.wait_for("ok", 1, HANGS)?;
@@ -249,19 +251,15 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
         store.sync()
     };
     commit(3).map_err(misbehaved("commit"))?;
-    let hold = path.with_extension("hold");
-    let opened = |open: bool| {
-        let _ = if open { std::fs::write(&hold, "") } else { std::fs::remove_file(&hold) };
-    };
-    opened(true);
-    let orders = format!("feed.before_copy@0:hold={}", hold.display());
-    let mut follower = Process::start(program, "follower", path, &["durable"], &[("UNTORN_CRASH", &orders)]);
+    let copy = HoldPoint::new(&path.with_extension("hold"));
+    let orders = copy.at("feed.before_copy");
+    let mut follower = start_role(program, "follower", path, &["durable"], &[("UNTORN_CRASH", &orders)]);
     follower.wait_for("ok", 1, HANGS)?;
-    opened(false);
+    copy.arm();
     // The follower reaches the hold with the next commit or one soon after. More commits are made
     // now than it has read by then.
     let begun = Instant::now();
-    while !hold.with_extension("reached").exists() {
+    while !copy.is_reached() {
         commit(1).map_err(misbehaved("commit"))?;
         std::thread::sleep(Duration::from_millis(1));
         if begun.elapsed() > HANGS {
@@ -280,7 +278,7 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
             return Err(Finding::new(Kind::Misbehaved, format!("nothing was recycled within {HANGS:?}")));
         }
     }
-    opened(true);
+    copy.release();
     // Waits until it has received the newest change or an error about the gap.
     let heard = follower.lines().iter().filter(|line| line.as_str() == "ok").count();
     follower.wait_for("ok", heard + 2, HANGS)?;
@@ -319,7 +317,7 @@ fn contained(role: &Role) -> Result<(), Finding> {
     }
     let mut command = std::process::Command::new(instrumented::own());
     let (name, arguments) = role.arguments.split_first().expect("the role to play");
-    command.arg("role").arg(name).arg(&role.store).args(arguments);
+    Role { name: name.clone(), store: role.store.clone(), arguments: arguments.to_vec() }.assign_to(&mut command);
     // The child prints its findings on the same output. A parent-death signal is not enough: if the
     // parent is killed before the child requests the signal, the child stays. Process 1 of a
     // namespace can't learn its parent's id, so the end of a pipe informs it.
@@ -333,12 +331,12 @@ fn contained(role: &Role) -> Result<(), Finding> {
 
 fn namespaces(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
     let own = instrumented::own();
-    let start = |name: &str| Process::start(&own, "contained", path, &["writer", name], &[]);
-    let mut host = Process::start(&own, "writer", path, &["host"], &[]);
+    let start = |name: &str| start_role(&own, "contained", path, &["writer", name], &[]);
+    let mut host = start_role(&own, "writer", path, &["host"], &[]);
     host.wait_for("V", 1, HANGS)?;
     let mut writers: Vec<(String, Process)> =
         ["in-a", "in-b"].into_iter().map(|name| (name.to_string(), start(name))).collect();
-    let mut reader = Process::start(&own, "contained", path, &["reader"], &[]);
+    let mut reader = start_role(&own, "contained", path, &["reader"], &[]);
     let mut acknowledged = Vec::new();
     for death in 0..4 {
         for (_, writer) in &mut writers {

@@ -9,9 +9,10 @@
 use super::lives::{Lived, Processes};
 use super::loop_device::{LoopDevice, SECTOR};
 use super::search::{Bench, recovered};
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
+use crate::processes::process::Checked;
 use crate::recorder::image::Image;
 use crate::recorder::{OfOneBoot, Recorder, STORE, own_mounts};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
@@ -140,7 +141,7 @@ pub fn live(file_system: FileSystem, directory: &Path) -> Result<Lived, Unmade> 
     let recorder =
         Recorder::mount(OfOneBoot::default(), None).map_err(|error| skipped("no file system in user space", error))?;
     let backing = recorder.store().join(DEVICE);
-    make_backing(&recorder, &backing, file_system.size()).map_err(|error| skipped("the device's file", error))?;
+    create_backing(&recorder, &backing, file_system.size()).map_err(|error| skipped("the device's file", error))?;
     let device = LoopDevice::attach(&backing, true).map_err(|error| skipped("no loop device", error))?;
     file_system.make(device.path()).map_err(Unmade::Skipped)?;
     std::fs::create_dir_all(directory).map_err(|error| skipped("a directory to mount at", error))?;
@@ -167,7 +168,7 @@ pub fn live(file_system: FileSystem, directory: &Path) -> Result<Lived, Unmade> 
 }
 
 /// Makes the device's file durable, so that only its contents are in doubt.
-fn make_backing(recorder: &Recorder, path: &Path, size: u64) -> io::Result<()> {
+fn create_backing(recorder: &Recorder, path: &Path, size: u64) -> io::Result<()> {
     std::fs::create_dir(recorder.store())?;
     let file = File::create(path)?;
     file.set_len(size)?;

@@ -3,8 +3,8 @@
 //! not rely on what it reads.
 
 use super::lives::{Life, Lived};
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::loggers::is_logger_of;
 use crate::processes::memory_mark::{MARKED, drop_from_memory};
 use rustix::process::{Pid, Signal};

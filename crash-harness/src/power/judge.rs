@@ -1,8 +1,9 @@
 //! The checks of a store after a power cut, given the acknowledgements before it.
 
 use crate::outcome::{Finding, Kind};
+use crate::processes::sealed::{sealed, unsealed};
 use crate::workload::oracle;
-use crate::workload::{CELL, Writer, misbehaved, sealed};
+use crate::workload::{CELL, Writer, misbehaved};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -149,7 +150,7 @@ fn check_large(snapshot: &Snapshot, name: &str, n: u64, acknowledged: u64) -> Re
     let extra = snapshot.find_keyspace(&format!("extra {name}")).map_err(misbehaved("find_keyspace"))?;
     let large = match extra {
         Some(extra) => match snapshot.get(&extra, b"large").map_err(misbehaved("get"))? {
-            Some(value) => oracle::unsealed(value)?,
+            Some(value) => unsealed(value)?,
             None => 0,
         },
         None if name.starts_with('m') => return Ok(()),

@@ -1,10 +1,10 @@
 //! Lives on a recorder: the processes of a store, what happens to them, and how they end.
 
 use super::roles::{KEEPS_ALL, KEEPS_LITTLE, PREFIX};
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::loggers::kill_loggers;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, Process, start_role};
 use crate::recorder::image::Image;
 use crate::recorder::{OfOneBoot, Record, Recorder};
 use rand::Rng;
@@ -52,12 +52,12 @@ impl Processes {
     pub fn start(&self, role: &str, arguments: &[&str]) -> Process {
         let mark = self.mark.to_string_lossy();
         let arguments: Vec<&str> = [&*mark, self.keeps].into_iter().chain(arguments.iter().copied()).collect();
-        Process::start(&self.program, &format!("{PREFIX}{role}"), &self.store, &arguments, &[])
+        start_role(&self.program, &format!("{PREFIX}{role}"), &self.store, &arguments, &[])
     }
 
     /// Starts a role that writes no marks.
     pub fn start_without_mark(&self, role: &str) -> Process {
-        Process::start(&self.program, &format!("{PREFIX}{role}"), &self.store, &[], &[])
+        start_role(&self.program, &format!("{PREFIX}{role}"), &self.store, &[], &[])
     }
 
     /// Starts `count` writers that do `rounds` rounds each.

@@ -12,11 +12,12 @@
 //! | `B name` | the log is about to receive two batches before one sync |
 
 use super::judge::{self, PER_ROUND};
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::role::Role;
+use crate::processes::sealed::sealed;
 use crate::workload::oracle;
-use crate::workload::{CELL, KEYS, Writer, durability, misbehaved, open_with, options, sealed};
+use crate::workload::{CELL, KEYS, Writer, durability, misbehaved, open_with, options};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;

@@ -5,10 +5,10 @@ use super::device::{Devices, FileSystem};
 use super::judge::AcknowledgedAtCut;
 use super::operations;
 use super::roles::PREFIX;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, start_role};
 use crate::recorder::choice::Choice;
 use crate::recorder::disk::Disk;
 use crate::recorder::image::Image;
@@ -71,7 +71,7 @@ pub fn bench(file_system: Option<FileSystem>) -> Box<dyn Bench> {
 pub fn recovered(path: &Path, has_store: bool, acknowledged: &Path) -> Result<(), Finding> {
     let acknowledged = acknowledged.to_string_lossy();
     let arguments = [&*acknowledged, if has_store { "true" } else { "false" }];
-    let mut process = Process::start(&instrumented::own(), &format!("{PREFIX}judge"), path, &arguments, &[]);
+    let mut process = start_role(&instrumented::own(), &format!("{PREFIX}judge"), path, &arguments, &[]);
     let start = Instant::now();
     while process.is_running() {
         if start.elapsed() > HANGS {

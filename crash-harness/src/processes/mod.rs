@@ -5,4 +5,4 @@ pub mod instrumented;
 pub mod process;
 pub mod role;
 
-pub use untorn_test_kit::{cargo, loggers, memory_mark};
+pub use untorn_test_kit::{HANGS, cargo, loggers, memory_mark, sealed};

@@ -1,11 +1,8 @@
-//! Roles: the harness starts itself as a process in a role, which prints the acknowledgements that
-//! it receives, line by line.
+//! Roles: the harness starts itself as a process in a role, which sends the acknowledgements that
+//! it receives, line by line. Beside the lines of [`untorn_test_kit::role`]:
 //!
 //! | line | means |
 //! |---|---|
-//! | `V n` | the n-th transaction of this writer is visible |
-//! | `D n` | it is durable |
-//! | `C n` | its cell's value n is durable |
 //! | `S v` | its cell's newest value has version v |
 //! | `F name n` | the durable feed delivered the n-th transaction of that writer |
 //! | `ok` | a check passed |
@@ -13,45 +10,25 @@
 
 use crate::outcome::{Finding, Kind};
 use crate::workload;
-use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
+
+pub use untorn_test_kit::role::{Role, say};
 
 /// Exit code of a process whose check failed.
 const FOUND: u8 = 9;
 
-/// The role of a process of the harness, from its arguments.
-#[derive(Clone, Debug)]
-pub struct Role {
-    /// The name of the role.
-    pub name: String,
-    /// The store's directory.
-    pub store: PathBuf,
-    /// The remaining arguments.
-    pub arguments: Vec<String>,
+/// Returns the role that this process was started for.
+pub fn of_this_process() -> Option<Role> {
+    let role = Role::of_this_process()?;
+    // The terminal sends Ctrl-C to its foreground process group. Only the harness handles it, and
+    // ends in order.
+    let _ = rustix::process::setpgid(None, None);
+    Some(role)
 }
 
-impl Role {
-    /// Returns the role that this process was started for.
-    pub fn of_this_process() -> Option<Role> {
-        let mut arguments = std::env::args_os().skip(1);
-        if arguments.next()? != "role" {
-            return None;
-        }
-        // No process in a role outlives the harness.
-        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        // The terminal sends Ctrl-C to its foreground process group. Only the harness handles it,
-        // and ends in order.
-        let _ = rustix::process::setpgid(None, None);
-        let name = arguments.next()?.into_string().ok()?;
-        let store = arguments.next()?.into();
-        Some(Role { name, store, arguments: arguments.filter_map(|argument| argument.into_string().ok()).collect() })
-    }
-
-    /// Plays the role to its end.
-    pub fn play(&self) -> ExitCode {
-        end_of(workload::play(self))
-    }
+/// Plays a role to its end.
+pub fn play(role: &Role) -> ExitCode {
+    end_of(workload::play(role))
 }
 
 /// Returns the exit code after a role, and prints the finding if there is one.
@@ -74,12 +51,6 @@ pub fn die_of(finding: &Finding) -> ! {
 /// Prints that a check failed, in the form that [`finding`] parses.
 pub fn say_finding(finding: &Finding) {
     say(format_args!("! {:?} {}", finding.kind, finding.what.replace('\n', " ")));
-}
-
-/// Prints a line for the harness, in one write.
-pub fn say(line: impl std::fmt::Display) {
-    let line = format!("{line}\n");
-    let _ = std::io::stdout().lock().write_all(line.as_bytes());
 }
 
 /// Parses a line that begins with `!`.

@@ -14,9 +14,9 @@ use crate::context::Context;
 use crate::outcome::{Finding, Kind, Outcome};
 use crate::processes::instrumented;
 use crate::processes::loggers::signal_loggers;
-use crate::processes::process::Process;
-use crate::workload::oracle::unsealed;
-use crate::workload::{self, misbehaved, sealed};
+use crate::processes::process::start_role;
+use crate::processes::sealed::{sealed, unsealed};
+use crate::workload::{self, misbehaved};
 use rand::Rng;
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -85,7 +85,7 @@ impl Shared {
             "cell load" => {
                 let mut bytes = [0; CELL];
                 self.cell.load(&mut bytes).map_err(misbehaved("load"))?;
-                unsealed(&bytes).map(drop)
+                Ok(unsealed(&bytes).map(drop)?)
             }
             "counter addition" => self.counter.add(1).map_err(misbehaved("add")),
             _ => {
@@ -127,7 +127,7 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
             *n += 1;
             shared.write(operation, *n).map_err(misbehaved("writing in between"))?;
         }
-        Ok(())
+        Ok::<(), Finding>(())
     };
     let times = match operation {
         "cell load" => STORES,
@@ -137,7 +137,7 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     let mut n = 0;
     others(&mut n, times)?;
     let role = format!("between {operation}");
-    let mut stepped = Traced::start(Process::start(&instrumented::own(), "stepped", path, &[&role], &[]))?;
+    let mut stepped = Traced::start(start_role(&instrumented::own(), "stepped", path, &[&role], &[]))?;
     // Writes precede each tried operation, which then takes another path than a repeated one.
     others(&mut n, times)?;
     // No other process may change anything while the changes of the operation are recorded.

@@ -3,10 +3,11 @@
 use super::trace::stand_still;
 use crate::outcome::Finding;
 use crate::processes::instrumented;
-use crate::processes::process::Process;
+use crate::processes::process::start_role;
 use crate::processes::role::say;
+use crate::processes::sealed::sealed;
 use crate::workload::oracle;
-use crate::workload::{self, misbehaved, sealed};
+use crate::workload::{self, misbehaved};
 use std::collections::BTreeMap;
 use std::path::Path;
 use untorn::{Durability, Keyspace, Store};
@@ -96,7 +97,7 @@ pub fn prepare(path: &Path, kind: &str) -> Result<(), Finding> {
         "cell store after a dead writer" => "dead storer",
         _ => return Ok(()),
     };
-    let mut process = Process::start(&instrumented::own(), "stepped", path, &[dead], &[]);
+    let mut process = start_role(&instrumented::own(), "stepped", path, &[dead], &[]);
     process.wait();
     Ok(())
 }

@@ -12,14 +12,15 @@ use super::memory::Memory;
 use super::threads::Threads;
 use super::{RECOVER_EACH, STEPS_MAX, judge_recovered, map, recovered};
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
 use crate::processes::loggers::kill_loggers;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, start_role};
 use crate::processes::role::say;
+use crate::processes::sealed::sealed;
 use crate::workload::oracle;
-use crate::workload::{self, misbehaved, sealed};
+use crate::workload::{self, misbehaved};
 use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, Options, Store};
@@ -61,7 +62,7 @@ struct LoggerSetup {
 fn set_up(path: &Path, (kind, threads): (&str, &[&str])) -> Result<LoggerSetup, Finding> {
     prepare(path, kind)?;
     kill_loggers(path);
-    let mut process = Process::start(&instrumented::own(), "stepped", path, &["logger"], &[]);
+    let mut process = start_role(&instrumented::own(), "stepped", path, &["logger"], &[]);
     process.wait_for("ready", 1, HANGS)?;
     let store = options().open(path).map_err(misbehaved("opening"))?;
     let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
@@ -180,7 +181,7 @@ pub(super) fn kill_at(path: &Path, kind: (&str, &[&str]), at: u64) -> Result<(),
             while steps < at && !asking.is_finished() {
                 steps += u64::from(logger.step()?);
             }
-            Ok(())
+            Ok::<(), Finding>(())
         })();
         logger.kill();
         let asked = asking.join().expect("does not panic");

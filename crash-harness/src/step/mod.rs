@@ -24,11 +24,11 @@ mod threads;
 mod trace;
 
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
 use crate::processes::loggers::{are_loggers_stopped, kill_loggers, signal_loggers};
-use crate::processes::process::Process;
+use crate::processes::process::start_role;
 use crate::workload;
 use crate::workload::oracle;
 use kinds::{Digest, KINDS, digest};
@@ -147,7 +147,7 @@ struct WriterSetup {
 fn set_up(path: &Path, kind: &str) -> Result<WriterSetup, Finding> {
     kinds::prepare(path, kind)?;
     let store = workload::open(path)?;
-    let writer = Traced::start(Process::start(&instrumented::own(), "stepped", path, &[kind], &[]))?;
+    let writer = Traced::start(start_role(&instrumented::own(), "stepped", path, &[kind], &[]))?;
     store.sync().map_err(workload::misbehaved("sync"))?;
     stop_loggers(path, kind)?;
     Ok(WriterSetup { store, writer })

@@ -17,9 +17,10 @@ use crate::outcome::{Finding, Kind, Outcome};
 use crate::processes::instrumented;
 use crate::processes::loggers::{crash_kernel, kill_loggers};
 use crate::processes::memory_mark::{MARKED, drop_from_memory};
-use crate::processes::process::Process;
+use crate::processes::process::start_role;
+use crate::processes::sealed::sealed;
 use crate::workload::oracle;
-use crate::workload::{self, misbehaved, sealed};
+use crate::workload::{self, misbehaved};
 use std::path::Path;
 use untorn::Durability;
 use untorn::logger::LoggerOptions;
@@ -89,7 +90,7 @@ fn set_up(path: &Path, kind: &str) -> Result<RecoverySetup, Finding> {
     let commits =
         visible.iter().filter(|entry| !is_cell(entry.0)).chain(durable.iter().filter(|entry| is_cell(entry.0)));
     let commits = commits.map(|(name, sum)| (name.clone(), *sum)).collect();
-    let recovering = Traced::start(Process::start(&instrumented::own(), "stepped", path, &["recovery"], &[]))?;
+    let recovering = Traced::start(start_role(&instrumented::own(), "stepped", path, &["recovery"], &[]))?;
     Ok(RecoverySetup { without: vec![durable, commits, visible.clone()], visible, recovering })
 }
 

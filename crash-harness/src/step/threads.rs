@@ -3,9 +3,9 @@
 #![allow(unsafe_code)]
 
 use super::trace::{UNTRACEABLE, ended};
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
-use crate::processes::process::{Process, mappings};
+use crate::processes::HANGS;
+use crate::processes::process::{Checked, Process, mappings};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -74,13 +74,13 @@ pub(super) struct Threads {
 impl Threads {
     /// Stops all threads of a process. Those with these names will be stepped.
     pub(super) fn take(process: Process, names: &[&str]) -> Result<Threads, Finding> {
-        let pid = process.pid().as_raw_nonzero();
+        let pid = process.pid().cast_signed();
         // A thread sets its name some time after its start.
         let begun = Instant::now();
-        while !has_names(pid.get(), names) && begun.elapsed() < HANGS {
+        while !has_names(pid, names) && begun.elapsed() < HANGS {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let vdso = mappings(pid.get()).into_iter().find(|(_, name)| name == "[vdso]");
+        let vdso = mappings(pid).into_iter().find(|(_, name)| name == "[vdso]");
         let vdso = vdso.map_or(0..0, |(addresses, _)| addresses);
         let (others, stepped) = (Vec::new(), Vec::new());
         let mut threads = Threads { process, others, stepped, next: 0, vdso, _thread: PhantomData };
@@ -98,7 +98,7 @@ impl Threads {
             if !is_seized {
                 return Err(Finding::new(Kind::Misbehaved, UNTRACEABLE));
             }
-            if tid != pid.get() {
+            if tid != pid {
                 threads.others.push(tid);
             }
             threads.stopped(tid, 0)?;

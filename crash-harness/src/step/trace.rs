@@ -40,7 +40,7 @@ pub(super) fn stand_still(is_first: bool) -> Result<(), Finding> {
 impl Traced {
     /// Attaches to a process that was just started and waits until it has stopped.
     pub(super) fn start(process: Process) -> Result<Traced, Finding> {
-        let pid = process.pid().as_raw_nonzero().get();
+        let pid = process.pid().cast_signed();
         let mut traced = Traced { process, pid, _thread: PhantomData };
         match traced.wait()? {
             libc::SIGSTOP => Ok(traced),

@@ -11,8 +11,9 @@ use super::kills::{checked, replay};
 use super::{StoreUnderTest, work};
 use crate::context::Context;
 use crate::inject::{Effect, Fault, Injector, Site, Span};
-use crate::limits::HANGS;
 use crate::outcome::{Coverage, Finding, Kind, Outcome};
+use crate::processes::HANGS;
+use crate::processes::role::Role;
 use crate::processes::{instrumented, role};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -101,7 +102,7 @@ fn write(
 ) -> Result<Option<Written>, Finding> {
     let about = tested.about();
     let mut command = Command::new(instrumented::own());
-    command.args(["role", "subject-writer"]).arg(path).args([about.name, "w0", BATCHES, "stubborn"]);
+    Role::new("subject-writer", path, &[about.name, "w0", BATCHES, "stubborn"]).assign_to(&mut command);
     let started = Injector::new(path, fault.cloned()).and_then(|injector| {
         let writer = injector.spawn("writer", command)?;
         Ok((injector, writer))

@@ -4,8 +4,9 @@
 use super::work::{LARGE_EACH, large};
 use super::{Entries, Promise};
 use crate::outcome::{Finding, Kind};
+use crate::processes::sealed::unsealed;
 use crate::workload::KEYS;
-use crate::workload::oracle::{key, unsealed};
+use crate::workload::oracle::key;
 use std::collections::BTreeMap;
 
 /// The acknowledgements of each writer: the last batch that returned, and the last batch before a

@@ -5,10 +5,10 @@ use super::cuts::{ENOUGH, rounds};
 use super::judge::{self, AcknowledgedBatches};
 use super::{StoreUnderTest, work};
 use crate::context::Context;
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind, Outcome};
+use crate::processes::HANGS;
 use crate::processes::instrumented;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, Process, start_role};
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ pub fn replay(context: &Context, run: &str, tested: &dyn StoreUnderTest, only: &
 /// Starts a process in a role of [`work`].
 pub fn start(tested: &dyn StoreUnderTest, role: &str, path: &Path, arguments: &[&str]) -> Process {
     let arguments: Vec<&str> = [tested.about().name].into_iter().chain(arguments.iter().copied()).collect();
-    Process::start(&instrumented::own(), role, path, &arguments, &[])
+    start_role(&instrumented::own(), role, path, &arguments, &[])
 }
 
 /// The result of a check.

@@ -8,9 +8,10 @@ use super::judge::{self, AcknowledgedBatches};
 use super::{Change, Store, StoreUnderTest};
 use crate::outcome::{Finding, Kind};
 use crate::processes::role::{self, Role, say};
+use crate::processes::sealed::{sealed, unsealed};
 use crate::recorder::MARK;
+use crate::workload::KEYS;
 use crate::workload::oracle;
-use crate::workload::{KEYS, sealed};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -179,7 +180,7 @@ fn write(tested: &dyn StoreUnderTest, path: &Path, name: &str, rounds: u64, stub
 /// Returns the number of the last batch of a writer that is there.
 fn last(store: &dyn Store, name: &str) -> Result<u64, Finding> {
     let value = store.get(&mark(name)).map_err(|failure| failure.finding("get"))?;
-    value.map_or(Ok(0), |value| oracle::unsealed(&value))
+    Ok(value.map_or(Ok(0), |value| unsealed(&value))?)
 }
 
 fn open(tested: &dyn StoreUnderTest, path: &Path) -> Result<Box<dyn Store>, Finding> {
@@ -218,7 +219,7 @@ fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), 
     store.verify().map_err(|failure| Finding::new(Kind::Damaged, format!("its own check: {}", failure.0)))?;
     let name = LATER;
     let write_more = |store: &mut dyn Store| {
-        let last = store.get(&mark(name))?.map_or(0, |value| oracle::unsealed(&value).unwrap_or(0));
+        let last = store.get(&mark(name))?.map_or(0, |value| unsealed(&value).unwrap_or(0));
         for n in last + 1..last + 4 {
             store.batch(&batch(name, n))?;
         }

@@ -5,8 +5,7 @@
 //! detected. Recovery accepts the records from the front up to the first that is not whole.
 
 use crate::outcome::{Finding, Kind};
-use crate::workload::oracle::unsealed;
-use crate::workload::sealed;
+use crate::processes::sealed::{sealed, unsealed};
 use memmap2::{MmapMut, MmapOptions};
 use std::fs::File;
 use std::io::Write;

@@ -11,17 +11,17 @@
 use super::baseline;
 use super::load::{KEYSPACE, MEASURED, Measured, SyncTimes};
 use super::setting::{Scheme, Setting};
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::power::lives::of_one_boot;
+use crate::processes::HANGS;
 use crate::processes::instrumented;
 use crate::processes::loggers::kill_loggers;
-use crate::processes::process::Process;
+use crate::processes::process::{Checked, start_role};
 use crate::processes::role::{Role, say};
+use crate::processes::sealed::unsealed;
 use crate::recorder::choice::Choice;
 use crate::recorder::{Record, Recorder, SECTOR};
 use crate::workload::misbehaved;
-use crate::workload::oracle::unsealed;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::BTreeMap;
@@ -102,7 +102,7 @@ impl Run<'_> {
             acknowledged.to_string(),
         ];
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut process = Process::start(&instrumented::own(), "load", store, &arguments, &[]);
+        let mut process = start_role(&instrumented::own(), "load", store, &arguments, &[]);
         let patience = HANGS + Duration::from_secs_f64(self.warm_up + self.seconds);
         let measured = process.wait_for(MEASURED, 1, patience);
         if measured.is_err() {
@@ -233,7 +233,7 @@ fn lost(acknowledged: &[Duration], instant: Duration, there: u64) -> Cut {
 }
 
 fn count_in_fresh_process(store: &Path, scheme: Scheme) -> Result<u64, Finding> {
-    let mut process = Process::start(&instrumented::own(), "count", store, &[scheme.name()], &[]);
+    let mut process = start_role(&instrumented::own(), "count", store, &[scheme.name()], &[]);
     let counted = process.wait_for(COUNTED, 1, HANGS);
     process.wait();
     counted.map(|()| process.newest(COUNTED))

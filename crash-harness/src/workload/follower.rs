@@ -3,7 +3,7 @@
 
 use crate::outcome::{Finding, Kind};
 use crate::processes::role::say;
-use crate::workload::oracle::unsealed;
+use crate::processes::sealed::unsealed;
 use crate::workload::{misbehaved, open};
 use std::collections::BTreeMap;
 use std::path::Path;

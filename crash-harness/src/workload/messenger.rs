@@ -1,11 +1,12 @@
 //! A message-passing writer. It maps nothing and must cope with loggers that die while it waits for
 //! their answers.
 
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
+use crate::processes::HANGS;
 use crate::processes::role::say;
-use crate::workload::oracle::{self, unsealed};
-use crate::workload::{KEYS, misbehaved, sealed};
+use crate::processes::sealed::{sealed, unsealed};
+use crate::workload::oracle;
+use crate::workload::{KEYS, misbehaved};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Batch, Client, CommitOutcome, Durability, Error};
@@ -80,7 +81,7 @@ fn last(client: &Client, name: &str) -> Result<u64, Finding> {
     loop {
         match client.get("marks", name.as_bytes()) {
             Ok(None) | Err(Error::NoKeyspace { .. }) => return Ok(0),
-            Ok(Some(value)) => return unsealed(&value),
+            Ok(Some(value)) => return Ok(unsealed(&value)?),
             Err(Error::Disconnected { .. } | Error::Busy { .. }) if start.elapsed() < HANGS => {
                 std::thread::sleep(Duration::from_millis(2));
             }

@@ -8,11 +8,12 @@ pub mod follower;
 pub mod messenger;
 pub mod oracle;
 
-use crate::limits::HANGS;
 use crate::outcome::{Finding, Kind};
 use crate::power;
+use crate::processes::HANGS;
 use crate::processes::role::{Role, say};
-use oracle::{Accounts, unsealed};
+use crate::processes::sealed::{Random, sealed, unsealed};
+use oracle::Accounts;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -97,20 +98,6 @@ pub fn play(role: &Role) -> Result<(), Finding> {
     }
 }
 
-/// Returns a value that shows whether it is torn: a number, and bytes that are derived from it.
-pub fn sealed(number: u64, len: usize) -> Vec<u8> {
-    let mut bytes = number.to_le_bytes().to_vec();
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    while bytes.len() < len.max(16) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len.max(16));
-    bytes
-}
-
 /// The handles of one writer.
 pub struct Writer {
     store: Store,
@@ -145,7 +132,7 @@ impl Writer {
     /// Those of the store.
     pub fn last(&self) -> Result<u64, Finding> {
         let value = self.marks.get(self.name.as_bytes()).map_err(misbehaved("get"))?;
-        value.map_or(Ok(0), |value| unsealed(&value))
+        Ok(value.map_or(Ok(0), |value| unsealed(&value))?)
     }
 
     /// Returns the number of the last visible large transaction: see [`Writer::large`].
@@ -154,7 +141,7 @@ impl Writer {
     /// Those of the store.
     pub fn last_large(&self) -> Result<u64, Finding> {
         let value = self.extra.get(b"large").map_err(misbehaved("get"))?;
-        value.map_or(Ok(0), |value| unsealed(&value))
+        Ok(value.map_or(Ok(0), |value| unsealed(&value))?)
     }
 
     /// Commits the n-th transaction: values of some sizes under keys that are overwritten in turn,
@@ -324,15 +311,10 @@ fn look(store: &Store, from: TxnId) -> Result<(), Finding> {
 fn transfer(path: &Path, name: &str) -> Result<(), Finding> {
     let store = open(path)?;
     let accounts = Accounts::open(&store).map_err(misbehaved("opening the accounts"))?;
-    let mut random = name.bytes().fold(std::process::id() as u64, |sum, byte| sum * 31 + u64::from(byte)) | 1;
-    let mut step = |bound: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % bound
-    };
+    let mut random = Random::new(name.bytes().fold(0, |sum, byte| sum * 31 + u64::from(byte)));
     for n in 1.. {
-        let (from, to, amount) = (step(oracle::ACCOUNTS), step(oracle::ACCOUNTS), step(50));
+        let (from, to) = (random.below(oracle::ACCOUNTS), random.below(oracle::ACCOUNTS));
+        let amount = random.below(50);
         accounts.transfer(&store, from, to, amount).map_err(misbehaved("transfer"))?;
         say(format_args!("T {n}"));
     }

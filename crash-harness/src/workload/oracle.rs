@@ -1,23 +1,14 @@
 //! Checks that must hold of a store after any failure of the processes that used it.
 
 use crate::outcome::{Finding, Kind};
-use crate::workload::{CELL, KEYS, misbehaved, sealed};
+use crate::processes::sealed::unsealed;
+use crate::workload::{CELL, KEYS, misbehaved};
 use std::collections::BTreeMap;
 use untorn::{Durability, Keyspace, Snapshot, Store, Version};
 
 /// Number of accounts between which amounts are moved, and the initial balance of each.
 pub const ACCOUNTS: u64 = 32;
 const EACH: u64 = 1000;
-
-/// Returns the number that a value encodes, and checks that the value is whole.
-///
-/// # Errors
-/// A torn read.
-pub fn unsealed(bytes: &[u8]) -> Result<u64, Finding> {
-    let torn = || Finding::new(Kind::TornRead, format!("a value of {} bytes is torn", bytes.len()));
-    let number = bytes.first_chunk::<8>().map(|number| u64::from_le_bytes(*number)).ok_or_else(torn)?;
-    if sealed(number, bytes.len()) == bytes { Ok(number) } else { Err(torn()) }
-}
 
 /// Returns the key of a writer's n-th transaction.
 pub fn key(name: &str, n: u64) -> Vec<u8> {

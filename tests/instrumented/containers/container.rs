@@ -6,7 +6,7 @@
 //! of the test's choice. All mounts are in the container's own namespace, so the host never sees
 //! them; they and all of its processes go when `init` does, which dies with the test.
 
-use crate::common::{Child, Role, copy_program, exists, listen, say, wait_until};
+use crate::common::{Process, Role, copy_program, exists, listen, say, spawn_by, wait_until};
 use crate::workload::instrumented;
 use rustix::fs::{Mode, RawMode, chmod};
 use rustix::mount::{
@@ -37,7 +37,7 @@ pub(crate) struct Plan<'p> {
 
 /// A running container.
 pub(crate) struct Container {
-    init: Child,
+    init: Process,
     /// The host's id of its first process.
     pid: u32,
     has_user_namespace: bool,
@@ -48,7 +48,7 @@ pub(crate) struct Container {
 
 /// A process in a container. Killed when dropped.
 pub(crate) struct Inside {
-    pub(crate) child: Child,
+    pub(crate) child: Process,
     /// The host's id of the process.
     pid: u32,
     /// Names it also when it has ended, and its id is another's.
@@ -99,7 +99,7 @@ impl Container {
             arguments.push(to.to_string());
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut init = Child::start(command, "containers::init", root.path(), &arguments);
+        let mut init = spawn_by(command, "containers::init", root.path(), &arguments);
         init.expect("unmapped");
         let pid = only_child(init.pid());
         if let Some(first) = plan.first_uid {
@@ -123,7 +123,7 @@ impl Container {
             command.args(["--setuid", &uid, "--setgid", &uid]);
         }
         command.arg("--").arg(PROGRAM).envs(self.bug.map(|bug| ("UNTORN_BUG", bug)));
-        let child = Child::start(command, &format!("containers::{role}"), Path::new(store), arguments);
+        let child = spawn_by(command, &format!("containers::{role}"), Path::new(store), arguments);
         let said = child.hear();
         assert!(!self.has_proc || said == format!("process {pid}"), "{said}, not {pid}");
         let pid = only_child(child.pid());

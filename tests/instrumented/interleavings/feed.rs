@@ -4,18 +4,19 @@
 //! prints what its feed delivers. Both are processes of this executable with crash points. Planted
 //! bugs show that the checks can fail.
 
-use crate::common::{HANGS, wait_until};
+use crate::common::{HANGS, Process, Role, say, wait_until};
+use crate::workload::assert_verified;
 use crate::workload::instrumented::{self, Scenario, caught};
 use crate::workload::worker::{self, Few};
-use crate::workload::{Role, assert_verified, my_role, say, unsealed};
 use std::path::Path;
 use std::time::Duration;
 use untorn::{Error, Feed, FlushPolicy, Store, TxnId};
 use untorn_test_kit::loggers::crash_kernel;
+use untorn_test_kit::sealed::expect_sealed;
 
 #[test]
-fn role() {
-    let Some((name, path, arguments)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, arguments }) = Role::of_this_process() else { return };
     match name.as_str() {
         "worker" => worker::work(&path),
         "follower" => follow(&path, &arguments),
@@ -39,7 +40,7 @@ fn follow(path: &Path, arguments: &[String]) {
             Ok(None) => {}
             Ok(Some(change)) if change.keyspace() == "few" => {
                 if change.key() == b"last" {
-                    say(format_args!("n {} {}", unsealed(change.value().unwrap()), change.txn_id().as_u64()));
+                    say(format_args!("n {} {}", expect_sealed(change.value().unwrap()), change.txn_id().as_u64()));
                 }
             }
             Ok(Some(change)) if change.last_in_txn() => say(format_args!("s {}", change.keyspace())),
@@ -50,7 +51,7 @@ fn follow(path: &Path, arguments: &[String]) {
 }
 
 /// The commits that a follower has printed, in its order, and their ids.
-fn told(follower: &Role) -> Vec<(u64, TxnId)> {
+fn told(follower: &Process) -> Vec<(u64, TxnId)> {
     let lines = follower.lines().into_iter();
     let parse = |line: String| {
         let mut words = line.strip_prefix("n ")?.split(' ').map(|word| word.parse::<u64>().unwrap());
@@ -59,13 +60,13 @@ fn told(follower: &Role) -> Vec<(u64, TxnId)> {
     lines.filter_map(parse).collect()
 }
 
-fn numbers(follower: &Role) -> Vec<u64> {
+fn numbers(follower: &Process) -> Vec<u64> {
     told(follower).into_iter().map(|(number, _)| number).collect()
 }
 
-fn start_worker(scenario: &Scenario, bug: &str) -> Role {
-    let worker = scenario.start("interleavings::feed::worker", "", &[], bug);
-    worker.wait_for("ready");
+fn start_worker(scenario: &Scenario, bug: &str) -> Process {
+    let worker = scenario.start("interleavings::feed::worker", &[], &[], bug);
+    worker.hear_prefix("ready");
     worker
 }
 
@@ -102,11 +103,12 @@ fn a_consumer_resumes_from_an_id_that_a_crash_took_back() {
         if let Some(kept) = kept {
             let mut changes = store.changes(kept, Feed::Durable).unwrap().prefix(b"last");
             let next = changes.try_next(HANGS).unwrap().unwrap();
-            assert_eq!(unsealed(next.value().unwrap()), 5 * life + 1);
+            assert_eq!(expect_sealed(next.value().unwrap()), 5 * life + 1);
         }
         drop(store);
-        let follower = scenario.start("interleavings::feed::follower", &format!("{} visible", from.as_u64()), &[], "");
-        follower.wait_for("ready");
+        let follower =
+            scenario.start("interleavings::feed::follower", &[&from.as_u64().to_string(), "visible"], &[], "");
+        follower.hear_prefix("ready");
         worker.ask("commit 4 visible");
         wait_until(|| told(&follower).len() == 4);
         let heard = told(&follower);
@@ -132,8 +134,8 @@ fn the_ring_is_overwritten_under_a_follower() {
         let mut worker = start_worker(&scenario, "");
         let hold = scenario.hold_point("copy");
         let orders = [hold.at("feed.before_copy")];
-        let follower = scenario.start("interleavings::feed::follower", &format!("0 {feed}"), &orders, "");
-        follower.wait_for("ready");
+        let follower = scenario.start("interleavings::feed::follower", &["0", feed], &orders, "");
+        follower.hear_prefix("ready");
         for round in 0..5 {
             hold.arm();
             worker.ask("commit 3 durable");
@@ -152,16 +154,16 @@ fn a_stream_is_followed(bug: &str) {
     let scenario = Scenario::new();
     let mut worker = start_worker(&scenario, "");
     worker.ask("commit 1 durable");
-    let followers = ["visible", "durable"]
-        .map(|feed| scenario.start("interleavings::feed::follower", &format!("0 {feed}"), &[], bug));
-    followers.iter().for_each(|follower| drop(follower.wait_for("ready")));
+    let followers =
+        ["visible", "durable"].map(|feed| scenario.start("interleavings::feed::follower", &["0", feed], &[], bug));
+    followers.iter().for_each(|follower| drop(follower.hear_prefix("ready")));
     let quiet = |name: &str| {
-        let said = |follower: &Role| follower.lines().contains(&format!("s {name}"));
+        let said = |follower: &Process| follower.lines().contains(&format!("s {name}"));
         assert!(!followers.iter().any(said), "a feed tells of a transaction that has not committed: {name}");
     };
     let hears = |count: usize, name: &str| {
         // A follower that has printed what it must not, or has failed, may print no more.
-        let has_ended = |follower: &Role| {
+        let has_ended = |follower: &Process| {
             follower.lines().iter().any(|line| line.starts_with("e ") || *line == format!("s {name}"))
         };
         wait_until(|| followers.iter().all(|follower| told(follower).len() >= count || has_ended(follower)));
@@ -184,7 +186,7 @@ fn a_stream_is_followed(bug: &str) {
     quiet("committed");
     worker.ask("commit-stream");
     for follower in &followers {
-        follower.wait_for("s committed");
+        follower.hear_prefix("s committed");
         assert_eq!(numbers(follower), (1..=7).collect::<Vec<_>>());
     }
 }
@@ -210,7 +212,7 @@ fn the_durable_feed_waits(bug: &str) {
     let store = worker::options().open(&scenario.path).unwrap();
     store.set_flush_policy(FlushPolicy::Every(Duration::from_secs(3600))).unwrap();
     std::thread::sleep(Duration::from_millis(120));
-    let follower = scenario.start("interleavings::feed::follower", "0 durable", &[], bug);
+    let follower = scenario.start("interleavings::feed::follower", &["0", "durable"], &[], bug);
     wait_until(|| told(&follower).len() == 2);
     worker.ask("commit 2 visible");
     std::thread::sleep(Duration::from_millis(300));
@@ -237,7 +239,7 @@ fn the_log_is_recycled_under_a_follower(bug: &str) {
     let orders = [hold.at("feed.before_copy")];
     hold.arm();
     worker.ask("commit 3 durable");
-    let follower = scenario.start("interleavings::feed::follower", "0 durable", &orders, bug);
+    let follower = scenario.start("interleavings::feed::follower", &["0", "durable"], &orders, bug);
     hold.wait();
     let is_gone = |store: &Store| {
         let mut changes = store.changes(TxnId::ZERO, Feed::Durable)?;
@@ -251,7 +253,7 @@ fn the_log_is_recycled_under_a_follower(bug: &str) {
     }
     hold.release();
     if bug.is_empty() {
-        assert!(follower.wait_for("e ").starts_with("e Lagged"), "{:?}", follower.lines().last());
+        assert!(follower.hear_prefix("e ").starts_with("e Lagged"), "{:?}", follower.lines().last());
     } else {
         wait_until(|| numbers(&follower).last() == Some(&count));
     }

@@ -10,10 +10,10 @@
 
 mod forks;
 
-use crate::common::{HANGS, exists, limit, wait_until};
+use crate::common::{HANGS, Role, exists, limit, listen, say, spawn, wait_until};
+use crate::workload::assert_verified;
 use crate::workload::instrumented::{self, Scenario, signal};
 use crate::workload::worker::{self, Few, Figures, number};
-use crate::workload::{Role, assert_verified, listen, my_role, say};
 use forks::{child_drops, forks_in_transaction, forks_while_opening};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use untorn::{Durability, Error, FlushPolicy, Store};
 use untorn_test_kit::loggers::{crash_kernel, kill_loggers};
 
 #[test]
-fn role() {
-    let Some((name, path, arguments)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, arguments }) = Role::of_this_process() else { return };
     match name.as_str() {
         "worker" => worker::work(&path),
         "brief" => drop(worker::options().logger_idle(Duration::from_millis(50)).open(&path).unwrap()),
@@ -61,17 +61,15 @@ fn a_process_of_another_boot_is_refused_while_the_first_lives() {
     let logger = few.store.stats().unwrap().logger_pid;
     let other_boot = [("UNTORN_BOOT_ID", "b007")];
     for _ in 0..3 {
-        let mut stranger =
-            Role::start(instrumented::program(), "interleavings::lives::stranger", &scenario.path, "", &other_boot);
-        assert_eq!(stranger.hear(0), "mismatch control");
+        let stranger = instrumented::spawn("interleavings::lives::stranger", &scenario.path, &[], &other_boot);
+        assert_eq!(stranger.line(0), "mismatch control");
         few.commits(10, true).unwrap();
         drop(stranger);
     }
     // Without a logger as well: the client that lives is what counts.
     signal(logger.unwrap() as i32, libc::SIGSTOP);
-    let mut stranger =
-        Role::start(instrumented::program(), "interleavings::lives::stranger", &scenario.path, "", &other_boot);
-    assert_eq!(stranger.hear(0), "mismatch control");
+    let stranger = instrumented::spawn("interleavings::lives::stranger", &scenario.path, &[], &other_boot);
+    assert_eq!(stranger.line(0), "mismatch control");
     signal(logger.unwrap() as i32, libc::SIGCONT);
     drop(stranger);
     assert_eq!(few.commits(10, true).unwrap(), 50);
@@ -82,9 +80,8 @@ fn a_process_of_another_boot_is_refused_while_the_first_lives() {
     // A logger alone makes room by and by.
     worker::options().logger_idle(Duration::from_millis(100)).open(&scenario.path).unwrap();
     drop(few);
-    let mut stranger =
-        Role::start(instrumented::program(), "interleavings::lives::stranger", &scenario.path, "", &other_boot);
-    assert_eq!(stranger.hear(0), "opened 50");
+    let stranger = instrumented::spawn("interleavings::lives::stranger", &scenario.path, &[], &other_boot);
+    assert_eq!(stranger.line(0), "opened 50");
     // And now it is the other way round.
     assert!(matches!(Store::open(&scenario.path), Err(Error::Mismatch { .. })));
 }
@@ -188,10 +185,10 @@ fn closes_descriptors(path: &Path) {
 fn the_host_closes_all_descriptors() {
     let _limit = limit();
     let scenario = Scenario::new();
-    let mut host = Role::own("interleavings::lives::closes", &scenario.path, "");
-    assert_eq!(host.hear(0), "closed");
+    let mut host = spawn("interleavings::lives::closes", &scenario.path, &[]);
+    assert_eq!(host.line(0), "closed");
     let store = worker::options().open(&scenario.path).unwrap();
-    let pid = host.child.id();
+    let pid = host.pid();
     let is_client = || store.stats().unwrap().clients.iter().any(|client| client.pid == pid);
     std::thread::sleep(Duration::from_millis(250));
     assert!(is_client(), "it was taken for dead");
@@ -211,7 +208,7 @@ fn the_host_closes_all_descriptors() {
     assert!(store.stats().unwrap().clients.iter().any(|client| client.pid == pid));
     assert_eq!(store.stats().unwrap().reaped, 0);
     assert_verified(&store);
-    assert!(host.end(), "its descriptors, or it, came to harm");
+    assert!(host.wait(), "its descriptors, or it, came to harm");
 }
 
 // ---- the logger's leaving
@@ -222,21 +219,21 @@ fn the_host_closes_all_descriptors() {
 #[test]
 fn the_logger_leaves_as_a_client_comes() {
     let _limit = instrumented::limit_after_build();
-    for point in ["logger.unneeded", "logger.leaving", "logger.byte_dropped"] {
+    for point in ["logger.unneeded", "logger.leave_begun", "logger.byte_dropped"] {
         let scenario = Scenario::new();
         let hold = scenario.hold_point("hold");
         hold.arm();
-        let mut brief = scenario.start("interleavings::lives::brief", "", &[hold.at(point)], "");
+        let mut brief = scenario.start("interleavings::lives::brief", &[], &[hold.at(point)], "");
         hold.wait();
-        assert!(brief.end());
-        let mut comer = Role::own("interleavings::lives::worker", &scenario.path, "");
+        assert!(brief.wait());
+        let mut comer = spawn("interleavings::lives::worker", &scenario.path, &[]);
         std::thread::sleep(Duration::from_millis(150));
         // Without the initialisation lock, the logger has not left: the client joins it.
         let joined = point == "logger.unneeded";
         assert_eq!(!comer.lines().is_empty() && is_logger_alive(&scenario.path), joined, "{point}");
         let released = Instant::now();
         hold.release();
-        comer.wait_for("ready");
+        comer.hear_prefix("ready");
         assert_eq!(comer.ask("commit 20 durable"), "20");
         eprintln!("{point}: durable {:?} after", released.elapsed());
         assert!(released.elapsed() < HANGS, "{point}: {:?}", released.elapsed());

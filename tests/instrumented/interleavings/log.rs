@@ -7,18 +7,19 @@
 
 mod full_device;
 
-use crate::common::{HANGS, limit, wait_until};
+use crate::common::{HANGS, Role, limit, wait_until};
+use crate::workload::assert_verified;
 use crate::workload::instrumented::{self, Scenario, caught, logger_of, signal};
 use crate::workload::worker::{self, Few, Figures, STREAM_VALUE, number, stream_key};
-use crate::workload::{Role, assert_verified, my_role, sealed, unsealed};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Durability, Error, FlushPolicy, Store};
 use untorn_test_kit::loggers::{crash_kernel, kill_loggers};
+use untorn_test_kit::sealed::{expect_sealed, sealed};
 
 #[test]
-fn role() {
-    let Some((name, path, _)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, .. }) = Role::of_this_process() else { return };
     match name.as_str() {
         "worker" => worker::work(&path),
         other => panic!("no role {other}"),
@@ -53,17 +54,17 @@ fn is_in_log(path: &Path, wanted: &[u8]) -> bool {
 fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
     let what = format!("{stream:?}, {next:?}, checkpoint {checkpoint}");
     let scenario = Scenario::new();
-    let mut streamer = scenario.start("interleavings::log::worker", "", &[], bug);
-    let mut other = scenario.start("interleavings::log::worker", "", &[], bug);
-    streamer.wait_for("ready");
-    other.wait_for("ready");
+    let mut streamer = scenario.start("interleavings::log::worker", &[], &[], bug);
+    let mut other = scenario.start("interleavings::log::worker", &[], &[], bug);
+    streamer.hear_prefix("ready");
+    other.hear_prefix("ready");
     other.ask("commit 20 durable");
     // Three times the ring, so that most of it is durable; and nearly all of it is in the log's
     // files before it ends.
     streamer.ask("stream lost 200");
     wait_until(|| is_in_log(&scenario.path, &stream_key("lost", 185)));
     match stream {
-        Stream::Dies => streamer.kill(),
+        Stream::Dies => drop(streamer.kill()),
         Stream::RollsBack => assert_eq!(streamer.ask("rollback"), "rolled back"),
     }
     if checkpoint {
@@ -91,7 +92,7 @@ fn unfinished_stream(stream: Stream, next: Next, checkpoint: bool, bug: &str) {
         assert_eq!(kept.len().unwrap(), 30);
         for i in 0..30 {
             let value = kept.get(&stream_key("kept", i)).unwrap().unwrap();
-            assert_eq!((unsealed(&value), value.len()), (i, STREAM_VALUE), "{what}");
+            assert_eq!((expect_sealed(&value), value.len()), (i, STREAM_VALUE), "{what}");
         }
     }
     assert_verified(&store);
@@ -127,8 +128,9 @@ fn a_writer_dies_after_its_publication_without_a_wake_up() {
     few.commits(5, true).unwrap();
     for round in 1..=5 {
         let published = scenario.hold_point("published");
-        let mut writer = scenario.start("interleavings::log::worker", "", &[published.at("commit.after_swing")], "");
-        writer.wait_for("ready");
+        let mut writer =
+            scenario.start("interleavings::log::worker", &[], &[published.at("commit.deadline_announced")], "");
+        writer.hear_prefix("ready");
         let durable = few.store.durable_snapshot().unwrap().txn_id();
         // The logger has nothing to do, and sleeps.
         std::thread::sleep(Duration::from_millis(150));
@@ -169,8 +171,8 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
     let published = scenario.hold_point("published");
     // Either client may start a logger; each passes the hold on to it.
     let mut clients =
-        [0, 1].map(|_| scenario.start("interleavings::log::worker", "", &[published.at("flush.before_wake")], ""));
-    clients.iter().for_each(|client| drop(client.wait_for("ready")));
+        [0, 1].map(|_| scenario.start("interleavings::log::worker", &[], &[published.at("flush.before_wake")], ""));
+    clients.iter().for_each(|client| drop(client.hear_prefix("ready")));
     let [first, other] = &mut clients;
     for round in 1..=3 {
         let held = Figures::ask(first).logger_pid;
@@ -189,7 +191,7 @@ fn the_logger_dies_before_it_wakes_those_it_has_served() {
         let begun = Instant::now();
         signal(held as i32, libc::SIGKILL);
         published.release();
-        let said = other.hear(heard);
+        let said = other.line(heard);
         eprintln!("served after {served:?}, by a successor after {:?}", begun.elapsed());
         assert!(begun.elapsed() < HANGS);
         assert_eq!(said, (2 * round).to_string());
@@ -208,8 +210,8 @@ fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
     let _limit = instrumented::limit_after_build();
     let scenario = Scenario::new();
     let published = scenario.hold_point("half-published");
-    let mut worker = scenario.start("interleavings::log::worker", "", &[published.at("flush.half_published")], "");
-    worker.wait_for("ready");
+    let mut worker = scenario.start("interleavings::log::worker", &[], &[published.at("flush.half_published")], "");
+    worker.hear_prefix("ready");
     worker.ask("commit 5 durable");
     let store = worker::options().create(false).open(&scenario.path).unwrap();
     let before = store.stats().unwrap();
@@ -221,7 +223,7 @@ fn a_logger_that_dies_in_an_acknowledgement_has_counted_it() {
     wait_until(|| store.stats().unwrap().acknowledged > before.acknowledged);
     signal(before.logger_pid.unwrap() as i32, libc::SIGKILL);
     published.release();
-    assert_eq!(worker.hear(heard), "8");
+    assert_eq!(worker.line(heard), "8");
     let after = store.stats().unwrap();
     assert_eq!(after.durable.as_u64() - before.durable.as_u64(), 3);
     assert_eq!(after.acknowledged - before.acknowledged, 3);
@@ -254,10 +256,10 @@ fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
     let _limit = instrumented::limit_after_build();
     let scenario = Scenario::new();
     let published = scenario.hold_point("published");
-    let mut starter = scenario.start("interleavings::log::worker", "", &[], "");
-    starter.wait_for("ready");
-    let mut writer = scenario.start("interleavings::log::worker", "", &[published.at("commit.before_swing")], "");
-    writer.wait_for("ready");
+    let mut starter = scenario.start("interleavings::log::worker", &[], &[], "");
+    starter.hear_prefix("ready");
+    let mut writer = scenario.start("interleavings::log::worker", &[], &[published.at("commit.before_publish")], "");
+    writer.hear_prefix("ready");
     starter.ask("commit 5 durable");
     published.arm();
     let heard = writer.lines().len();
@@ -265,7 +267,7 @@ fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
     published.wait();
     let rounds = rounds_in_a_second(&scenario.path);
     published.release();
-    assert_eq!(writer.hear(heard), "6");
+    assert_eq!(writer.line(heard), "6");
     assert!(rounds < ROUNDS_MAX, "{rounds} rounds in a second");
 }
 
@@ -274,8 +276,8 @@ fn a_writer_is_stopped_between_its_deadline_and_its_publication() {
 fn the_log_breaks_under_a_deadline() {
     let _limit = instrumented::limit_after_build();
     let scenario = Scenario::new();
-    let starter = scenario.start("interleavings::log::worker", "", &["wal.sync@30:fail".into()], "");
-    starter.wait_for("ready");
+    let starter = scenario.start("interleavings::log::worker", &[], &["wal.sync@30:fail".into()], "");
+    starter.hear_prefix("ready");
     let few = Few::open(worker::options().create(false).open(&scenario.path).unwrap()).unwrap();
     let logger = few.store.stats().unwrap().logger_pid.unwrap();
     // Its bytes would go to a new segment after that, which it can't open.

@@ -11,18 +11,19 @@ mod feed;
 mod lives;
 mod log;
 
-use crate::common::{exists, limit, wait_until};
+use crate::common::{Process, Role, exists, limit, listen, say, spawn, wait_until};
+use crate::workload::assert_verified;
 use crate::workload::instrumented::{self, Scenario, caught, signal};
 use crate::workload::worker::{self, Few, Figures, number};
-use crate::workload::{Role, assert_verified, listen, my_role, say};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::Durability;
 use untorn_test_kit::loggers::crash_kernel;
+use untorn_test_kit::sealed::{expect_sealed, sealed};
 
 #[test]
-fn role() {
-    let Some((name, path, _)) = my_role() else { return };
+fn child() {
+    let Some(Role { name, store: path, .. }) = Role::of_this_process() else { return };
     match name.as_str() {
         "worker" => worker::work(&path),
         "passers-by" => passers_by(&path),
@@ -62,8 +63,8 @@ fn unstated_header(when: AllDie, bug: &str) {
     let scenario = Scenario::new();
     let (header, successor) = (scenario.hold_point("header"), scenario.hold_point("successor"));
     let orders = [header.at("checkpoint.header_written"), successor.at("logger.byte_taken")];
-    let mut worker = scenario.start("interleavings::worker", "", &orders, bug);
-    worker.wait_for("ready");
+    let mut worker = scenario.start("interleavings::worker", &[], &orders, bug);
+    worker.hear_prefix("ready");
     worker.ask("grow-log");
     worker.ask("commit 60 durable");
     worker.ask("checkpoint");
@@ -130,8 +131,8 @@ fn commits_during_checkpoint(point: &str, bug: &str) {
     let scenario = Scenario::new();
     let (during, header) = (scenario.hold_point("during"), scenario.hold_point("header"));
     let orders = [during.at(point), header.at("checkpoint.header_written")];
-    let mut worker = scenario.start("interleavings::worker", "", &orders, bug);
-    worker.wait_for("ready");
+    let mut worker = scenario.start("interleavings::worker", &[], &orders, bug);
+    worker.hear_prefix("ready");
     worker.ask("commit 60 durable");
     // (With the bug, the next commit would find this checkpoint's tail changed; recovery is to find
     // that of the next.)
@@ -178,8 +179,8 @@ fn stalled_for(commits: u64, bug: &str) {
     let few = Few::open(worker::options().open(&scenario.path).unwrap()).unwrap();
     few.commits(20, true).unwrap();
     let pinned = scenario.hold_point("pinned");
-    let mut reader = scenario.start("interleavings::worker", "", &[pinned.at("reader.pinned")], bug);
-    reader.wait_for("ready");
+    let mut reader = scenario.start("interleavings::worker", &[], &[pinned.at("reader.pinned")], bug);
+    reader.hear_prefix("ready");
     // A transaction that the reader has not at hand from its last pin.
     few.store.checkpoint().unwrap();
     few.commits(1, true).unwrap();
@@ -189,7 +190,7 @@ fn stalled_for(commits: u64, bug: &str) {
     pinned.wait();
 
     let before = few.store.stats().unwrap();
-    let pid = reader.child.id();
+    let pid = reader.pid();
     let pin = before.readers.iter().find(|pin| pin.pid == pid).expect("its pin is there");
     assert_eq!(pin.txn, before.committed);
     let newest = few.commits(commits, true).unwrap();
@@ -200,7 +201,7 @@ fn stalled_for(commits: u64, bug: &str) {
     assert!(after.pages_total < before.pages_total + 80, "a pin of few pages: {before:?}, {after:?}");
 
     pinned.release();
-    let answer = reader.hear(heard);
+    let answer = reader.line(heard);
     let (found, txn) = answer.split_once(' ').expect("two numbers");
     let expected = if commits < 62 { (21, before.committed) } else { (newest, after.committed) };
     assert_eq!((found.parse(), txn.parse()), (Ok(expected.0), Ok(expected.1.as_u64())), "after {commits} commits");
@@ -237,8 +238,8 @@ fn a_durable_reader_notices_that_the_logger_moved_on() {
         let few = Few::open(worker::options().open(&scenario.path).unwrap()).unwrap();
         few.commits(40, true).unwrap();
         let hold = scenario.hold_point("hold");
-        let mut reader = scenario.start("interleavings::worker", "", &[hold.at(point)], "");
-        reader.wait_for("ready");
+        let mut reader = scenario.start("interleavings::worker", &[], &[hold.at(point)], "");
+        reader.hear_prefix("ready");
         hold.arm();
         let heard = reader.lines().len();
         reader.tell("durable");
@@ -246,7 +247,7 @@ fn a_durable_reader_notices_that_the_logger_moved_on() {
 
         let before = few.store.stats().unwrap();
         assert_eq!(before.durable, before.committed);
-        let pid = reader.child.id();
+        let pid = reader.pid();
         let is_pinned = before.readers.iter().any(|pin| pin.pid == pid && pin.txn == before.durable);
         assert_eq!(is_pinned, point == "reader.durable_pinned");
         // So many flushes that each of the logger's two pins moved, and so many commits that each
@@ -262,7 +263,7 @@ fn a_durable_reader_notices_that_the_logger_moved_on() {
         assert!(after.pages_total < before.pages_total + 80, "{point}: pages were not reused: {before:?}, {after:?}");
 
         hold.release();
-        let answer = reader.hear(heard);
+        let answer = reader.line(heard);
         let expected = format!("640 {}", after.durable.as_u64());
         assert_eq!(answer, expected, "{point}: number and transaction");
         for _ in 0..5 {
@@ -310,7 +311,7 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
     let fill = |round: u64| {
         let mut txn = few.store.begin_with(Durability::Visible).unwrap();
         for key in 0..400u64 {
-            txn.put(&ballast, &key.to_be_bytes(), &crate::workload::sealed(round, 900)).unwrap();
+            txn.put(&ballast, &key.to_be_bytes(), &sealed(round, 900)).unwrap();
         }
         txn.commit().unwrap();
     };
@@ -327,12 +328,12 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
     let settled = total();
 
     // What the stalled reader alone holds: all pages of one round.
-    let mut stalled = Role::own("interleavings::worker", &scenario.path, "");
-    stalled.wait_for("ready");
+    let mut stalled = spawn("interleavings::worker", &scenario.path, &[]);
+    stalled.hear_prefix("ready");
     let seen = stalled.ask("snapshot");
-    stalled.signal(libc::SIGSTOP);
-    let mut passing: Vec<Role> = (0..2).map(|_| Role::own("interleavings::passers-by", &scenario.path, "")).collect();
-    passing.iter().for_each(|role| drop(role.wait_for("ready")));
+    stalled.stop();
+    let mut passing: Vec<Process> = (0..2).map(|_| spawn("interleavings::passers-by", &scenario.path, &[])).collect();
+    passing.iter().for_each(|role| drop(role.hear_prefix("ready")));
     let begun = Instant::now();
     let (mut rounds, mut passed) = (120, 0);
     while begun.elapsed() < Duration::from_secs(6) || rounds < 520 {
@@ -340,18 +341,17 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
         rounds += 10;
         // A process of short readers goes, and another comes.
         if rounds % 100 == 0 {
-            let mut role =
-                std::mem::replace(&mut passing[0], Role::own("interleavings::passers-by", &scenario.path, ""));
+            let mut role = std::mem::replace(&mut passing[0], spawn("interleavings::passers-by", &scenario.path, &[]));
             let heard = role.lines().len();
             role.tell("end");
-            passed += role.hear(heard).parse::<u64>().unwrap();
-            passing[0].wait_for("ready");
+            passed += role.line(heard).parse::<u64>().unwrap();
+            passing[0].hear_prefix("ready");
         }
     }
     for role in &mut passing {
         let heard = role.lines().len();
         role.tell("end");
-        passed += role.hear(heard).parse::<u64>().unwrap();
+        passed += role.line(heard).parse::<u64>().unwrap();
     }
     drop(passing);
     let grown = total() - settled;
@@ -371,10 +371,10 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
     );
 
     // It was right all the time, and when it is gone its pages are reused.
-    stalled.signal(libc::SIGCONT);
+    stalled.resume();
     assert_eq!(stalled.ask("look"), seen.split(' ').next().unwrap());
-    stalled.signal(libc::SIGSTOP);
-    let (pid, held) = (stalled.child.id(), total());
+    stalled.stop();
+    let (pid, held) = (stalled.pid(), total());
     assert!(few.store.stats().unwrap().readers.iter().any(|reader| reader.pid == pid));
     stalled.kill();
     wait_until(|| !exists(pid));
@@ -386,14 +386,14 @@ fn a_stalled_reader_among_thousands_of_short_ones_holds_only_its_own_pages() {
     let free = few.store.stats().unwrap().pages_free;
     let mut txn = few.store.begin().unwrap();
     for key in 0..300u64 {
-        txn.put(&extra, &key.to_be_bytes(), &crate::workload::sealed(key, 900)).unwrap();
+        txn.put(&extra, &key.to_be_bytes(), &sealed(key, 900)).unwrap();
     }
     txn.commit().unwrap();
     eprintln!("{held} pages while it lived, {free} of them free afterwards, {} after 300 more records", total());
     assert!(total() <= held + 16, "its pages were not reused");
     let snapshot = few.store.snapshot().unwrap();
     for entry in snapshot.range(&ballast, ..).unwrap() {
-        assert_eq!(crate::workload::unsealed(entry.unwrap().1), rounds + 59);
+        assert_eq!(expect_sealed(entry.unwrap().1), rounds + 59);
     }
     assert_verified(&few.store);
 }

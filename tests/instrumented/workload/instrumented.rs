@@ -1,13 +1,12 @@
 //! Processes that a test can kill, stop or hold at any named point: this test executable, built
-//! once more with crash points and planted bugs; and hold points, at which such processes wait.
+//! once more with crash points and planted bugs.
 #![allow(dead_code, unreachable_pub)]
 
-use super::Role;
-use crate::common::program::instrumented as build;
-use crate::common::{Limit, TestStore, limit, wait_until};
+use crate::common::{Limit, Process, TestStore, limit, spawn_by};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::process::Command;
 use untorn_test_kit::loggers::kill_loggers;
+use untorn_test_kit::process::{BUG, HoldPoint};
 
 /// Returns the instrumented build of this test executable. The first call builds it; other threads
 /// wait for that.
@@ -15,11 +14,14 @@ use untorn_test_kit::loggers::kill_loggers;
 /// # Panics
 /// If it cannot be built.
 pub(crate) fn program() -> &'static Path {
-    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match PROGRAM.get_or_init(|| build("instrumented")) {
-        Ok(path) => path,
-        Err(error) => panic!("building the instrumented tests: {error}"),
-    }
+    crate::common::program::instrumented("instrumented")
+}
+
+/// Starts a role in a process of the instrumented build.
+pub(crate) fn spawn(role: &str, path: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Process {
+    let mut command = Command::new(program());
+    command.envs(env.iter().copied());
+    spawn_by(command, role, path, arguments)
 }
 
 /// The limit of a test that begins once the instrumented build is there.
@@ -41,49 +43,6 @@ pub(crate) fn signal(pid: i32, signal: i32) {
     crate::common::send(pid as u32, signal);
 }
 
-/// A point at which processes wait while it is armed.
-///
-/// A process under the order [`HoldPoint::at`] passes it while it is not armed.
-pub(crate) struct HoldPoint {
-    path: PathBuf,
-}
-
-impl HoldPoint {
-    /// A hold point that the file `path` represents. It is not armed.
-    pub(crate) fn new(path: PathBuf) -> HoldPoint {
-        let hold = HoldPoint { path };
-        hold.release();
-        hold
-    }
-
-    /// The order that holds a process at the crash point `point` while this is armed.
-    pub(crate) fn at(&self, point: &str) -> String {
-        format!("{point}@0:hold={}", self.path.display())
-    }
-
-    /// Disarms the point: the processes that it holds continue.
-    pub(crate) fn release(&self) {
-        std::fs::write(&self.path, "").unwrap();
-    }
-
-    /// Holds each process that arrives from now on.
-    pub(crate) fn arm(&self) {
-        let _ = std::fs::remove_file(&self.path);
-        // A held process creates this file whenever it is missing, so an older one can be removed.
-        let _ = std::fs::remove_file(self.path.with_extension("reached"));
-    }
-
-    /// Waits until a process is held.
-    #[track_caller]
-    pub(crate) fn wait(&self) {
-        wait_until(|| self.is_reached());
-    }
-
-    pub(crate) fn is_reached(&self) -> bool {
-        self.path.with_extension("reached").exists()
-    }
-}
-
 /// A store's directory with hold points beside it. When it is dropped, all loggers of the store are
 /// killed, also those that are held.
 pub(crate) struct Scenario {
@@ -99,14 +58,12 @@ impl Scenario {
 
     /// A hold point that is not armed.
     pub(crate) fn hold_point(&self, name: &str) -> HoldPoint {
-        HoldPoint::new(self.path.with_file_name(name))
+        HoldPoint::new(&self.path.with_file_name(name))
     }
 
     /// Starts a role of the instrumented build under orders.
-    pub(crate) fn start(&self, role: &str, arguments: &str, orders: &[String], bug: &str) -> Role {
-        let env = [("UNTORN_CRASH", orders.join(",")), ("UNTORN_BUG", bug.to_string())];
-        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        Role::start(program(), role, &self.path, arguments, &env)
+    pub(crate) fn start(&self, role: &str, arguments: &[&str], orders: &[String], bug: &str) -> Process {
+        spawn(role, &self.path, arguments, &[("UNTORN_CRASH", &orders.join(",")), (BUG, bug)])
     }
 }
 

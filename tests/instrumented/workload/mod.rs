@@ -1,156 +1,20 @@
-//! What the tests with several processes share: children that run a role of this test executable,
-//! and a workload whose every state shows whether it is whole.
+//! What the tests with several processes share: a workload whose every state shows whether it is
+//! whole.
 #![allow(dead_code, unreachable_pub)]
 
 pub(crate) mod instrumented;
 pub(crate) mod worker;
 
-use crate::common::{Complaints, HANGS, role_test};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use crate::common::Process;
+use std::path::Path;
+use std::time::Duration;
 use untorn::{ChangeKind, Durability, Error, Feed, Keyspace, Options, Snapshot, Store, TxnId};
+use untorn_test_kit::sealed::{expect_sealed, sealed};
 
-/// A child process that runs a role; killed when dropped.
-pub(crate) struct Role {
-    pub(crate) child: Child,
-    /// The lines that it has printed so far.
-    said: Arc<Mutex<Vec<String>>>,
-    /// Ends when the role has, and all its lines were read.
-    reader: Option<JoinHandle<()>>,
-    role: String,
-    complaints: Complaints,
-}
-
-impl Role {
-    /// Starts `program`, a build of this test executable, in `role` for the store at `path`.
-    ///
-    /// `module::name` names a role: the process runs the test `module::role`, which gets `name`.
-    pub(crate) fn start(program: &Path, role: &str, path: &Path, arguments: &str, env: &[(&str, &str)]) -> Role {
-        let (test, name) = role_test(role, "role");
-        let mut command = Command::new(program);
-        command.args(["--exact", &test, "--nocapture", "--test-threads=1"]);
-        command.env("UNTORN_TEST_ROLE", name).env("UNTORN_TEST_STORE", path).env("UNTORN_TEST_ARGUMENTS", arguments);
-        command.envs(env.iter().copied());
-        let complaints = Complaints::of(&mut command);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the role starts");
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let (lines, out) = (said.clone(), child.stdout.take().expect("piped"));
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                // The test harness prints lines of its own, and without a line's end before the
-                // role's first.
-                if let Some((_, line)) = line.split_once("~ ") {
-                    lines.lock().expect("not poisoned").push(line.to_string());
-                }
-            }
-        });
-        Role { child, said, reader: Some(reader), role: role.to_string(), complaints }
-    }
-
-    pub(crate) fn own(name: &str, path: &Path, arguments: &str) -> Role {
-        Role::start(&std::env::current_exe().expect("known"), name, path, arguments, &[])
-    }
-
-    pub(crate) fn lines(&self) -> Vec<String> {
-        self.said.lock().expect("not poisoned").clone()
-    }
-
-    /// Waits until the role has printed a line that begins with `what`.
-    pub(crate) fn wait_for(&self, what: &str) -> String {
-        let start = Instant::now();
-        loop {
-            // Before the lines are searched: if the reader has ended, they are complete.
-            let has_ended = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
-            if let Some(line) = self.lines().into_iter().find(|line| line.starts_with(what)) {
-                return line;
-            }
-            assert!(!has_ended, "the role ended before it said {what:?}: {:?}", self.lines().last());
-            assert!(start.elapsed() < HANGS, "{what:?} not heard: {:?}", self.lines().last());
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Sends the role a line: see [`listen`].
-    pub(crate) fn tell(&mut self, line: &str) {
-        let _ = writeln!(self.child.stdin.as_mut().expect("piped"), "{line}");
-    }
-
-    /// Sends the role a line, and waits for its answer: the next line that it prints.
-    #[track_caller]
-    pub(crate) fn ask(&mut self, line: &str) -> String {
-        let heard = self.lines().len();
-        self.tell(line);
-        self.hear(heard)
-    }
-
-    /// Waits for the line that the role prints after its first `heard` ones.
-    #[track_caller]
-    pub(crate) fn hear(&mut self, heard: usize) -> String {
-        let start = Instant::now();
-        loop {
-            if let Some(line) = self.lines().get(heard) {
-                return line.clone();
-            }
-            // The reader's end is checked before the child's: once the reader has ended, the last
-            // line is read.
-            let is_read = self.reader.as_ref().is_none_or(JoinHandle::is_finished);
-            let ended = self.child.try_wait().expect("a child of ours");
-            let is_over = is_read && ended.is_some() && self.lines().len() <= heard;
-            assert!(!is_over, "it ended: {ended:?}, after {:?}", self.lines().last());
-            assert!(start.elapsed() < HANGS, "no answer after {:?}", self.lines().last());
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    pub(crate) fn signal(&self, signal: i32) {
-        instrumented::signal(self.child.id() as i32, signal);
-    }
-
-    /// Kills the process and waits until it is gone.
-    pub(crate) fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Waits until the role ends by itself; whether it ended well.
-    pub(crate) fn end(&mut self) -> bool {
-        drop(self.child.stdin.take());
-        let ended = self.child.wait().expect("a child of ours");
-        self.reader.take().into_iter().for_each(|reader| reader.join().expect("it reads lines"));
-        ended.success()
-    }
-
-    /// The newest number that the writer reported as durable in its cell.
-    pub(crate) fn acknowledged_cell(&self) -> u64 {
-        self.lines().iter().filter_map(|line| line.strip_prefix("C ")?.parse().ok()).max().unwrap_or(0)
-    }
-
-    /// The newest transaction that the writer reported as visible, and as durable.
-    pub(crate) fn acknowledged(&self) -> (u64, u64) {
-        let (mut visible, mut durable) = (0, 0);
-        for line in self.lines() {
-            if let Some((kind, number)) = line.split_once(' ') {
-                let number: u64 = number.parse().unwrap_or(0);
-                match kind {
-                    "V" => visible = number,
-                    "D" => (visible, durable) = (number.max(visible), number),
-                    _ => {}
-                }
-            }
-        }
-        (visible, durable)
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        self.kill();
-        self.complaints.show_on_failure(&self.role, self.child.id());
-    }
+/// The newest transaction that a writer reported as visible, and as durable.
+pub(crate) fn acknowledged(writer: &Process) -> (u64, u64) {
+    let durable = writer.newest("D ");
+    (writer.newest("V ").max(durable), durable)
 }
 
 /// A small store, so that rings wrap, segments fill and checkpoints come soon; patient with a slow
@@ -165,50 +29,6 @@ pub(crate) fn small_options() -> Options {
 /// Opens such a store.
 pub(crate) fn open_small(path: &Path) -> Store {
     small_options().open(path).unwrap()
-}
-
-/// The role that this process is to play: its name, the store, the arguments. `None` in the test
-/// run itself.
-pub(crate) fn my_role() -> Option<(String, PathBuf, Vec<String>)> {
-    let name = std::env::var("UNTORN_TEST_ROLE").ok()?;
-    // The role dies with the test, however the test ends; its loggers and forked children do not.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
-    let path = std::env::var_os("UNTORN_TEST_STORE")?;
-    let arguments = std::env::var("UNTORN_TEST_ARGUMENTS").unwrap_or_default();
-    Some((name, path.into(), arguments.split_whitespace().map(str::to_string).collect()))
-}
-
-/// Waits for the test's next line; `None` when there will be nothing more.
-pub(crate) fn listen() -> Option<String> {
-    let mut line = String::new();
-    (std::io::stdin().read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_string())
-}
-
-/// Sends a line to the test.
-pub(crate) fn say(line: impl std::fmt::Display) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "~ {line}");
-    let _ = out.flush();
-}
-
-/// A value that shows whether it is torn: a number, and bytes that follow from it.
-pub(crate) fn sealed(number: u64, len: usize) -> Vec<u8> {
-    let mut bytes = number.to_le_bytes().to_vec();
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    while bytes.len() < len.max(16) {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes
-}
-
-/// The number of a value, which must be whole.
-pub(crate) fn unsealed(bytes: &[u8]) -> u64 {
-    let number = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"));
-    assert_eq!(bytes, sealed(number, bytes.len()), "a torn value");
-    number
 }
 
 /// Keys that each writer overwrites in turn.
@@ -231,7 +51,7 @@ impl Writer {
 
     /// The number of the last transaction that is visible.
     pub(crate) fn last(&self) -> untorn::Result<u64> {
-        Ok(self.marks.get(self.name.as_bytes())?.map_or(0, |value| unsealed(&value)))
+        Ok(self.marks.get(self.name.as_bytes())?.map_or(0, |value| expect_sealed(&value)))
     }
 
     fn key(&self, n: u64) -> Vec<u8> {
@@ -276,8 +96,8 @@ pub(crate) fn check(store: &Store, snapshot: &Snapshot) -> std::collections::BTr
     let Ok(range) = snapshot.range(&marks, ..) else { return found };
     for entry in range {
         let (key, value) = entry.unwrap();
-        let (name, n) = (String::from_utf8(key.to_vec()).unwrap(), unsealed(value));
-        let in_data = snapshot.get(&data, name.as_bytes()).unwrap().map(unsealed);
+        let (name, n) = (String::from_utf8(key.to_vec()).unwrap(), expect_sealed(value));
+        let in_data = snapshot.get(&data, name.as_bytes()).unwrap().map(expect_sealed);
         assert_eq!(in_data, Some(n), "half a transaction of {name} at {}", snapshot.txn_id());
         let prefix = format!("{name}/");
         let mut expected = std::collections::BTreeMap::new();
@@ -289,7 +109,7 @@ pub(crate) fn check(store: &Store, snapshot: &Snapshot) -> std::collections::BTr
         for entry in snapshot.prefix(&data, prefix.as_bytes()).unwrap() {
             let (key, value) = entry.unwrap();
             let slot: u64 = std::str::from_utf8(&key[prefix.len()..]).unwrap().parse().unwrap();
-            there.insert(slot, unsealed(value));
+            there.insert(slot, expect_sealed(value));
         }
         assert_eq!(there, expected, "{name} after its transaction {n}, at {}", snapshot.txn_id());
         found.insert(name, n);
@@ -327,7 +147,7 @@ pub(crate) fn check_cells(store: &Store, name: &str) -> (u64, u64) {
     let mut bytes = [0; 400];
     cell.load(&mut bytes).unwrap();
     let count = store.counter(&format!("count of {name}")).unwrap();
-    (if bytes == [0; 400] { 0 } else { unsealed(&bytes) }, count.get().unwrap())
+    (if bytes == [0; 400] { 0 } else { expect_sealed(&bytes) }, count.get().unwrap())
 }
 
 /// Fails the test with what verification found, if anything.
@@ -367,25 +187,4 @@ pub(crate) fn check_feed(store: &Store) {
         }
     }
     assert!(told == there, "the feed tells of {} records, the pages hold {}", told.len(), there.len());
-}
-
-/// Small random numbers from a printed seed.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    /// From `UNTORN_SEED`, else from the clock; printed, so that a run can be repeated.
-    pub(crate) fn new(test: &str) -> Random {
-        let seed = std::env::var("UNTORN_SEED").ok().and_then(|seed| seed.parse().ok());
-        let clock = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = seed.unwrap_or_else(clock) | 1;
-        eprintln!("replay: UNTORN_SEED={seed} cargo test {test}");
-        Random(seed)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
 }

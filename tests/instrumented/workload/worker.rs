@@ -5,10 +5,11 @@
 //! snapshot shows whether it is whole.
 #![allow(dead_code, unreachable_pub)]
 
-use super::{listen, say, sealed, unsealed};
+use crate::common::{Process, listen, say};
 use std::path::Path;
 use std::time::Duration;
 use untorn::{Durability, Keyspace, Options, Snapshot, Stats, Store, Ticket, WriteTxn};
+use untorn_test_kit::sealed::{expect_sealed, sealed};
 
 const KEYS: u64 = 8;
 /// Bytes of one value of a stream.
@@ -68,7 +69,7 @@ impl Few {
 /// Checks that a snapshot is whole; the number of its last commit.
 pub(crate) fn number(store: &Store, snapshot: &Snapshot) -> u64 {
     let Some(keys) = store.find_keyspace("few").unwrap() else { return 0 };
-    let value = |key: &[u8]| snapshot.get(&keys, key).unwrap().map(unsealed);
+    let value = |key: &[u8]| snapshot.get(&keys, key).unwrap().map(expect_sealed);
     let last = value(b"last").unwrap_or(0);
     for n in last.saturating_sub(KEYS - 1).max(1)..=last {
         assert_eq!(value(&(n % KEYS).to_be_bytes()), Some(n), "after {last}, at {}", snapshot.txn_id());
@@ -105,7 +106,7 @@ impl Figures {
         format!("{committed} {durable} {checkpointed} {pages_total} {pages_free} {logger_pid}")
     }
 
-    pub(crate) fn ask(worker: &mut super::Role) -> Figures {
+    pub(crate) fn ask(worker: &mut Process) -> Figures {
         let line = worker.ask("stats");
         let words: Vec<u64> = line.split(' ').map(|word| word.parse().unwrap()).collect();
         let [committed, durable, checkpointed, pages_total, pages_free, logger_pid] = words[..] else {

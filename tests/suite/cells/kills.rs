@@ -1,6 +1,7 @@
 //! Cells and counters under kills.
 
 use super::*;
+use crate::common::{Process, spawn};
 
 /// Writers of several processes, killed and stopped at random; readers check every load, and are
 /// never held up.
@@ -14,10 +15,10 @@ fn killed_and_stopped_writers() {
         let name = format!("cell of {len}");
         let cell = store.cell(&name, len).unwrap();
         let argument = [name.as_str()];
-        let spawn = || Child::spawn("cells::storer", &test.path, &argument);
-        let mut writers: Vec<Child> = (0..2).map(|_| spawn()).collect();
+        let start = || spawn("cells::storer", &test.path, &argument);
+        let mut writers: Vec<Process> = (0..2).map(|_| start()).collect();
         writers.iter().for_each(|writer| writer.expect("storing"));
-        let reader = Child::spawn("cells::checker", &test.path, &argument);
+        let reader = spawn("cells::checker", &test.path, &argument);
         reader.expect("checking");
         let mut newest = Version::default();
         for _ in 0..12 {
@@ -30,7 +31,7 @@ fn killed_and_stopped_writers() {
             let killed = random.random_range(0..writers.len());
             if random.random_bool(0.5) {
                 writers[killed].kill();
-                writers[killed] = spawn();
+                writers[killed] = start();
                 writers[killed].expect("storing");
             } else {
                 writers[killed].signal(Signal::STOP);
@@ -63,19 +64,19 @@ fn counters_lose_nothing_to_kills() {
     let mut random = StdRng::seed_from_u64(seed("--test suite cells::kills::counters_lose"));
     // Each child has a counter of its own, which it adds to after the common one.
     let mut own = Vec::new();
-    let mut spawn = || {
+    let mut start = || {
         let name = format!("of child {}", own.len());
         own.push(store.counter(&name).unwrap());
-        let child = Child::spawn("cells::adder", &test.path, &[&name]);
+        let child = spawn("cells::adder", &test.path, &[&name]);
         child.expect("adding");
         child
     };
-    let mut children: Vec<Child> = (0..3).map(|_| spawn()).collect();
+    let mut children: Vec<Process> = (0..3).map(|_| start()).collect();
     for round in 0..15 {
         std::thread::sleep(Duration::from_millis(random.random_range(1..40)));
         let killed = random.random_range(0..children.len());
         children[killed].kill();
-        children[killed] = spawn();
+        children[killed] = start();
         if round % 5 == 4 {
             kill_logger(&store);
         }
@@ -99,7 +100,7 @@ fn the_death_of_all_loses_nothing() {
     for round in 1..8u64 {
         // Nothing but the region itself can have the values: no sample is taken while the round
         // lasts.
-        let child = Child::spawn("cells::all", &test.path, &[&round.to_string()]);
+        let child = spawn("cells::all", &test.path, &[&round.to_string()]);
         let mut child = child;
         child.expect("stored");
         let said = child.hear();

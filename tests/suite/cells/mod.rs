@@ -11,7 +11,7 @@ mod kills;
 mod model;
 mod older_values;
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, kill_logger, limit, listen, say, seed, wait_until};
+use crate::common::{HANGS, Role, TestStore, assert_clean, kill_logger, limit, listen, say, seed, spawn, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -296,7 +296,7 @@ fn a_long_transaction_holds_the_sampler_up() {
         options.lock_timeout(Duration::from_millis(300));
     });
     let cell = store.cell("a", 64).unwrap();
-    let holder = Child::spawn("cells::holder", &test.path, &[]);
+    let holder = spawn("cells::holder", &test.path, &[]);
     holder.expect("holding");
     let start = Instant::now();
     let failed = cell.store_durable(&whole(1, 64)).unwrap_err();

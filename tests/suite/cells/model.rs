@@ -10,7 +10,9 @@
 //! are dropped and created again, too: the versions that were given to a name are kept for the
 //! whole history.
 
-use crate::common::{Child, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_until};
+use crate::common::{
+    Process, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, spawn, wait_until,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::process::Signal;
@@ -351,18 +353,18 @@ fn run(turns: &[Turn]) {
     let test = TestStore::new();
     let mut model = Model::default();
     let mut own = Actor::new(open(&test.path));
-    let spawn = || {
-        let child = Child::spawn("cells::model::peer", &test.path, &[]);
+    let start = || {
+        let child = spawn("cells::model::peer", &test.path, &[]);
         child.expect("ready");
         child
     };
-    let mut peer: Option<Child> = None;
+    let mut peer: Option<Process> = None;
     for turn in turns {
         match turn {
             Turn::Call { by_peer, call } => {
                 let (line, check) = model.call(usize::from(*by_peer), call);
                 let answer = if *by_peer {
-                    let peer = peer.get_or_insert_with(spawn);
+                    let peer = peer.get_or_insert_with(start);
                     peer.tell(&line);
                     peer.hear()
                 } else {

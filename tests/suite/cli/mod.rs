@@ -2,7 +2,7 @@
 //! tour.
 #![allow(unsafe_code)]
 
-use crate::common::program;
+use crate::common::{HANGS, program, wait_until};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,6 @@ use std::time::Duration;
 mod sockets;
 mod watch;
 
-use crate::common::{HANGS, wait_until};
 use program::untorn as program;
 use watch::watched;
 

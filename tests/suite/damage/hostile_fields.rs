@@ -12,11 +12,10 @@ mod checksums;
 mod opener;
 
 use crate::allocator::abort_above;
-use crate::common::store_files;
 use crate::common::store_files::{
     BLOCK, History, Image, Random, all_files, crash_image, in_process, numbered, read, scratch, small, work,
 };
-use crate::common::{Child, Role, limit, listen, say, send};
+use crate::common::{Role, limit, listen, say, send, spawn, store_files};
 use checksums::{Field, Seal, batches, fields, patch, seal_image, seal_record, set_u32, u64_at, values};
 use opener::{Opener, stamps, use_store, use_while_forged};
 use rustix::process::Signal;
@@ -322,7 +321,7 @@ fn a_forged_high_water_mark_is_refused() {
     let mut history = History::default();
     work(&store, &mut history, 6, |_| true);
     store.sync().unwrap();
-    let mut child = Child::spawn("damage::hostile_fields::joined", &path, &[]);
+    let mut child = spawn("damage::hostile_fields::joined", &path, &[]);
     child.expect("joined");
 
     let control = std::fs::File::options().read(true).write(true).open(path.join("control")).unwrap();
@@ -375,7 +374,7 @@ fn a_forged_high_water_mark_is_refused() {
             refused += 1;
         }
         if is_slot {
-            let said = Child::spawn("damage::hostile_fields::opener", &path, &[]).ask(path.to_str().unwrap());
+            let said = spawn("damage::hostile_fields::opener", &path, &[]).ask(path.to_str().unwrap());
             assert!(said.starts_with("refused control: the high-water mark"), "{said}");
         }
         for (at, image) in places.iter().zip(&before) {
@@ -424,7 +423,7 @@ fn a_forged_length_is_refused() {
         store.keyspace("a").unwrap().put(b"key", b"value").unwrap();
         prepare(&store);
         store.sync().unwrap();
-        let mut child = Child::spawn("damage::hostile_fields::joined", &path, &[]);
+        let mut child = spawn("damage::hostile_fields::joined", &path, &[]);
         child.expect("joined");
         let at = CHECKED_NUMBERS.iter().chain(CHECKED_CELL_NUMBERS).find(|(of, _)| *of == name).unwrap().1;
         let control = std::fs::File::options().read(true).write(true).open(path.join("control")).unwrap();
@@ -439,7 +438,7 @@ fn a_forged_length_is_refused() {
         eprintln!("{name}: {said}");
         assert!(said.starts_with("refused control: "), "{name}: {said}");
         assert!(said.contains("file is shorter; stop all processes"), "{name}: {said}");
-        let said = Child::spawn("damage::hostile_fields::opener", &path, &[]).ask(path.to_str().unwrap());
+        let said = spawn("damage::hostile_fields::opener", &path, &[]).ask(path.to_str().unwrap());
         eprintln!("{name}, by a process that joins: {said}");
         assert!(said.starts_with("refused control: ") && said.contains("stop all processes"), "{name}: {said}");
         control.write_all_at(&before, at).unwrap();

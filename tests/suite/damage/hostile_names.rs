@@ -5,9 +5,8 @@
 //! Method: each file and folder of a store is moved aside, and a symbolic link to it, a FIFO, a
 //! socket, a directory or a regular file takes its place. The process ends itself if an open hangs.
 
-use crate::common::limit;
-use crate::common::store_files;
 use crate::common::store_files::{Image, in_process, kill, numbered, scratch, small, wait_dead};
+use crate::common::{limit, store_files};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::collections::BTreeMap;
 use std::fs;

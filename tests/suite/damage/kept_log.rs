@@ -5,11 +5,10 @@
 //! Method: a store that keeps many segments for followers, left in order or as a crash leaves it;
 //! each kind of damage is done to its oldest segment, to one in the middle, and to the newest.
 
-use crate::common::limit;
-use crate::common::store_files;
 use crate::common::store_files::{
     BLOCK, History, Image, SEGMENT, State, all_files, crash_image, in_process, numbered, read, scratch,
 };
+use crate::common::{limit, store_files};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

@@ -11,9 +11,8 @@ mod hostile_names;
 mod kept_log;
 mod live_region;
 
-use crate::common::store_files;
 use crate::common::store_files::*;
-use crate::common::{HANGS, wait_until};
+use crate::common::{HANGS, store_files, wait_until};
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;

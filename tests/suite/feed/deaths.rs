@@ -1,6 +1,7 @@
 //! Followers and loggers that are killed, stopped or forked.
 
 use super::*;
+use crate::common::spawn;
 
 #[test]
 fn a_logger_that_is_killed_is_replaced_for_a_follower() {
@@ -51,7 +52,7 @@ fn a_stopped_logger_under_followers() {
 fn a_forked_child_is_refused() {
     let _limit = limit();
     let dir = TestStore::new();
-    Child::spawn("feed::forker", &dir.path, &[]).finish();
+    spawn("feed::forker", &dir.path, &[]).finish();
 }
 
 /// Forks beside no other test: a child would hold the locks of all stores that are open here.
@@ -88,12 +89,12 @@ fn a_consumer_that_is_killed_resumes_without_gap_or_duplicate() {
         let store = dir.open_with(small);
         store.keyspace("keys").unwrap();
         let from = now(&store);
-        let writer = Child::spawn("feed::writer", &dir.path, &["3000"]);
+        let writer = spawn("feed::writer", &dir.path, &["3000"]);
         let mut seen: Vec<u64> = Vec::new();
         let mut position = from;
         let name = format!("{feed:?}");
         for round in 0..8 {
-            let mut consumer = Child::spawn("feed::consumer", &dir.path, &[&position.as_u64().to_string(), &name]);
+            let mut consumer = spawn("feed::consumer", &dir.path, &[&position.as_u64().to_string(), &name]);
             for _ in 0..50 + round * 20 {
                 note(&consumer.hear(), &mut position, &mut seen);
             }

@@ -5,7 +5,7 @@
 //! Method: real processes; a small tmpfs of its own where a device must fill.
 
 use crate::common::device::{Device, Kind};
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, kill_logger, limit, say, seed};
+use crate::common::{HANGS, Process, Role, TestStore, assert_clean, kill_logger, limit, say, seed, spawn};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;
@@ -98,10 +98,10 @@ fn all_processes_are_killed_again_and_again() {
         let (mut position, mut seen) = (TxnId::ZERO, Vec::new());
         for life in 0..12_u64 {
             let arguments = [(seed ^ life).to_string()];
-            let mut writers: Vec<Child> =
-                (0..2).map(|_| Child::spawn("feed::lives::writer", &dir.path, &[&arguments[0]])).collect();
+            let mut writers: Vec<Process> =
+                (0..2).map(|_| spawn("feed::lives::writer", &dir.path, &[&arguments[0]])).collect();
             let from = position.as_u64().to_string();
-            let mut consumer = Child::spawn("feed::lives::consumer", &dir.path, &[&from, &format!("{feed:?}")]);
+            let mut consumer = spawn("feed::lives::consumer", &dir.path, &[&from, &format!("{feed:?}")]);
             note(vec![consumer.hear()], &mut position, &mut seen);
             std::thread::sleep(Duration::from_millis(dice.random_range(0..250)));
             let store = dir.open();
@@ -195,7 +195,7 @@ fn the_host_closes_all_descriptors() {
     let dir = TestStore::new();
     let store = dir.open_with(small);
     let keys = store.keyspace("keys").unwrap();
-    let host = Child::spawn("feed::lives::host", &dir.path, &[]);
+    let host = spawn("feed::lives::host", &dir.path, &[]);
     host.expect("closed");
     for n in 0..2000_u64 {
         let mut txn = store.begin_with(Durability::Visible).unwrap();

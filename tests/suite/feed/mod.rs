@@ -11,7 +11,7 @@ mod model;
 mod retention;
 mod rolled_back;
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, kill_logger, limit, listen, say, send, wait_until};
+use crate::common::{HANGS, Role, TestStore, assert_clean, kill_logger, limit, listen, say, send, wait_until};
 use rustix::process::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@
 //! and filters of its own, and print what they get. Loggers, consumers, and now and then all
 //! processes are killed. In the end each consumer must have got what the model predicts.
 
-use crate::common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say};
+use crate::common::{Process, Role, TestStore, assert_clean, kill_logger, limit, listen, say, spawn};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -160,7 +160,7 @@ fn part_of(range: &str, prefix: &str) -> Option<String> {
 
 /// A consumer and its output.
 struct Consumer {
-    child: Child,
+    child: Process,
     number: usize,
     got: Vec<(TxnId, String)>,
     pending: Vec<(TxnId, String)>,
@@ -168,8 +168,8 @@ struct Consumer {
 }
 
 impl Consumer {
-    fn start(number: usize, store: &TestStore, from: TxnId) -> Child {
-        Child::spawn("feed::model::consumer", &store.path, &[&number.to_string(), &from.as_u64().to_string()])
+    fn start(number: usize, store: &TestStore, from: TxnId) -> Process {
+        spawn("feed::model::consumer", &store.path, &[&number.to_string(), &from.as_u64().to_string()])
     }
 
     /// Records the consumer's output. A transaction counts as processed when its last change was
@@ -202,7 +202,7 @@ impl Consumer {
 fn run(steps: &[Step]) {
     let dir = TestStore::new();
     drop(dir.open_with(small));
-    let start = || (0..WRITERS).map(|_| Child::spawn("feed::model::writer", &dir.path, &[])).collect::<Vec<_>>();
+    let start = || (0..WRITERS).map(|_| spawn("feed::model::writer", &dir.path, &[])).collect::<Vec<_>>();
     let mut writers = start();
     let mut consumers: Vec<Consumer> = (0..CONSUMERS.len())
         .map(|number| Consumer {
@@ -216,7 +216,7 @@ fn run(steps: &[Step]) {
     let mut model: BTreeMap<TxnId, String> = BTreeMap::new();
     let mut asked = [0; WRITERS];
     // Waits until the writers have answered all their commands so far.
-    let settle = |writers: &[Child], asked: &mut [usize; WRITERS], model: &mut BTreeMap<TxnId, String>| {
+    let settle = |writers: &[Process], asked: &mut [usize; WRITERS], model: &mut BTreeMap<TxnId, String>| {
         for (writer, asked) in writers.iter().zip(asked) {
             for _ in 0..std::mem::take(asked) {
                 let line = writer.hear();
@@ -262,7 +262,7 @@ fn run(steps: &[Step]) {
     for mut consumer in consumers {
         consumer.child.tell(&end.as_u64().to_string());
         let said = consumer.child.finish();
-        consumer.child = Child::spawn("feed::model::nothing", &dir.path, &[]);
+        consumer.child = spawn("feed::model::nothing", &dir.path, &[]);
         consumer.note(said);
         let filter = CONSUMERS[consumer.number];
         let expected: Vec<(TxnId, String)> =

@@ -51,7 +51,7 @@ fn a_logger_that_is_told_to_leave_and_the_next_one() {
     drop(store);
     drop(keyspace);
     // Also while requests wait: for the writer lock here, which a direct client holds.
-    let mut holder = Child::spawn("messages::holder", &at.path, &[]);
+    let mut holder = spawn("messages::holder", &at.path, &[]);
     holder.expect("holding");
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| client.put("k", b"d", b""));
@@ -121,8 +121,8 @@ fn acknowledged_writes_survive_kills() {
     let _limit = limit();
     let at = TestStore::new();
     let store = at.open();
-    let mut putters: Vec<Child> =
-        (0..4).map(|number| Child::spawn("messages::putter", &at.path, &[&format!("k{number}"), "100000"])).collect();
+    let mut putters: Vec<Process> =
+        (0..4).map(|number| spawn("messages::putter", &at.path, &[&format!("k{number}"), "100000"])).collect();
     putters.iter().for_each(|putter| putter.expect("ready"));
     let own = store.keyspace("own").unwrap();
     for life in 0..4u64 {
@@ -149,7 +149,7 @@ fn clients_that_die_or_stop_block_no_other() {
     let store = at.open();
     store.keyspace("k").unwrap().put(b"big", &vec![1; 8 << 20]).unwrap();
     std::fs::write(at.path.join("access"), "patience 1\n").unwrap();
-    let mut children: Vec<Child> = (0..4).map(|_| Child::spawn("messages::silent", &at.path, &[])).collect();
+    let mut children: Vec<Process> = (0..4).map(|_| spawn("messages::silent", &at.path, &[])).collect();
     for child in &children {
         child.expect("connected");
         child.signal(Signal::STOP);
@@ -234,7 +234,7 @@ fn children_keep_no_connections() {
     client.put("k", b"a", b"1").unwrap();
     let clients = store.stats().unwrap().clients.len();
     assert_eq!(clients, 2, "this process, and the logger, for message-passing clients");
-    let mut forker = Child::spawn("messages::forker", &at.path, &[]);
+    let mut forker = spawn("messages::forker", &at.path, &[]);
     forker.expect("forked");
     // The client's process ends, and its child does not: the server detects the end.
     forker.kill();
@@ -243,7 +243,7 @@ fn children_keep_no_connections() {
     // A child of a process with a logger thread does not keep clients waiting for its dead parent.
     drop(store);
     at.stop_logger();
-    let mut forker = Child::spawn("messages::serving forker", &at.path, &[]);
+    let mut forker = spawn("messages::serving forker", &at.path, &[]);
     forker.expect("forked");
     let client = Client::options().reconnect_timeout(Duration::ZERO).connect(at.socket()).unwrap();
     client.get("k", b"a").unwrap();
@@ -263,7 +263,7 @@ fn the_host_closes_descriptors() {
     let at = TestStore::new();
     let store = at.open();
     store.keyspace("k").unwrap().put(b"a", b"1").unwrap();
-    let host = Child::spawn("messages::closer", &at.path, &[]);
+    let host = spawn("messages::closer", &at.path, &[]);
     host.expect("untouched");
     host.finish();
 }

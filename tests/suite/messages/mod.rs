@@ -15,6 +15,7 @@ mod lives;
 mod ranges;
 
 use crate::common::*;
+use crate::common::{Role, listen, say};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ops::Bound;

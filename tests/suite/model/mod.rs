@@ -11,7 +11,7 @@ mod map;
 mod operations;
 mod peer;
 
-use crate::common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say};
+use crate::common::{Process, Role, TestStore, assert_clean, kill_logger, limit, listen, say, spawn};
 use map::{bounds_of, compare, in_range, remove_range};
 use operations::{Change, Op, op};
 use peer::{bound_in_hex, digest, hex, peer_transaction};
@@ -43,7 +43,7 @@ struct World {
     snapshots: Vec<(Snapshot, Arc<Model>)>,
     /// The other process, once it is needed, and what it must see in the snapshots that it has
     /// kept.
-    peer: Option<(Child, Vec<String>)>,
+    peer: Option<(Process, Vec<String>)>,
     visible: Model,
     durable: Arc<Model>,
     /// Makes the values different.
@@ -192,9 +192,9 @@ impl World {
         }
     }
 
-    fn peer(&mut self) -> &mut (Child, Vec<String>) {
+    fn peer(&mut self) -> &mut (Process, Vec<String>) {
         let path = &self.store.path;
-        self.peer.get_or_insert_with(|| (Child::spawn("model::peer", path, &[]), Vec::new()))
+        self.peer.get_or_insert_with(|| (spawn("model::peer", path, &[]), Vec::new()))
     }
 
     fn peer_txn(&mut self, changes: Vec<Change>, commit: bool) {

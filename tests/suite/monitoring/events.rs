@@ -4,7 +4,7 @@
 //! Method: one life with the logger as a thread of a child process, whose events go to a buffer
 //! with the names of their threads.
 
-use crate::common::{Child, HANGS, Role, TestStore, limit, listen, say};
+use crate::common::{HANGS, Role, TestStore, limit, listen, say, spawn};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,7 +71,7 @@ impl Heard {
 fn the_events_of_a_life() {
     let _limit = limit();
     let nowhere = tempfile::tempdir().unwrap();
-    Child::spawn("monitoring::events::life", nowhere.path(), &[]).finish();
+    spawn("monitoring::events::life", nowhere.path(), &[]).finish();
 }
 
 /// One life of a store in a process of its own: a process has one subscriber, which must not
@@ -116,7 +116,7 @@ fn life() {
     store.set_flush_policy(FlushPolicy::OnCommit).unwrap();
 
     // A process dies with the lock; the next writer takes it over.
-    let mut other = Child::spawn("monitoring::events::hold", &test.path, &[]);
+    let mut other = spawn("monitoring::events::hold", &test.path, &[]);
     other.expect("holds the lock");
     let pid = format!("pid={}", other.pid());
     other.kill();

@@ -4,7 +4,7 @@
 //! Method: known work by this process and by another one, then exact counts; a lock held for a
 //! known time, then bounds that hold however slow the machine is.
 
-use crate::common::{Child, HANGS, Role, TestStore, limit, listen, say, wait_until};
+use crate::common::{HANGS, Role, TestStore, limit, listen, say, spawn, wait_until};
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -32,7 +32,7 @@ fn each_process_counts_in_the_class_of_its_commits() {
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     let before = store.stats().unwrap().latencies;
-    let other = Child::spawn("monitoring::latencies::commit", &test.path, &["7"]);
+    let other = spawn("monitoring::latencies::commit", &test.path, &["7"]);
     other.expect("done");
     for key in 0..5_u32 {
         let mut txn = store.begin_with(Durability::Visible).unwrap();

@@ -7,8 +7,7 @@
 mod events;
 mod latencies;
 
-use crate::common::program;
-use crate::common::{Child, HANGS, Role, TestStore, kill_logger, limit, listen, say, wait_until};
+use crate::common::{HANGS, Role, TestStore, kill_logger, limit, listen, program, say, spawn, wait_until};
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -97,7 +96,7 @@ fn looking_changes_nothing() {
     assert_eq!(files(&test.path), before);
 
     // An observer beside another process is not one of the store's clients.
-    let mut other = Child::spawn("monitoring::load", &test.path, &[]);
+    let mut other = spawn("monitoring::load", &test.path, &[]);
     other.expect("ready");
     assert_eq!(other.ask("5"), "done");
     let stats = live(&test.path);
@@ -143,7 +142,7 @@ fn the_lag_grows_until_a_flush_and_is_gone_after_it() {
 fn the_page_shows_a_load_that_comes_and_goes() {
     let _limit = limit();
     let test = TestStore::new();
-    let mut other = Child::spawn("monitoring::load", &test.path, &[]);
+    let mut other = spawn("monitoring::load", &test.path, &[]);
     other.expect("ready");
     let page = || run(&test.path, &["top", "--once", "--interval", "300"]);
     assert_eq!(other.ask("go on"), "going");
@@ -167,7 +166,7 @@ fn what_is_scraped_is_well_formed_and_counts() {
     let dir = tempfile::tempdir().unwrap();
     // Its name needs each kind of escape.
     let path = dir.path().join("a \"quoted\" \\ and \n broken name");
-    let mut other = Child::spawn("monitoring::load", &path, &[]);
+    let mut other = spawn("monitoring::load", &path, &[]);
     other.expect("ready");
     let before = parse(&run(&path, &["stat", "--prometheus"]));
     assert_eq!(other.ask("11"), "done");

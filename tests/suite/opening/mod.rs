@@ -11,7 +11,7 @@ mod ownership;
 mod removed;
 mod rights;
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, exists, limit, listen, say, wait_until};
+use crate::common::{HANGS, Process, Role, TestStore, assert_clean, exists, limit, listen, say, spawn, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -26,8 +26,8 @@ fn ten_open_a_new_store_at_once() {
     let _limit = limit();
     for _ in 0..5 {
         let test = TestStore::new();
-        let mut children: Vec<Child> =
-            (0..10).map(|n| Child::spawn("opening::open", &test.path, &[&n.to_string()])).collect();
+        let mut children: Vec<Process> =
+            (0..10).map(|n| spawn("opening::open", &test.path, &[&n.to_string()])).collect();
         children.iter().for_each(|child| child.expect("ready"));
         children.iter_mut().for_each(|child| child.tell("open"));
         children.iter().for_each(|child| child.expect("put"));
@@ -50,7 +50,7 @@ fn the_region_grows_while_others_open() {
     let store = test.open_with(|options| {
         options.durability(Durability::Visible);
     });
-    let openers: Vec<Child> = (0..2).map(|_| Child::spawn("opening::reopen", &test.path, &[])).collect();
+    let openers: Vec<Process> = (0..2).map(|_| spawn("opening::reopen", &test.path, &[])).collect();
     openers.iter().for_each(|opener| opener.expect("opening"));
     let mut snapshots = Vec::new();
     for n in 0..2000 {
@@ -71,8 +71,8 @@ fn openers_are_killed_while_they_make_the_store() {
     let mut random = StdRng::seed_from_u64(seed);
     for round in 0..12 {
         let test = TestStore::new();
-        let mut children: Vec<Child> =
-            (0..6).map(|n| Child::spawn("opening::open", &test.path, &[&n.to_string()])).collect();
+        let mut children: Vec<Process> =
+            (0..6).map(|n| spawn("opening::open", &test.path, &[&n.to_string()])).collect();
         children.iter().for_each(|child| child.expect("ready"));
         children.iter_mut().for_each(|child| child.tell("open"));
         let mut acknowledged = 0;
@@ -132,7 +132,7 @@ fn long_paths() {
     let store = Store::open(&path).unwrap();
     let keys = store.keyspace("keys").unwrap();
     keys.put(b"k", b"v").unwrap();
-    let child = Child::spawn("opening::get", &path, &[]);
+    let child = spawn("opening::get", &path, &[]);
     child.expect("v");
     child.finish();
     crate::common::kill_logger(&store);
@@ -153,7 +153,7 @@ fn no_usable_path_leads_to_the_store() {
     let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
     let answers = |role: &str| {
-        let child = Child::spawn(&format!("opening::{role}"), dir.path(), &[]);
+        let child = spawn(&format!("opening::{role}"), dir.path(), &[]);
         let answers: Vec<String> = (0..4).map(|_| child.hear()).collect();
         child.finish();
         answers
@@ -202,7 +202,7 @@ fn one_store_twice_and_two_stores_in_a_process() {
     drop(same);
     assert_eq!(value, b"one", "a value keeps its snapshot");
     drop(value);
-    let watcher = Child::spawn("opening::clients", &test.path, &[]);
+    let watcher = spawn("opening::clients", &test.path, &[]);
     watcher.expect("1");
 }
 
@@ -224,14 +224,14 @@ fn flush_policies_change_at_run_time() {
     let ticket = commit(b"a", 10);
     assert!(!ticket.wait_timeout(Duration::from_millis(300)).unwrap(), "an hour has not passed");
     // Another process changes it, and what waits goes out.
-    Child::spawn("opening::policy", &test.path, &["every", "20"]).finish();
+    spawn("opening::policy", &test.path, &["every", "20"]).finish();
     assert!(ticket.wait_timeout(HANGS).unwrap());
-    Child::spawn("opening::policy", &test.path, &["bytes", "4000"]).finish();
+    spawn("opening::policy", &test.path, &["bytes", "4000"]).finish();
     let small = commit(b"b", 1000);
     assert!(!small.wait_timeout(Duration::from_millis(200)).unwrap(), "4,000 bytes have not gathered");
     let more = commit(b"c", 3500);
     assert!(small.wait_timeout(Duration::from_millis(700)).unwrap() && more.is_durable());
-    Child::spawn("opening::policy", &test.path, &["commit", ""]).finish();
+    spawn("opening::policy", &test.path, &["commit", ""]).finish();
     assert!(commit(b"d", 10).wait_timeout(HANGS).unwrap());
 }
 
@@ -244,7 +244,7 @@ fn read_only_maps_nothing_writable() {
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     keys.put(b"k", b"0").unwrap();
-    let mut reader = Child::spawn("opening::read-only", &test.path, &[]);
+    let mut reader = spawn("opening::read-only", &test.path, &[]);
     reader.expect("0");
     for n in 1..200 {
         keys.put(b"k", n.to_string().as_bytes()).unwrap();

@@ -10,7 +10,9 @@
 //! the variable `CI` is set.
 #![allow(unsafe_code)]
 
-use crate::common::{Child, HANGS, Role, assert_clean, exists, kill_logger, limit, listen, say, wait_until};
+use crate::common::{
+    HANGS, Process, Role, assert_clean, exists, kill_logger, limit, listen, say, spawn, spawn_by, wait_until,
+};
 use rustix::mount::{MountFlags, mount};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -55,7 +57,7 @@ fn inside(role: &str) {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe().unwrap());
-    Child::start(command, &format!("opening::overlay::{role}"), directory.path(), &[]).finish();
+    spawn_by(command, &format!("opening::overlay::{role}"), directory.path(), &[]).finish();
 }
 
 /// Mounts an overlay over `lower`, whose changes go to a file system in memory; the store's path in
@@ -161,8 +163,8 @@ fn spawn_behind(fifo: &str) {
 }
 
 /// An opened process that acts.
-fn actor(path: &Path) -> Child {
-    let actor = Child::spawn("opening::overlay::acts", path, &[]);
+fn actor(path: &Path) -> Process {
+    let actor = spawn("opening::overlay::acts", path, &[]);
     actor.expect("open");
     actor
 }
@@ -194,14 +196,14 @@ fn processes(at: &Path) {
     // Writers and the logger are killed at any time.
     let mut acknowledged = Vec::new();
     for round in 0..8 {
-        let mut writers: Vec<Child> = (0..2).map(|_| actor(&path)).collect();
+        let mut writers: Vec<Process> = (0..2).map(|_| actor(&path)).collect();
         for (n, writer) in writers.iter_mut().enumerate() {
             writer.tell(&format!("puts {round}-{n}-"));
         }
-        acknowledged.extend(writers.iter().map(Child::hear));
+        acknowledged.extend(writers.iter().map(Process::hear));
         if round % 2 == 0 {
             kill_logger(&store);
-            acknowledged.extend(writers.iter().map(Child::hear));
+            acknowledged.extend(writers.iter().map(Process::hear));
         }
         writers.iter_mut().for_each(|writer| acknowledged.extend(writer.kill()));
     }
@@ -263,7 +265,7 @@ fn children(at: &Path) {
     let store = open(&path);
     let mut parent = actor(&path);
     let child: u32 = parent.ask("fork").parse().unwrap();
-    // Not by `Child::kill`, which waits for all that have its pipe.
+    // Not by `Process::kill`, which waits for all that have its pipe.
     drop(parent);
     store.begin().unwrap().rollback();
     assert!(exists(child), "the child was to outlive its parent");
@@ -347,7 +349,7 @@ fn closing(at: &Path) {
 fn locks_that_do_not_hold() {
     let _limit = limit();
     let directory = tempfile::tempdir().unwrap();
-    Child::spawn("opening::overlay::blind", directory.path(), &[]).finish();
+    spawn("opening::overlay::blind", directory.path(), &[]).finish();
 }
 
 fn blind(at: &Path) {

@@ -8,6 +8,7 @@
 
 use crate::common::program::logger as logger_program;
 use crate::common::*;
+use crate::common::{Process, Role, listen, say, spawn, spawn_by};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -97,7 +98,7 @@ fn directory_of(uid: u32) -> TestStore {
 /// A store that a uid has made and that no process uses.
 fn store_of(uid: u32) -> TestStore {
     let test = directory_of(uid);
-    let owner = Child::spawn("opening::ownership::open-as", &test.path, &[&uid.to_string(), ""]);
+    let owner = spawn("opening::ownership::open-as", &test.path, &[&uid.to_string(), ""]);
     owner.expect("open");
     owner.finish();
     test.stop_logger();
@@ -242,7 +243,7 @@ fn root_joins_if_it_says_so() {
     // begins with.
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env("UNTORN_SECRET", "of root").env("SECRET", "of root");
-    let root = Child::start(command, "opening::ownership::open-as", &test.path, &["0", "foreign"]);
+    let root = spawn_by(command, "opening::ownership::open-as", &test.path, &["0", "foreign"]);
     root.expect("open");
     let Observation::Live(stats) = Store::options().foreign_owner(true).observe(&test.path).unwrap() else {
         panic!("the store is not open")
@@ -251,7 +252,7 @@ fn root_joins_if_it_says_so() {
     root.finish();
     test.stop_logger();
     // The owner works with it as before.
-    let owner = Child::spawn("opening::ownership::open-as", &test.path, &[&ALICE.to_string(), ""]);
+    let owner = spawn("opening::ownership::open-as", &test.path, &[&ALICE.to_string(), ""]);
     owner.expect("open");
     owner.finish();
     test.stop_logger();
@@ -280,7 +281,7 @@ fn modes_let_no_other_user_in() {
     open_to_all(&test.path);
     let try_all = |store: Option<&Store>| {
         for foreign in ["", "foreign"] {
-            let bob = Child::spawn("opening::ownership::open-as", &test.path, &[&BOB.to_string(), foreign]);
+            let bob = spawn("opening::ownership::open-as", &test.path, &[&BOB.to_string(), foreign]);
             let said = bob.hear();
             assert!(said.starts_with("no permission for") && said.contains("uid 54332"), "{said}");
             bob.finish();
@@ -323,11 +324,11 @@ fn modes_let_no_other_user_in() {
 }
 
 /// A process in a user namespace whose uids `map` names: none if it is empty.
-fn spawn_inside(store: &Path, map: &str) -> Child {
+fn spawn_inside(store: &Path, map: &str) -> Process {
     let mut command = Command::new("unshare");
     command.args(["--user", "--keep-caps", "--"]).arg(std::env::current_exe().unwrap());
     let mut child =
-        Child::start(command, "opening::ownership::open-inside", store, &[if map.is_empty() { "" } else { "mapped" }]);
+        spawn_by(command, "opening::ownership::open-inside", store, &[if map.is_empty() { "" } else { "mapped" }]);
     child.expect("unmapped");
     if !map.is_empty() {
         for kind in ["uid_map", "gid_map"] {

@@ -5,7 +5,9 @@
 //! Method: a process holds the store and goes on, while this one removes and renames, opens, and
 //! checks what was acknowledged.
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, wait_until};
+use crate::common::{
+    HANGS, Process, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, spawn, wait_until,
+};
 use std::path::Path;
 use std::time::Duration;
 use untorn::{Error, Store};
@@ -63,22 +65,22 @@ fn opens(path: &Path) {
     }
 }
 
-fn holder(path: &Path) -> Child {
-    let holder = Child::spawn("opening::removed::holds", path, &[]);
+fn holder(path: &Path) -> Process {
+    let holder = spawn("opening::removed::holds", path, &[]);
     holder.expect("open");
     holder
 }
 
 /// The result that another process gets when it opens the store.
 fn open_elsewhere(path: &Path) -> String {
-    let opener = Child::spawn("opening::removed::opens", path, &[]);
+    let opener = spawn("opening::removed::opens", path, &[]);
     let answer = opener.hear();
     opener.finish();
     answer
 }
 
 /// Puts until an error comes, which is returned; all before it were acknowledged.
-fn put_until_refused(holder: &mut Child, acknowledged: &mut Vec<String>) -> String {
+fn put_until_refused(holder: &mut Process, acknowledged: &mut Vec<String>) -> String {
     for n in 0.. {
         let key = format!("after {n}");
         match holder.ask(&key) {
@@ -144,7 +146,7 @@ fn a_removal_soon_after_the_last_client_left_is_noticed() {
         [|path| std::fs::remove_file(path.join("lock")).unwrap(), |path| std::fs::remove_dir_all(path).unwrap()];
     for remove in ways {
         let test = TestStore::new();
-        let mut client = Child::spawn("opening::removed::leaves", &test.path, &[]);
+        let mut client = spawn("opening::removed::leaves", &test.path, &[]);
         let logger: u32 = client.hear().parse().unwrap();
         // Until the logger rests beside the client, and then until it rests alone.
         std::thread::sleep(Duration::from_millis(2_300));

@@ -23,7 +23,7 @@ fn missing_rights_are_named() {
         assert_eq!(std::fs::metadata(test.path.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
     let answer = |read_only: &str| {
-        let child = Child::spawn("opening::as-nobody", &test.path, &[read_only]);
+        let child = spawn("opening::as-nobody", &test.path, &[read_only]);
         let answer = child.hear();
         child.finish();
         answer
@@ -70,7 +70,7 @@ fn root_leaves_a_store_to_its_owner() {
         }
         drop((keys, store));
         test.stop_logger();
-        let user = Child::spawn("opening::as-user", &test.path, &[&USER.to_string(), &format!("round {round}")]);
+        let user = spawn("opening::as-user", &test.path, &[&USER.to_string(), &format!("round {round}")]);
         user.expect(&(20 + round).to_string());
         user.finish();
         test.stop_logger();

@@ -11,7 +11,7 @@
 
 mod every_call;
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, exists, limit, listen, say, wait_until};
+use crate::common::{HANGS, Role, TestStore, assert_clean, exists, limit, listen, say, spawn, wait_until};
 use every_call::Wrong;
 use rustix::process::Signal;
 use std::os::unix::process::CommandExt;
@@ -86,7 +86,7 @@ fn child() {
 fn every_call_of_a_child_answers_forked() {
     let _limit = limit();
     let test = TestStore::new();
-    let parent = Child::spawn("processes::fork_exec::every-call", &test.path, &[]);
+    let parent = spawn("processes::fork_exec::every-call", &test.path, &[]);
     assert_eq!(parent.finish(), ["done"]);
     assert_clean(&test.open());
 }
@@ -161,7 +161,7 @@ fn forks_while_busy(path: &Path) {
 fn forks_in_the_middle_of_other_threads_work() {
     let _limit = limit();
     let test = TestStore::new();
-    let parent = Child::spawn("processes::fork_exec::forks-while-busy", &test.path, &[]);
+    let parent = spawn("processes::fork_exec::forks-while-busy", &test.path, &[]);
     assert_eq!(parent.finish(), ["done"]);
     assert_clean(&test.open());
 }
@@ -194,7 +194,7 @@ fn generations(path: &Path) {
 fn children_of_children() {
     let _limit = limit();
     let test = TestStore::new();
-    let parent = Child::spawn("processes::fork_exec::generations", &test.path, &[]);
+    let parent = spawn("processes::fork_exec::generations", &test.path, &[]);
     assert_eq!(parent.finish(), ["done"]);
     let store = test.open();
     assert_eq!(store.keyspace("keys").unwrap().len().unwrap(), 6);
@@ -233,7 +233,7 @@ fn exec_lets_go_of_everything() {
     keys.put(b"k", b"old").unwrap();
     let cell = store.cell("cell", 4096).unwrap();
     for _ in 0..10 {
-        let mut child = Child::spawn("processes::fork_exec::execs", &test.path, &[]);
+        let mut child = spawn("processes::fork_exec::execs", &test.path, &[]);
         child.expect("held");
         assert!(matches!(store.begin(), Err(Error::LockTimeout { .. })));
         let is_pinned = || store.stats().unwrap().readers.iter().any(|reader| reader.pid == child.pid());
@@ -277,7 +277,7 @@ fn a_program_started_by_a_client_keeps_nothing() {
     let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
-    let mut client = Child::spawn("processes::fork_exec::starts-others", &test.path, &[]);
+    let mut client = spawn("processes::fork_exec::starts-others", &test.path, &[]);
     let other: u32 = client.hear().parse().unwrap();
     assert!(matches!(store.begin_timeout(Duration::from_millis(20)), Err(Error::LockTimeout { .. })));
     let killed = Instant::now();

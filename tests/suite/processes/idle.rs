@@ -5,7 +5,7 @@
 //! client that does nothing and beside none. A busy machine adds none of these. Then everything
 //! that a logger does at rest must still be done: news wakes it, and dead processes are found.
 
-use crate::common::{Child, HANGS, Role, TestStore, exists, limit, say, wait_until};
+use crate::common::{HANGS, Role, TestStore, exists, limit, say, spawn, wait_until};
 use std::time::{Duration, Instant};
 use untorn::{Durability, Store};
 
@@ -92,7 +92,7 @@ fn a_logger_that_rests_finds_the_dead() {
     let _limit = limit();
     let test = TestStore::new();
     let store = test.open();
-    let mut child = Child::spawn("processes::idle::idle", &test.path, &[]);
+    let mut child = spawn("processes::idle::idle", &test.path, &[]);
     child.expect("open");
     let logger = store.stats().unwrap().logger_pid.unwrap();
     assert_rests(logger, 1.0);
@@ -104,7 +104,7 @@ fn a_logger_that_rests_finds_the_dead() {
         stats.clients.len() == 1 && stats.readers.iter().all(|reader| reader.pid != killed)
     });
     // It leaves when the last client has, also one that is killed.
-    let mut child = Child::spawn("processes::idle::idle", &test.path, &[]);
+    let mut child = spawn("processes::idle::idle", &test.path, &[]);
     child.expect("open");
     Store::options().logger_idle(Duration::from_millis(100)).open(&test.path).unwrap();
     drop(store);
@@ -155,7 +155,7 @@ fn a_logger_that_is_alone_does_not_wake() {
     assert_sleeps(logger);
     // A join ends that at once: the death of the process that joined is noticed, though it left no
     // news.
-    let mut child = Child::spawn("processes::idle::idle", &test.path, &[]);
+    let mut child = spawn("processes::idle::idle", &test.path, &[]);
     child.expect("open");
     assert_eq!(live(&test.path).clients.len(), 1);
     child.kill();

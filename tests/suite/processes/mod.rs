@@ -17,7 +17,7 @@ mod roles;
 mod tickets;
 
 use crate::common::{
-    Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, send, wait_until,
+    HANGS, Process, Role, TestStore, assert_clean, exists, kill_logger, limit, say, send, spawn, wait_until,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -88,16 +88,12 @@ fn each_snapshot_has_the_whole_sum() {
         options.checkpoint_bytes(1 << 20);
     });
     fill_accounts(&store);
-    let writers: Vec<Child> = (0..4u64)
+    let writers: Vec<Process> = (0..4u64)
         .map(|seed| {
-            Child::spawn(
-                "processes::transfer",
-                &test.path,
-                &[&seed.to_string(), ["visible", "durable"][seed as usize % 2]],
-            )
+            spawn("processes::transfer", &test.path, &[&seed.to_string(), ["visible", "durable"][seed as usize % 2]])
         })
         .collect();
-    let readers: Vec<Child> = (0..2).map(|_| Child::spawn("processes::sum", &test.path, &[])).collect();
+    let readers: Vec<Process> = (0..2).map(|_| spawn("processes::sum", &test.path, &[])).collect();
     let end = Instant::now() + Duration::from_secs(4);
     let accounts = store.keyspace("accounts").unwrap();
     while Instant::now() < end {
@@ -107,7 +103,7 @@ fn each_snapshot_has_the_whole_sum() {
         check_sum(&durable, &accounts);
         check_sum(&visible, &accounts);
     }
-    let count = |children: Vec<Child>| -> u64 {
+    let count = |children: Vec<Process>| -> u64 {
         children.into_iter().flat_map(|child| child.finish()).map(|line| line.parse::<u64>().unwrap()).sum()
     };
     let (transfers, looks) = (count(writers), count(readers));
@@ -194,7 +190,7 @@ fn stopped_lock_holder() {
     let store = test.open();
     let keys = store.keyspace("keys").unwrap();
     keys.put(b"k", b"old").unwrap();
-    let mut holder = Child::spawn("processes::hold", &test.path, &[]);
+    let mut holder = spawn("processes::hold", &test.path, &[]);
     holder.expect("held");
     holder.signal(Signal::STOP);
     let start = Instant::now();
@@ -219,7 +215,7 @@ fn stopped_lock_holder() {
         store.durable_snapshot().unwrap();
     }
     store.sync().unwrap();
-    let reader = Child::spawn("processes::get", &test.path, &["k"]);
+    let reader = spawn("processes::get", &test.path, &["k"]);
     reader.expect("old");
     drop(reader);
     holder.signal(Signal::CONT);
@@ -244,7 +240,7 @@ fn killed_lock_holder() {
     keys.put(b"k", b"old").unwrap();
     let mut times = Vec::new();
     for _ in 0..10 {
-        let mut holder = Child::spawn("processes::hold", &test.path, &[]);
+        let mut holder = spawn("processes::hold", &test.path, &[]);
         holder.expect("held");
         let waiting = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
@@ -278,7 +274,7 @@ fn all_killed_loses_nothing_visible() {
     let _limit = limit();
     for _ in 0..5 {
         let test = TestStore::new();
-        let mut writer = Child::spawn("processes::visible", &test.path, &[]);
+        let mut writer = spawn("processes::visible", &test.path, &[]);
         let mut last = writer.hear();
         while last != "200" {
             last = writer.hear();
@@ -312,8 +308,8 @@ fn killed_logger() {
     let test = TestStore::new();
     let store = test.open();
     let _ = store.keyspace("numbers").unwrap();
-    let children: Vec<Child> =
-        (0..3).map(|n| Child::spawn("processes::pairs", &test.path, &[&n.to_string(), "1"])).collect();
+    let children: Vec<Process> =
+        (0..3).map(|n| spawn("processes::pairs", &test.path, &[&n.to_string(), "1"])).collect();
     let mut times = Vec::new();
     for _ in 0..8 {
         kill_logger(&store);
@@ -373,7 +369,7 @@ fn stopped_logger() {
         let durable = store.durable_snapshot().unwrap();
         assert_eq!(durable.get(&keys, b"k").unwrap().unwrap(), b"before");
     }
-    let reader = Child::spawn("processes::get", &test.path, &["k2"]);
+    let reader = spawn("processes::get", &test.path, &["k2"]);
     reader.expect("visible");
     reader.finish();
     assert_eq!(store.stats().unwrap().logger_pid, Some(logger));
@@ -437,7 +433,7 @@ fn stopped_writer_does_not_hold_up_flushes() {
     let mut txn = store.begin_with(Durability::Visible).unwrap();
     txn.put(&keys, b"k", b"old").unwrap();
     let ticket = txn.commit().unwrap();
-    let mut holder = Child::spawn("processes::hold", &test.path, &[]);
+    let mut holder = spawn("processes::hold", &test.path, &[]);
     holder.expect("held");
     holder.signal(Signal::STOP);
     let start = Instant::now();

@@ -5,7 +5,7 @@
 //! in processes and threads of their own, then lets go. The order of the transaction ids is the
 //! order in which they were let in.
 
-use crate::common::{Child, Role, TestStore, limit, listen, say};
+use crate::common::{Process, Role, TestStore, limit, listen, say, spawn};
 use rustix::process::Signal;
 use std::time::Duration;
 use untorn::{Durability, Error, Store};
@@ -61,7 +61,7 @@ fn rounds_that_beat(chance: f64, mut good: impl FnMut() -> bool) -> usize {
 }
 
 /// The ids that waiters get that gather behind an open transaction, each in the order of `roles`.
-fn ids(store: &Store, children: &mut [Child]) -> Vec<u64> {
+fn ids(store: &Store, children: &mut [Process]) -> Vec<u64> {
     let txn = store.begin().unwrap();
     for child in &mut *children {
         assert_eq!(child.ask("go"), "waits");
@@ -78,7 +78,7 @@ fn urgent_processes_are_let_in_first() {
     let store = dir.open();
     store.keyspace("k").unwrap();
     let roles = ["bulk", "bulk", "bulk", "urgent"];
-    let mut children = roles.map(|role| Child::spawn(&format!("processes::priority::{role}"), &dir.path, &[]));
+    let mut children = roles.map(|role| spawn(&format!("processes::priority::{role}"), &dir.path, &[]));
     children.iter().for_each(|child| child.expect("ready"));
     // Without classes a round of four has the last comer first once in four times at most.
     let rounds = rounds_that_beat(0.25, || {
@@ -97,8 +97,8 @@ fn an_urgent_thread_is_not_kept_behind_a_bulk_one_of_its_process() {
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
-    let mut others: Vec<Child> = (0..2).map(|_| Child::spawn("processes::priority::bulk", &dir.path, &[])).collect();
-    let mut holder = Child::spawn("processes::priority::holder", &dir.path, &[]);
+    let mut others: Vec<Process> = (0..2).map(|_| spawn("processes::priority::bulk", &dir.path, &[])).collect();
+    let mut holder = spawn("processes::priority::holder", &dir.path, &[]);
     others.iter().chain([&holder]).for_each(|child| child.expect("ready"));
     let commit = |durability| {
         let mut txn = store.begin_with(durability).unwrap();
@@ -131,7 +131,7 @@ fn bulk_commits_are_not_starved() {
     let dir = TestStore::new();
     let store = dir.open();
     let keyspace = store.keyspace("k").unwrap();
-    let mut storms: Vec<Child> = (0..2).map(|_| Child::spawn("processes::priority::storm", &dir.path, &[])).collect();
+    let mut storms: Vec<Process> = (0..2).map(|_| spawn("processes::priority::storm", &dir.path, &[])).collect();
     for storm in &mut storms {
         storm.expect("ready");
         assert_eq!(storm.ask("go"), "storms");

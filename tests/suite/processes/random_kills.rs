@@ -4,15 +4,15 @@ use super::*;
 
 /// A writer that keeps pairs, and the newest number that it reported.
 struct Pairs {
-    child: Child,
+    child: Process,
     name: String,
     acknowledged: u64,
 }
 
 impl Pairs {
-    fn spawn(path: &Path, name: String) -> Pairs {
+    fn start(path: &Path, name: String) -> Pairs {
         let seed = rand::random::<u64>().to_string();
-        Pairs { child: Child::spawn("processes::pairs", path, &[&name, &seed]), name, acknowledged: 0 }
+        Pairs { child: spawn("processes::pairs", path, &[&name, &seed]), name, acknowledged: 0 }
     }
 
     fn note(&mut self, lines: Vec<String>) {
@@ -57,8 +57,8 @@ fn random_kills() {
     });
     let pairs = store.keyspace("pairs").unwrap();
     let mut next = 0..;
-    let mut spawn = || Pairs::spawn(&test.path, format!("writer {}", next.next().unwrap()));
-    let mut living: Vec<Pairs> = (0..4).map(|_| spawn()).collect();
+    let mut start = || Pairs::start(&test.path, format!("writer {}", next.next().unwrap()));
+    let mut living: Vec<Pairs> = (0..4).map(|_| start()).collect();
     let mut dead = Vec::new();
     let (mut kills, mut logger_kills) = (0, 0);
     let end = Instant::now() + Duration::from_secs(6);
@@ -72,7 +72,7 @@ fn random_kills() {
         } else {
             let killed = random.random_range(0..living.len());
             living[killed].kill();
-            dead.push(std::mem::replace(&mut living[killed], spawn()));
+            dead.push(std::mem::replace(&mut living[killed], start()));
             kills += 1;
         }
         let start = Instant::now();

@@ -1,6 +1,7 @@
 //! What the child processes of this test do.
 
 use super::*;
+use crate::common::listen;
 
 /// Moves amounts between accounts for a while, several in each transaction; some are rolled back.
 pub(crate) fn transfer(role: &Role) {

@@ -9,8 +9,8 @@ fn group_commit_shares_syncs() {
     let test = TestStore::new();
     let store = test.open();
     let _ = store.keyspace("numbers").unwrap();
-    let mut children: Vec<Child> =
-        (0..8).map(|n| Child::spawn("processes::put", &test.path, &[&n.to_string(), "60"])).collect();
+    let mut children: Vec<Process> =
+        (0..8).map(|n| spawn("processes::put", &test.path, &[&n.to_string(), "60"])).collect();
     children.iter().for_each(|child| child.expect("ready"));
     let before = store.stats().unwrap();
     children.iter_mut().for_each(|child| child.tell("go"));

@@ -7,7 +7,7 @@
 //! the loggers that it has had, and an id shows the incarnation: both restart with a recovery.
 
 use crate::common::store_files::{kill, scratch, small};
-use crate::common::{Child, Role, assert_clean, exists, limit, listen, say, wait_until};
+use crate::common::{Role, assert_clean, exists, limit, listen, say, spawn, wait_until};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -136,7 +136,7 @@ fn live_and_die(role: &str, path: &Path, value: &str) -> TxnId {
 
 /// The same; also returns the transaction that creates the cell in a new store.
 fn lives(role: &str, path: &Path, value: &str) -> (TxnId, u64) {
-    let mut child = Child::spawn(&format!("recovery::adoption::{role}"), path, &[value]);
+    let mut child = spawn(&format!("recovery::adoption::{role}"), path, &[value]);
     let said: Vec<u64> = child.hear().split(' ').map(|number| number.parse().unwrap()).collect();
     let logger = said[0] as u32;
     kill(logger);

@@ -7,7 +7,7 @@
 //! are there.
 
 use crate::common::store_files::{all_files, kill, scratch, small};
-use crate::common::{Child, Role, exists, limit, listen, say, wait_until};
+use crate::common::{Role, exists, limit, listen, say, spawn, wait_until};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn child() {
 
 /// Has another process store `value`, and ends it: in order, or by killing it and the logger.
 fn write(path: &Path, value: &str, ends: &str) {
-    let mut child = Child::spawn("recovery::backups::writer", path, &[value]);
+    let mut child = spawn("recovery::backups::writer", path, &[value]);
     let logger: u32 = child.hear().parse().unwrap();
     if ends == "killed" {
         kill(logger);

@@ -13,9 +13,8 @@ mod golden_store;
 mod large_values;
 
 use crate::common::program::logger as logger_program;
-use crate::common::store_files;
 use crate::common::store_files::*;
-use crate::common::{Child, HANGS, Role};
+use crate::common::{HANGS, Role, spawn, store_files};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -410,7 +409,7 @@ fn limits_of_the_starter_are_not_the_loggers() {
     let path = dir.path().join("limited");
     drop(small().open(&path).unwrap());
     untorn::logger::stop_logger(&path, HANGS).unwrap();
-    Child::spawn("recovery::limited", &path, &[]).finish();
+    spawn("recovery::limited", &path, &[]).finish();
     untorn::logger::stop_logger(&path, HANGS).unwrap();
 }
 

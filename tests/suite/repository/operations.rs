@@ -5,8 +5,7 @@
 //! `setpriv`. Without them the test reports that it was skipped, and fails where the variable `CI`
 //! is set.
 
-use crate::common::program;
-use crate::common::{HANGS, copy_program, limit};
+use crate::common::{HANGS, copy_program, limit, program};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 

@@ -7,7 +7,9 @@
 //! megabytes of records lie beyond it and across its borders. Those processes are started from this
 //! executable in the roles at the end of the file.
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, wait_until};
+use crate::common::{
+    HANGS, Process, Role, TestStore, assert_clean, exists, kill_logger, limit, listen, say, spawn, spawn_by, wait_until,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 use std::process::Command;
@@ -40,12 +42,12 @@ fn child() {
 }
 
 /// A child that may map [`LIMIT_BYTES`], and so may the logger that it starts.
-fn limited(role: &str, store: &Path, arguments: &[&str]) -> Child {
+fn limited(role: &str, store: &Path, arguments: &[&str]) -> Process {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("ulimit -v {} && exec \"$0\" \"$@\"", LIMIT_BYTES >> 10));
     // The C library would reserve 64 MiB for the heap of each thread.
     shell.arg(std::env::current_exe().unwrap()).env("MALLOC_ARENA_MAX", "1");
-    Child::start(shell, &format!("space::address_space::{role}"), store, arguments)
+    spawn_by(shell, &format!("space::address_space::{role}"), store, arguments)
 }
 
 /// Bytes of address space that this process has mapped.
@@ -74,7 +76,7 @@ fn a_store_takes_little_address_space() {
     let _limit = limit();
     for (max_size, most) in [(8 << 20, 48 << 20), (0, 130 << 30)] {
         let test = TestStore::new();
-        let child = Child::spawn("space::address_space::measure", &test.path, &[&max_size.to_string()]);
+        let child = spawn("space::address_space::measure", &test.path, &[&max_size.to_string()]);
         let found: u64 = child.hear().parse().unwrap();
         child.finish();
         eprintln!("address space of a store of {max_size} bytes (0: the default): {found} bytes");
@@ -87,7 +89,7 @@ fn a_store_takes_little_address_space() {
 fn one_process_opens_256_stores() {
     let _limit = limit();
     let dir = tempfile::tempdir().unwrap();
-    Child::spawn("space::address_space::many-stores", dir.path(), &[]).finish();
+    spawn("space::address_space::many-stores", dir.path(), &[]).finish();
 }
 
 /// Opens 256 stores in a directory. Their descriptors and mappings are not for the process of other
@@ -153,7 +155,7 @@ fn a_store_grows_beyond_its_first_mapping() {
 fn a_writer_without_address_space_gets_an_error() {
     let _limit = limit();
     let test = TestStore::new();
-    let child = Child::spawn("space::address_space::write-until-full", &test.path, &[]);
+    let child = spawn("space::address_space::write-until-full", &test.path, &[]);
     child.expect("works again");
     child.finish();
     assert_clean(&test.open());
@@ -165,7 +167,7 @@ fn a_writer_without_address_space_gets_an_error() {
 fn a_reader_without_address_space_gets_an_error() {
     let _limit = limit();
     let test = TestStore::new();
-    let mut child = Child::spawn("space::address_space::read-later", &test.path, &[]);
+    let mut child = spawn("space::address_space::read-later", &test.path, &[]);
     child.expect("open");
     let store = test.open();
     let rows = store.keyspace("rows").unwrap();
@@ -181,12 +183,12 @@ fn a_reader_without_address_space_gets_an_error() {
 fn cells_lie_beyond_the_first_mapping() {
     let _limit = limit();
     let test = TestStore::new();
-    let child = Child::spawn("space::address_space::cells", &test.path, &["make"]);
+    let child = spawn("space::address_space::cells", &test.path, &["make"]);
     let logger: u32 = child.hear().parse().unwrap();
     // Dies of its exit code alone: the store is not closed.
     child.finish();
     wait_until(|| !exists(logger));
-    let child = Child::spawn("space::address_space::cells", &test.path, &["check"]);
+    let child = spawn("space::address_space::cells", &test.path, &["check"]);
     child.finish();
     assert_clean(&test.open());
 }
@@ -196,7 +198,7 @@ fn cells_lie_beyond_the_first_mapping() {
 fn a_cell_without_address_space_is_an_error() {
     let _limit = limit();
     let test = TestStore::new();
-    let child = Child::spawn("space::address_space::cells-until-full", &test.path, &[]);
+    let child = spawn("space::address_space::cells-until-full", &test.path, &[]);
     child.expect("works again");
     child.finish();
     assert_clean(&test.open());
@@ -214,7 +216,7 @@ fn too_many_mappings_are_named() {
     let test = TestStore::new();
     let other = TestStore::new();
     drop(test.open());
-    let child = Child::spawn("space::address_space::many-mappings", &test.path, &[other.path.to_str().unwrap()]);
+    let child = spawn("space::address_space::many-mappings", &test.path, &[other.path.to_str().unwrap()]);
     child.expect("works again");
     child.finish();
 }

@@ -9,7 +9,7 @@
 mod held_space;
 
 use crate::common::device::{Device, Kind};
-use crate::common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say, wait_until};
+use crate::common::{Role, TestStore, assert_clean, kill_logger, limit, listen, say, spawn, wait_until};
 use untorn::{Durability, Error, Keyspace, LimitKind, Store, limits};
 
 /// A wait that lasts longer is a hang.
@@ -269,10 +269,9 @@ fn several_processes_delete_from_a_full_store() {
     for round in 0..3 {
         let count = fill(&store, &rows, 900);
         let half = count / 2;
-        let spawn = |from: u64, to: u64| {
-            Child::spawn("space::full_store::delete", &test.path, &[&from.to_string(), &to.to_string()])
-        };
-        let (mut killed, other) = (spawn(0, half), spawn(half, count));
+        let start =
+            |from: u64, to: u64| spawn("space::full_store::delete", &test.path, &[&from.to_string(), &to.to_string()]);
+        let (mut killed, other) = (start(0, half), start(half, count));
         for _ in 0..200 + 50 * round {
             killed.hear();
         }

@@ -6,7 +6,7 @@
 //! checkpoints, with the number of pages watched; a snapshot that is kept, and its share in the
 //! figures.
 
-use crate::common::{Child, HANGS, Role, TestStore, assert_clean, limit, listen, say};
+use crate::common::{HANGS, Role, TestStore, assert_clean, limit, listen, say, spawn};
 use std::time::Duration;
 use untorn::{Durability, Error, LimitKind, Store, limits};
 
@@ -208,7 +208,7 @@ fn what_a_snapshot_costs_shows() {
     // The logger pins what is durable, as is everything.
     let own = readers(true);
     assert!(own.iter().any(|reader| reader.txns_behind == 0), "{own:?}");
-    let mut reader = Child::spawn("space::limits::pin", &test.path, &[]);
+    let mut reader = spawn("space::limits::pin", &test.path, &[]);
     reader.expect("pinned");
     let pinned = store.snapshot().unwrap().txn_id();
     for round in 1..4u8 {

@@ -5,8 +5,7 @@
 //! a crash of the kernel leaves them. Random removals are in `model` and `feed::model`, deaths
 //! in `long_transaction_deaths.rs`.
 
-use crate::common::store_files;
-use crate::common::{HANGS, TestStore, assert_clean, limit};
+use crate::common::{HANGS, TestStore, assert_clean, limit, store_files};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;

@@ -6,7 +6,7 @@
 //! as a power cut does. Patched headers bring the limits near.
 
 use crate::common::store_files::{IMAGE_WORDS, image_checksum};
-use crate::common::{Child, Role, TestStore, assert_clean, exists, limit, listen, say, send, wait_until};
+use crate::common::{Role, TestStore, assert_clean, exists, limit, listen, say, send, spawn, wait_until};
 use rustix::process::Signal;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -170,7 +170,7 @@ fn lives_without_a_commit_use_up_no_incarnation() {
     store.keyspace("keys").unwrap().put(b"key", b"first").unwrap();
     kill_all(&test, store, false);
     for round in 0..8 {
-        let mut child = Child::spawn("transactions::ids::in-transaction", &test.path, &[]);
+        let mut child = spawn("transactions::ids::in-transaction", &test.path, &[]);
         child.expect("in its transaction");
         let watching = test.open_with(|options| {
             options.read_only(true);

@@ -6,8 +6,7 @@
 //! rules of nesting, and what the log holds, are single tests. `UNTORN_SEED=n` replays a run.
 //! Deaths are in `long_transaction_deaths.rs`.
 
-use crate::common::store_files;
-use crate::common::{HANGS, TestStore, assert_clean, limit, seed};
+use crate::common::{HANGS, TestStore, assert_clean, limit, seed, store_files};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;

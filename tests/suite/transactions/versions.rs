@@ -5,7 +5,7 @@
 //! Method: single calls first; then processes that count one key up by swaps, killed at random,
 //! whose acknowledged swaps must all be in the sum, none twice.
 
-use crate::common::{Child, Role, TestStore, assert_clean, kill_logger, limit, listen, say, seed};
+use crate::common::{Process, Role, TestStore, assert_clean, kill_logger, limit, listen, say, seed, spawn};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;
@@ -105,8 +105,8 @@ fn counting_by_swaps_loses_nothing_to_kills() {
     let keys = store.keyspace("keys").unwrap();
     let mut random = StdRng::seed_from_u64(seed("--test suite versions::counting_by_swaps"));
     let (mut acknowledged, mut kills) = (0u64, 0u64);
-    let mut children: Vec<Child> =
-        (0..3).map(|_| Child::spawn("transactions::versions::swapper", &test.path, &[])).collect();
+    let mut children: Vec<Process> =
+        (0..3).map(|_| spawn("transactions::versions::swapper", &test.path, &[])).collect();
     for child in &children {
         child.expect("ready");
     }
@@ -115,7 +115,7 @@ fn counting_by_swaps_loses_nothing_to_kills() {
         let killed = random.random_range(0..children.len());
         acknowledged += children[killed].kill().len() as u64;
         kills += 1;
-        children[killed] = Child::spawn("transactions::versions::swapper", &test.path, &[]);
+        children[killed] = spawn("transactions::versions::swapper", &test.path, &[]);
         children[killed].expect("ready");
     }
     for child in &mut children {

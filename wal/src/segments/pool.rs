@@ -44,8 +44,8 @@
 //! 4. The flush thread never takes `erasing`. So before it writes to a file that has a header, it
 //!    erases all older headers itself. It deletes a file whose header it can't erase.
 
+mod create;
 mod erase;
-mod make;
 mod retention;
 mod slots;
 mod trim;
@@ -167,7 +167,7 @@ impl<D: Disk> SegmentPool<D> {
     pub fn add_spare_or_smaller(&self, blocks: u64) -> Result<()> {
         match self.add_spare_of(blocks) {
             Err(LogError::DiskFull { .. }) if self.shape.ready_bytes_initial() < self.shape.segment_bytes() => {
-                self.make_spare(self.shape.ready_bytes_initial())
+                self.create_spare(self.shape.ready_bytes_initial())
             }
             made => made,
         }
@@ -189,7 +189,7 @@ impl<D: Disk> SegmentPool<D> {
             slots.spare_bytes = before.max(wanted).min(self.shape.segment_bytes());
             (slots.spare_bytes, before)
         };
-        let made = self.make_spare(bytes);
+        let made = self.create_spare(bytes);
         if matches!(made, Err(LogError::DiskFull { .. })) {
             // The device may have space for a smaller one.
             self.lock().spare_bytes = before;

@@ -2,6 +2,7 @@
 
 use super::*;
 use untorn::reason::LockHolder;
+use untorn_test_kit::sealed::expect_sealed;
 
 /// A child of fork() that lives until it is killed. It ends by itself after a minute, in case the
 /// test does not kill it.
@@ -66,11 +67,11 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
     let few = Few::open(worker::options().open(&scenario.path).unwrap()).unwrap();
     few.commits(10, true).unwrap();
     for _ in 0..3 {
-        let mut parent = Role::own("interleavings::lives::forks-in-transaction", &scenario.path, "");
-        let child = parent.wait_for("forked ").split_once(' ').unwrap().1.parse().unwrap();
+        let mut parent = spawn("interleavings::lives::forks-in-transaction", &scenario.path, &[]);
+        let child = parent.hear_prefix("forked ").split_once(' ').unwrap().1.parse().unwrap();
         let child = Orphan(child);
         assert!(matches!(few.store.begin_timeout(Duration::from_millis(30)), Err(Error::LockTimeout { .. })));
-        let pid = parent.child.id();
+        let pid = parent.pid();
         assert!(few.store.stats().unwrap().readers.iter().any(|reader| reader.pid == pid));
         let waited = std::thread::scope(|scope| {
             let waits = scope.spawn(|| {
@@ -81,7 +82,7 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
             });
             std::thread::sleep(Duration::from_millis(20));
             let killed = Instant::now();
-            parent.kill();
+            parent.kill_beside_children();
             waits.join().unwrap().saturating_duration_since(killed)
         });
         eprintln!("taken over after {waited:?}");
@@ -95,12 +96,12 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
         assert_verified(&few.store);
     }
     // A child without its parent is no client: the logger leaves, and the next one recovers.
-    let mut parent = Role::own("interleavings::lives::forks-in-transaction", &scenario.path, "");
-    let child = Orphan(parent.wait_for("forked ").split_once(' ').unwrap().1.parse().unwrap());
+    let mut parent = spawn("interleavings::lives::forks-in-transaction", &scenario.path, &[]);
+    let child = Orphan(parent.hear_prefix("forked ").split_once(' ').unwrap().1.parse().unwrap());
     let logger = few.store.stats().unwrap().logger_pid.unwrap();
     worker::options().logger_idle(Duration::from_millis(100)).open(&scenario.path).unwrap();
     drop(few);
-    parent.kill();
+    parent.kill_beside_children();
     wait_until(|| !exists(logger));
     assert!(child.is_running());
     let few = Few::open(worker::options().open(&scenario.path).unwrap()).unwrap();
@@ -112,21 +113,21 @@ fn a_child_keeps_nothing_of_a_parent_killed_in_its_transaction() {
 #[test]
 fn a_child_keeps_nothing_of_a_parent_killed_while_opening() {
     let _limit = instrumented::limit_after_build();
-    for point in ["create.after_arena", "client.entered"] {
+    for point in ["create.arena_created", "client.entered"] {
         let scenario = Scenario::new();
         let hold = scenario.hold_point("hold");
         hold.arm();
-        let mut parent = scenario.start("interleavings::lives::forks-while-opening", "", &[hold.at(point)], "");
+        let mut parent = scenario.start("interleavings::lives::forks-while-opening", &[], &[hold.at(point)], "");
         hold.wait();
         let heard = parent.lines().len().max(1);
         parent.tell("fork");
-        let child = Orphan(parent.hear(heard).split_once(' ').unwrap().1.parse().unwrap());
-        let mut other = Role::own("interleavings::lives::worker", &scenario.path, "");
+        let child = Orphan(parent.line(heard).split_once(' ').unwrap().1.parse().unwrap());
+        let mut other = spawn("interleavings::lives::worker", &scenario.path, &[]);
         std::thread::sleep(Duration::from_millis(100));
         assert!(other.lines().is_empty(), "{point}: the initialisation lock is held");
         let killed = Instant::now();
-        parent.kill();
-        other.wait_for("ready");
+        parent.kill_beside_children();
+        other.hear_prefix("ready");
         eprintln!("{point}: opened after {:?}", killed.elapsed());
         assert!(killed.elapsed() < HANGS, "{point}: {:?}", killed.elapsed());
         assert!(child.is_running());
@@ -235,14 +236,14 @@ pub(crate) fn child_drops(path: &Path) {
     assert_eq!(counter.get().unwrap(), 1);
     ticket.wait().unwrap();
     assert_eq!(number(&few.store, &snapshot), 11);
-    assert_eq!(crate::workload::unsealed(&value), 11);
+    assert_eq!(expect_sealed(&value), 11);
     assert_eq!(few.keys.get(b"by-parent").unwrap().unwrap(), b"v");
     few.keys.delete(b"by-parent").unwrap();
     few.commits(50, true).unwrap();
     say("went on");
     listen();
     assert_eq!(number(&few.store, &snapshot), 11);
-    assert_eq!(crate::workload::unsealed(&value), 11);
+    assert_eq!(expect_sealed(&value), 11);
     say("the same");
     listen();
 }
@@ -254,11 +255,11 @@ pub(crate) fn child_drops(path: &Path) {
 fn a_child_drops_its_copies() {
     let _limit = limit();
     let scenario = Scenario::new();
-    let mut parent = Role::own("interleavings::lives::child-drops", &scenario.path, "");
-    let heard = parent.hear(0);
+    let mut parent = spawn("interleavings::lives::child-drops", &scenario.path, &[]);
+    let heard = parent.line(0);
     assert_eq!(heard, "forked");
     let few = Few::open(worker::options().open(&scenario.path).unwrap()).unwrap();
-    let pid = parent.child.id();
+    let pid = parent.pid();
     let error = few.store.begin_timeout(Duration::from_millis(50)).map(drop).unwrap_err();
     assert!(
         matches!(&error, Error::LockTimeout { holder, .. } if matches!(holder, Some(LockHolder::Process { pid: found, .. }) if *found == pid)),
@@ -279,5 +280,5 @@ fn a_child_drops_its_copies() {
     assert_eq!(parent.ask("look"), "the same");
     assert_verified(&few.store);
     assert!(few.store.stats().unwrap().readers.iter().any(|reader| reader.pid == pid));
-    assert!(parent.end());
+    assert!(parent.wait());
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::common::device::{Device, Kind};
+use untorn_test_kit::process::HoldPoint;
 
 /// A small file system. A logger may be stopped or held, so its loggers are killed at the end.
 fn mount(mib: u64) -> Option<Device> {
@@ -46,13 +47,12 @@ fn the_device_fills_between_publication_and_flush() {
     let _limit = instrumented::limit_after_build();
     let Some(device) = mount(12) else { return };
     let path = device.path();
-    let hold = instrumented::HoldPoint::new(path.with_file_name("flush"));
+    let hold = HoldPoint::new(&path.with_file_name("flush"));
     {
         // An instrumented process starts an instrumented logger.
         let orders = hold.at("flush.before_write");
-        let mut starter =
-            Role::start(instrumented::program(), "interleavings::log::worker", &path, "", &[("UNTORN_CRASH", &orders)]);
-        starter.wait_for("ready");
+        let mut starter = instrumented::spawn("interleavings::log::worker", &path, &[], &[("UNTORN_CRASH", &orders)]);
+        starter.hear_prefix("ready");
         let mut options = worker::options();
         let few = Few::open(options.logger_timeout(HANGS).open(&path).unwrap()).unwrap();
         few.commits(10, true).unwrap();

@@ -1,10 +1,11 @@
 //! The process that opens the changed stores, and what it does.
 
 use super::*;
+use crate::common::Process;
 
 /// Opens stores in another process, and compares each refused store with its former bytes.
 pub(super) struct Opener {
-    pub(super) child: Child,
+    pub(super) child: Process,
     pub(super) dir: PathBuf,
     pub(super) number: usize,
     pub(super) opened: usize,
@@ -13,7 +14,7 @@ pub(super) struct Opener {
 
 impl Opener {
     pub(super) fn new(dir: &Path) -> Opener {
-        let child = Child::spawn("damage::hostile_fields::opener", dir, &[]);
+        let child = spawn("damage::hostile_fields::opener", dir, &[]);
         Opener { child, dir: dir.to_owned(), number: 0, opened: 0, refused: 0 }
     }
 

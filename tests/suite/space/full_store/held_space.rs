@@ -12,7 +12,7 @@ fn the_holder_of_the_space_is_named() {
     let rows = store.keyspace("rows").unwrap();
     let count = fill(&store, &rows, 500);
     delete_each(&rows, 0..count / 3);
-    let mut holder = Child::spawn("space::full_store::pin", &test.path, &[]);
+    let mut holder = spawn("space::full_store::pin", &test.path, &[]);
     let txn = holder.hear();
     let mut left = shuffled(count).filter(|key| *key >= count / 3).collect::<Vec<_>>();
     // Each key written again needs a page that the snapshot does not see.

@@ -1,7 +1,7 @@
 //! Erases files: overwrites the headers of former segments, and the blocks of spares, with zeros.
 
 use super::SegmentPool;
-use super::make::write_zeros;
+use super::create::write_zeros;
 use super::slots::{SegmentSlot, SegmentSlots, SlotState};
 use crate::limits::BLOCK_BYTES;
 use crate::{Disk, DiskFile};

@@ -6,8 +6,7 @@
 //!
 //! A failure prints its seed; `UNTORN_WAL_SEED=n` replays that history alone.
 
-mod common;
-use common::*;
+use crate::common::*;
 use untorn_wal::{
     Log, LogError, LogState, Lsn, RecordKind, Result, Retention,
     limits::RECORD_HEADER_BYTES,

@@ -5,9 +5,7 @@
 //! Method: segments are started, freed, deleted, filled and reduced while single calls fail. After
 //! each step, what is on the disk is read as the next open reads it.
 
-mod common;
-
-use common::{STORE, Stream, check, flush, new_log, new_log_of, shape};
+use crate::common::{STORE, Stream, check, flush, new_log, new_log_of, read_all_of, shape};
 use std::sync::Arc;
 use std::time::Duration;
 use untorn_wal::{
@@ -139,7 +137,7 @@ fn a_header_that_cannot_be_erased_does_not_stay_alone() {
         log.start_segment(&log_state, 0, &mut stream.fill()).unwrap();
         let found = SegmentCatalog::read_headers(&disk, &shape).unwrap().segments;
         let oldest = found.iter().map(|segment| segment.header.start).min().unwrap();
-        let (bytes, _) = common::read_all_of(&disk, &shape, oldest).unwrap();
+        let (bytes, _) = read_all_of(&disk, &shape, oldest).unwrap();
         assert_eq!(oldest.advanced_by(bytes.len() as u64), stream.end(), "{call:?}");
     }
 }

@@ -1,5 +1,4 @@
 //! What the tests share: a log on a disk in memory, and the stream that it ought to hold.
-#![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::sync::Arc;
 use untorn_wal::{

@@ -9,8 +9,8 @@ use crate::{Disk, DiskFile, disk::AlignedBuf};
 use std::io::ErrorKind;
 
 impl<D: Disk> SegmentPool<D> {
-    /// Makes a spare of `bytes` ready bytes, or fills one that has holes.
-    pub(super) fn make_spare(&self, bytes: u64) -> Result<()> {
+    /// Creates a spare of `bytes` ready bytes, or fills one that has holes.
+    pub(super) fn create_spare(&self, bytes: u64) -> Result<()> {
         let (name, hollow, made) = match self.erase_hollow() {
             Some((name, erased)) => {
                 let filled = erased.and_then(|()| self.zero_file(&name, bytes));
@@ -19,7 +19,7 @@ impl<D: Disk> SegmentPool<D> {
             }
             None => {
                 let name = slot_name(self.lock().reserve_slot(blocks_of(bytes)));
-                let made = self.make_file(&name, bytes);
+                let made = self.create_file(&name, bytes);
                 (name, false, made)
             }
         };
@@ -35,9 +35,9 @@ impl<D: Disk> SegmentPool<D> {
         made
     }
 
-    fn make_file(&self, name: &str, bytes: u64) -> Result<()> {
+    fn create_file(&self, name: &str, bytes: u64) -> Result<()> {
         let unfinished = name.replace(SEGMENT_PREFIX, UNFINISHED_PREFIX);
-        let make = || {
+        let create = || {
             let failed = |doing: &str| LogError::io(format!("{doing} {unfinished}"));
             let created = self.disk.create(&unfinished).or_else(|error| {
                 // This thread has reserved the name, so an earlier attempt has left the file.
@@ -54,7 +54,7 @@ impl<D: Disk> SegmentPool<D> {
             self.disk.rename(&unfinished, name).map_err(failed("renaming"))?;
             self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
         };
-        make().inspect_err(|_| {
+        create().inspect_err(|_| {
             // Best effort: a leftover is removed, or made a spare, at the next open.
             let _ = self.disk.remove(&unfinished).or_else(|_| self.disk.remove(name));
         })

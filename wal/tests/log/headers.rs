@@ -3,9 +3,7 @@
 //! erased matters. Method: one thread starts segments, two others free, delete, fill and reduce
 //! files. After each change of the disk, the headers on it are read.
 
-mod common;
-
-use common::{Stream, follow_each_other, new_log_of, numbers_of, shape};
+use crate::common::{Stream, follow_each_other, new_log_of, numbers_of, shape};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
@@ -178,7 +176,7 @@ fn the_headers_on_the_disk_follow_each_other_after_each_change() {
 #[test]
 fn an_older_count_never_overwrites_a_newer_one() {
     let disk = SimDisk::new(1);
-    let mut log = common::new_log(&disk, 4);
+    let mut log = crate::common::new_log(&disk, 4);
     let (mut stream, mut log_state) = (Stream::default(), LogState::default());
     for _ in 0..3 {
         stream.push(1, &[7; 100]);

@@ -3,9 +3,7 @@
 //! that recycles and keeps segments, with followers that are fast, slow, or read in another thread;
 //! and damaged bytes.
 
-mod common;
-
-use common::{Stream, flush, follow_each_other, new_log, numbers_of, shape};
+use crate::common::{Stream, flush, follow_each_other, new_log, numbers_of, shape};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::{

@@ -3,8 +3,7 @@
 //! disk in memory. Method: random groupings against the count of free blocks; a temporary
 //! directory.
 
-mod common;
-use common::*;
+use crate::common::*;
 use std::{fs::File, sync::Arc};
 use untorn_wal::{
     Disk, DiskFile, Log, LogError, LogScan, LogShape, LogState, Lsn, RealDisk, Retention, SegmentCatalog, SegmentPool,

@@ -1,8 +1,7 @@
 //! Goal: the interleavings that break lesser logs. Method: each is run step by step on a disk in
 //! memory that loses what a failed sync left clean.
 
-mod common;
-use common::*;
+use crate::common::*;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
 use untorn_wal::{

@@ -2,8 +2,7 @@
 //! durable, or an error that names file and offset; never other bytes, never a panic. Method: two
 //! small segments, cut at every byte and flipped at every byte.
 
-mod common;
-use common::*;
+use crate::common::*;
 use untorn_wal::{
     LogError, LogScan, LogState, Lsn, Retention, SegmentCatalog,
     limits::BLOCK_BYTES,
