@@ -248,7 +248,8 @@ impl Store {
     }
 
     /// Begins a transaction as [`Store::begin`] does, waiting for the lock at most `timeout`; with
-    /// [`Duration::ZERO`], it does not wait.
+    /// [`Duration::ZERO`], it does not wait. Before its first transaction, a process may in addition
+    /// wait for the logger that it started when it [opened](Store::open) the store.
     ///
     /// ```
     /// # fn main() -> untorn::Result<()> {
