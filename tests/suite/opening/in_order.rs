@@ -8,7 +8,7 @@
 
 use crate::common::device::{Device, Kind};
 use crate::common::store_files;
-use crate::common::{Child, HANGS, TestStore, assert_clean, limit};
+use crate::common::{HANGS, Process, TestStore, assert_clean, limit, spawn};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::ops::Range;
@@ -89,7 +89,7 @@ fn a_later_logger_begins_the_region() {
     let keys = store.find_keyspace("keys").unwrap().unwrap();
     let snapshot = store.snapshot().unwrap();
     assert_no_logger(&keys.put("7", "a").unwrap_err());
-    let mut second = Child::spawn("opening::open", &test.path, &["second"]);
+    let mut second = spawn("opening::open", &test.path, &["second"]);
     second.expect("ready");
     second.tell("open");
     second.expect("put");
@@ -186,8 +186,8 @@ fn several_processes_open_at_once() {
     let _limit = limit();
     for round in 0..8 {
         let test = left_in_order();
-        let mut children: Vec<Child> =
-            (0..4).map(|n| Child::spawn("opening::open", &test.path, &[&format!("new {n}")])).collect();
+        let mut children: Vec<Process> =
+            (0..4).map(|n| spawn("opening::open", &test.path, &[&format!("new {n}")])).collect();
         children.iter().for_each(|child| child.expect("ready"));
         children.iter_mut().for_each(|child| child.tell("open"));
         children.iter().for_each(|child| child.expect("put"));
