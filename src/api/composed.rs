@@ -12,7 +12,7 @@ use crate::api::write_txn::{TxnRange, WriteTxn};
 use crate::{Error, Result, TxnId};
 
 /// An entry, if there is one.
-type Found = Option<(Key, Value)>;
+type FoundEntry = Option<(Key, Value)>;
 
 impl Store {
     /// Runs `work` in a write transaction at the store's default durability. Commits if it returns
@@ -188,7 +188,7 @@ impl Keyspace {
         self.pop(Keyspace::last)
     }
 
-    fn pop(&self, find: fn(&Keyspace) -> Result<Found>) -> Result<Found> {
+    fn pop(&self, find: fn(&Keyspace) -> Result<FoundEntry>) -> Result<FoundEntry> {
         let mut txn = self.store().begin()?;
         // While the transaction holds the lock, the visible state is the one from which it began.
         // So the value needs no copy.

@@ -31,7 +31,7 @@ const PROGRAMS_MAX: usize = 16;
 
 /// Encodes an error.
 pub fn encode(error: &Error) -> Vec<u8> {
-    let mut out = Output::default();
+    let mut out = Encoded::default();
     error.put(&mut out);
     out.bytes
 }
@@ -40,7 +40,7 @@ pub fn encode(error: &Error) -> Vec<u8> {
 ///
 /// # Errors
 /// A description of the damage in the bytes.
-pub fn decode(bytes: &[u8]) -> Decoded<Error> {
+pub fn decode(bytes: &[u8]) -> DecodeResult<Error> {
     let mut input = Input::new(bytes);
     let error = Error::get(&mut input)?;
     match input.bytes.len() {
@@ -57,11 +57,11 @@ pub(crate) fn encode_reply(error: &Error) -> Vec<u8> {
 }
 
 /// A decoded value, or a description of the damage in its bytes.
-pub(crate) type Decoded<T> = std::result::Result<T, String>;
+pub(crate) type DecodeResult<T> = std::result::Result<T, String>;
 
 /// Bytes that have been encoded.
 #[derive(Default)]
-pub(crate) struct Output {
+pub(crate) struct Encoded {
     pub(crate) bytes: Vec<u8>,
     /// The nesting depth of the present value.
     depth: u32,
@@ -79,13 +79,13 @@ impl<'b> Input<'b> {
         Input { bytes, depth: 0 }
     }
 
-    fn take(&mut self, count: usize) -> Decoded<&'b [u8]> {
+    fn take(&mut self, count: usize) -> DecodeResult<&'b [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(count).ok_or("an error that is cut short")?;
         self.bytes = rest;
         Ok(taken)
     }
 
-    fn take_array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
+    fn take_array<const N: usize>(&mut self) -> DecodeResult<[u8; N]> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)
@@ -95,16 +95,16 @@ impl<'b> Input<'b> {
 /// A value that errors contain.
 pub(crate) trait Coded: Sized {
     /// Appends the value to `out`.
-    fn put(&self, out: &mut Output);
+    fn put(&self, out: &mut Encoded);
     /// Takes a value from the beginning of `input`.
-    fn get(input: &mut Input<'_>) -> Decoded<Self>;
+    fn get(input: &mut Input<'_>) -> DecodeResult<Self>;
 }
 
 /// Implements [`Coded`] for an enum: a number for each variant, and its fields.
 macro_rules! coded {
     ($type:ident { $($number:literal => $variant:ident { $($field:ident),* },)* }) => {
         impl Coded for $type {
-            fn put(&self, out: &mut Output) {
+            fn put(&self, out: &mut Encoded) {
                 match self {
                     $($type::$variant { $($field),* } => {
                         let number: u32 = $number;
@@ -114,7 +114,7 @@ macro_rules! coded {
                 }
             }
 
-            fn get(input: &mut Input<'_>) -> Decoded<$type> {
+            fn get(input: &mut Input<'_>) -> DecodeResult<$type> {
                 Ok(match u32::get(input)? {
                     $($number => $type::$variant { $($field: Coded::get(input)?),* },)*
                     number => return Err(format!("{} {number} is unknown", stringify!($type))),
@@ -264,11 +264,11 @@ coded! { PermissionReason {
 macro_rules! coded_integers {
     ($($type:ident),*) => {
         $(impl Coded for $type {
-            fn put(&self, out: &mut Output) {
+            fn put(&self, out: &mut Encoded) {
                 out.bytes.extend_from_slice(&self.to_le_bytes());
             }
 
-            fn get(input: &mut Input<'_>) -> Decoded<$type> {
+            fn get(input: &mut Input<'_>) -> DecodeResult<$type> {
                 Ok($type::from_le_bytes(input.take_array()?))
             }
         })*
@@ -278,14 +278,14 @@ macro_rules! coded_integers {
 coded_integers!(u8, u32, u64, i32);
 
 impl<T: Coded> Coded for Option<T> {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         u8::from(self.is_some()).put(out);
         if let Some(value) = self {
             value.put(out);
         }
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<Option<T>> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<Option<T>> {
         match u8::get(input)? {
             0 => Ok(None),
             1 => Ok(Some(T::get(input)?)),
@@ -295,18 +295,18 @@ impl<T: Coded> Coded for Option<T> {
 }
 
 impl Coded for String {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         put_text(self, out);
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<String> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<String> {
         let len = usize::try_from(u64::get(input)?).unwrap_or(usize::MAX);
         let text = std::str::from_utf8(input.take(len)?).map_err(|error| error.to_string())?;
         Ok(printable(text))
     }
 }
 
-fn put_text(text: &str, out: &mut Output) {
+fn put_text(text: &str, out: &mut Encoded) {
     let text = cut(text);
     (text.len() as u64).put(out);
     out.bytes.extend_from_slice(text.as_bytes());
@@ -322,49 +322,49 @@ fn cut(text: &str) -> &str {
 
 /// A path as a text: what is not UTF-8 is replaced, since the path is for display.
 impl Coded for PathBuf {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         put_text(&self.to_string_lossy(), out);
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<PathBuf> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<PathBuf> {
         String::get(input).map(PathBuf::from)
     }
 }
 
 /// A duration in nanoseconds; more than 584 years become 584 years.
 impl Coded for Duration {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         u64::try_from(self.as_nanos()).unwrap_or(u64::MAX).put(out);
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<Duration> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<Duration> {
         u64::get(input).map(Duration::from_nanos)
     }
 }
 
 impl Coded for TxnId {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         self.as_u64().put(out);
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<TxnId> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<TxnId> {
         u64::get(input).map(TxnId::from_u64)
     }
 }
 
 impl Coded for Version {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         self.as_u64().put(out);
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<Version> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<Version> {
         u64::get(input).map(Version::from_u64)
     }
 }
 
 /// An error within an error. The innermost one that fits is encoded as its text.
 impl Coded for Arc<Error> {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         out.depth += 1;
         match out.depth < DEPTH_MAX {
             true => (**self).put(out),
@@ -373,7 +373,7 @@ impl Coded for Arc<Error> {
         out.depth -= 1;
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<Arc<Error>> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<Arc<Error>> {
         input.depth += 1;
         if input.depth > DEPTH_MAX {
             return Err(format!("more than {DEPTH_MAX} errors within each other"));
@@ -385,7 +385,7 @@ impl Coded for Arc<Error> {
 }
 
 impl Coded for Vec<TriedProgram> {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         let listed = &self[..self.len().min(PROGRAMS_MAX)];
         (listed.len() as u64).put(out);
         listed.iter().for_each(|tried| {
@@ -394,7 +394,7 @@ impl Coded for Vec<TriedProgram> {
         });
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<Vec<TriedProgram>> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<Vec<TriedProgram>> {
         let count = u64::get(input)?;
         if count > PROGRAMS_MAX as u64 {
             return Err(format!("a list of {count} programs"));
@@ -405,24 +405,24 @@ impl Coded for Vec<TriedProgram> {
 
 /// A limit kind as its text. A text that this version does not know becomes [`LimitKind::Other`].
 impl Coded for LimitKind {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         put_text(self.text(), out);
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<LimitKind> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<LimitKind> {
         String::get(input).map(|text| LimitKind::from_text(&text))
     }
 }
 
 /// A system error as its number, or as 0 and a text.
 impl Coded for io::Error {
-    fn put(&self, out: &mut Output) {
+    fn put(&self, out: &mut Encoded) {
         let errno = self.raw_os_error().unwrap_or(0);
         errno.put(out);
         put_text(&if errno == 0 { self.to_string() } else { String::new() }, out);
     }
 
-    fn get(input: &mut Input<'_>) -> Decoded<io::Error> {
+    fn get(input: &mut Input<'_>) -> DecodeResult<io::Error> {
         let (errno, text) = (i32::get(input)?, String::get(input)?);
         Ok(if errno == 0 { io::Error::other(text) } else { io::Error::from_raw_os_error(errno) })
     }

@@ -19,7 +19,7 @@ use untorn_wal::segment_catalog::slot_name;
 use untorn_wal::testing::SimDisk;
 use untorn_wal::wire;
 use untorn_wal::wire::{
-    ChangeItem, Edge, Failure, FoundValue, Happened, List, Operation, Record, Reply, Request, request,
+    ChangeItem, Edge, Failure, FoundValue, Happened, List, Operation, RangeRecord, Reply, Request, request,
 };
 use untorn_wal::{LogScan, LogShape, Lsn, StoreId};
 
@@ -230,7 +230,7 @@ fn replies() -> Vec<Vec<u8>> {
         Reply::Deleted { txn: 6, was_there: true },
         Reply::RangeDeleted { txn: 6, removed: 3 },
         Reply::Unmet { index: 2, current: Some(7) },
-        Reply::Piece { scan: 1, txn: 4, records: List(vec![Record { key: b"a", value: b"b" }; 3]) },
+        Reply::Piece { scan: 1, txn: 4, records: List(vec![RangeRecord { key: b"a", value: b"b" }; 3]) },
         Reply::Names(List(vec!["a", "größe"])),
         Reply::Stats(b"figures"),
         Reply::Cell { version: 2, value: &[1; 8] },

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 const ENTRIES: usize = 4096;
 
 #[derive(Default)]
-struct Entry {
+struct CheckedPage {
     /// 0, which is no page of a tree or queue, if the entry was never used.
     page: AtomicU32,
     created_txn: AtomicU64,
@@ -29,7 +29,7 @@ struct Entry {
 #[derive(Default)]
 pub(crate) struct CheckedPages {
     /// Made for the first page that is noted: most processes only read.
-    entries: OnceLock<Box<[Entry]>>,
+    entries: OnceLock<Box<[CheckedPage]>>,
 }
 
 impl CheckedPages {
@@ -50,7 +50,7 @@ impl CheckedPages {
     /// Records that a page created in `created_txn` is sound.
     #[inline]
     pub(crate) fn note(&self, page: PageId, created_txn: TxnId) {
-        let entries = self.entries.get_or_init(|| (0..ENTRIES).map(|_| Entry::default()).collect());
+        let entries = self.entries.get_or_init(|| (0..ENTRIES).map(|_| CheckedPage::default()).collect());
         let entry = &entries[Self::index(page)];
         entry.page.store(page.0, Ordering::Relaxed);
         entry.created_txn.store(created_txn.as_u64(), Ordering::Relaxed);

@@ -10,7 +10,7 @@
 //! case.
 
 use crate::error::codec;
-use crate::error::codec::{Coded, Input, Output};
+use crate::error::codec::{Coded, Encoded, Input};
 use crate::error::reason::LoggerFailure;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(crate) fn ready() -> Vec<u8> {
 
 /// Returns the status of a logger that can't serve.
 pub(crate) fn failed(error: &Error) -> Vec<u8> {
-    let mut head = Output::default();
+    let mut head = Encoded::default();
     u32::from(wire::VERSION).put(&mut head);
     error.to_string().put(&mut head);
     [FAILED, &head.bytes, &codec::encode(error)].concat()
@@ -45,7 +45,7 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Result<()>> {
     Some(Err(status.unwrap_or_else(|| foreign(printable(&String::from_utf8_lossy(bytes))))))
 }
 
-fn read_failed(bytes: &[u8]) -> codec::Decoded<Error> {
+fn read_failed(bytes: &[u8]) -> codec::DecodeResult<Error> {
     let mut input = Input::new(bytes);
     let version = u32::get(&mut input)?;
     let text = String::get(&mut input)?;

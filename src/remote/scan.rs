@@ -9,7 +9,7 @@ use std::ops::Bound;
 use untorn_wal::wire::{Edge, PIECE_BYTES_MAX, Reply, Request};
 
 /// A record of a scan: its key and value.
-type Record = (Vec<u8>, Vec<u8>);
+type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// An iterator over the records of a range, made by [`Client::scan`]. All are of one snapshot,
 /// whatever is written meanwhile.
@@ -20,14 +20,14 @@ pub struct Scan<'c> {
     number: u32,
     /// The connection for which the number holds.
     generation: u64,
-    records: VecDeque<Record>,
+    records: VecDeque<KeyValue>,
 }
 
 /// The contents of a piece.
 struct Piece {
     number: u32,
     txn: TxnId,
-    records: VecDeque<Record>,
+    records: VecDeque<KeyValue>,
 }
 
 impl<'c> Scan<'c> {
@@ -85,7 +85,7 @@ impl Scan<'_> {
 }
 
 impl Iterator for Scan<'_> {
-    type Item = Result<Record>;
+    type Item = Result<KeyValue>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Err(error) = self.client.check_fork() {

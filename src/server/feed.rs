@@ -8,7 +8,7 @@
 //! transaction is marked as such, among those that the client may read. So the newest change is
 //! held back until it is known whether another follows; the reply does not wait for that.
 
-use crate::api::feed::Admission;
+use crate::api::feed::Delivery;
 use crate::api::feed::changes::Advance;
 use crate::limits::{PAGE_SIZE_MAX, key_len_max};
 use crate::server::answer::{Answer, REPLY_BYTES_MAX, Session, refuse_unless, reserve, too_many_bytes};
@@ -238,20 +238,18 @@ impl OpenFeed<'_> {
             let (mut follows, mut bytes) = (false, 0);
             let admitted = self.changes.next_admitted(&mut |name, key_bytes, value_bytes| {
                 if is_skipped || !rights.may_read(name) {
-                    return Admission::WithoutValue;
+                    return Delivery::WithoutValue;
                 }
                 follows = true;
                 bytes = name.len() + key_bytes + value_bytes;
                 let before = ready_bytes + held_bytes.unwrap_or(0);
                 let is_last_of_piece = (ready_count > 0 || held_bytes.is_some()) && before + bytes > PIECE_BYTES_MAX;
                 match bytes > REPLY_BYTES_MAX {
-                    _ if is_last_of_piece => Admission::Later,
+                    _ if is_last_of_piece => Delivery::Later,
                     // No reply can hold it; the client gets an error when it is next.
-                    true => Admission::WithoutValue,
-                    false if permit.try_resize(before + bytes + FEED_ITEM_BYTES * (ready_count + 2)) => {
-                        Admission::Whole
-                    }
-                    false => Admission::Later,
+                    true => Delivery::WithoutValue,
+                    false if permit.try_resize(before + bytes + FEED_ITEM_BYTES * (ready_count + 2)) => Delivery::Whole,
+                    false => Delivery::Later,
                 }
             })?;
             let change = match admitted {

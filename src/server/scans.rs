@@ -11,7 +11,7 @@ use crate::{Error, Keyspace, LimitKind, Result, Snapshot};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
-use untorn_wal::wire::{Edge, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, Record, Reply};
+use untorn_wal::wire::{Edge, List, PIECE_BYTES_MAX, PIECE_RECORDS_MAX, RangeRecord, Reply};
 
 /// How long a snapshot is kept for the next piece.
 const SCAN_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,7 +109,7 @@ impl Scans {
             bytes += key.len() + value.len();
             records.push((key, value));
         }
-        let list = List(records.iter().map(|(key, value)| Record { key, value }).collect());
+        let list = List(records.iter().map(|(key, value)| RangeRecord { key, value }).collect());
         let reply = Reply::Piece {
             scan: if is_last { 0 } else { number },
             txn: scan.snapshot.txn_id().as_u64(),

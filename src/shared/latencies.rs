@@ -69,7 +69,7 @@ const _: () = assert!(size_of::<LockTimes>() == 4096);
 
 /// All histograms of a store.
 #[repr(C)]
-pub(crate) struct Latencies {
+pub(crate) struct LatencyHistograms {
     /// For a commit whose caller waits for durability: from the publication until the wait returns,
     /// once. For a ticket that is waited for later: from the beginning of that wait. Recorded by
     /// the waiting thread.

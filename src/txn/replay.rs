@@ -9,7 +9,7 @@ mod records;
 
 pub(crate) use check::Check;
 pub(crate) use extents::ExtentPlan;
-use records::{Record, RecordStream, damaged};
+use records::{RecordStream, WholeRecord, damaged};
 
 use crate::pages::protection::Protection;
 use crate::pages::unreplayed::UnreplayedExtents;
@@ -91,8 +91,8 @@ impl<'e> Replay<'e> {
         wrong
     }
 
-    fn apply(&mut self, record: Record<'_>) -> Result<()> {
-        let Record { txn, kind, payload, at, end } = record;
+    fn apply(&mut self, record: WholeRecord<'_>) -> Result<()> {
+        let WholeRecord { txn, kind, payload, at, end } = record;
         let damaged = |what: String| damaged(at, what);
         if matches!(kind, RecordKind::Abort | RecordKind::Commit) {
             // The frames so far belong to a transaction that never committed.

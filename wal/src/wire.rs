@@ -20,7 +20,7 @@ pub mod request;
 
 pub use hello::{ClientHello, Refusal, ServerHello};
 pub use list::List;
-pub use reply::{ChangeItem, Failure, FoundValue, Happened, Record, Reply};
+pub use reply::{ChangeItem, Failure, FoundValue, Happened, RangeRecord, Reply};
 pub use request::{Durability, Edge, Feed, Operation, Request};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};

@@ -1,8 +1,8 @@
 //! The public type of the change feed: every committed change, in order, from any process.
 
 use crate::api::feed::{
-    Admission, Admit, ChangeFilter, CursorStep, KeyspaceNames, ReadLimit, Reader, TransactionCursor, TransactionFilter,
-    locate,
+    Admit, ChangeFilter, CursorStep, Delivery, KeyspaceNames, LogReader, ReadLimit, TransactionCursor,
+    TransactionFilter, locate,
 };
 use crate::change::{Change, Feed};
 use crate::files::dir;
@@ -77,7 +77,7 @@ pub struct Changes {
     feed: Feed,
     filter: ChangeFilter,
     names: KeyspaceNames,
-    reader: Reader,
+    reader: LogReader,
     /// Every transaction up to this one was delivered, or did not match.
     position: TxnId,
     txn_cursor: Option<TransactionCursor>,
@@ -94,7 +94,7 @@ impl Changes {
             feed,
             filter: ChangeFilter::default(),
             names: KeyspaceNames::default(),
-            reader: Reader::new(at),
+            reader: LogReader::new(at),
             position: from,
             txn_cursor: None,
             bound: ReadLimit { txn: from, lsn: at },
@@ -146,7 +146,7 @@ impl Changes {
         self.client.check_usable()?;
         loop {
             self.look()?;
-            if let Advance::Change(change) = self.advance(&mut |_, _, _| Admission::Whole)? {
+            if let Advance::Change(change) = self.advance(&mut |_, _, _| Delivery::Whole)? {
                 return Ok(Some(change));
             }
             // Also checked by the clock: if other processes keep committing changes that do not
@@ -172,7 +172,7 @@ impl Changes {
 
     /// Frees memory whose contents can be read again, and returns the number of bytes still in use.
     pub(crate) fn let_go(&mut self) -> usize {
-        self.reader = Reader::new(self.reader.at());
+        self.reader = LogReader::new(self.reader.at());
         self.txn_cursor.as_mut().map_or(0, TransactionCursor::let_go)
     }
 
@@ -234,7 +234,7 @@ impl Changes {
         let start = self.reader.at();
         let filtered = self.filter_stream_from(&client, start);
         if !matches!(filtered, Ok(true)) {
-            self.reader = Reader::new(start);
+            self.reader = LogReader::new(start);
         }
         filtered
     }

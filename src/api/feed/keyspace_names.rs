@@ -3,7 +3,7 @@
 //! The newest catalog has the existing keyspaces. The name of one that was dropped since is in the
 //! operation that dropped it, further on in the log.
 
-use crate::api::feed::reader::{ReadLimit, Reader};
+use crate::api::feed::reader::{LogReader, ReadLimit};
 use crate::files::dir;
 use crate::process::client::DirectClient;
 use crate::txn::catalog;
@@ -52,7 +52,7 @@ impl KeyspaceNames {
             return Ok(());
         }
         drop(pin);
-        let mut reader = Reader::new(from);
+        let mut reader = LogReader::new(from);
         let bound = ReadLimit { txn: image.txn, lsn: image.log_tail };
         while let Some(record) = reader.peek(&client.engine, bound)? {
             for op in Ops::new(reader.payload(&record)) {

@@ -22,6 +22,6 @@ mod transaction_cursor;
 mod transaction_filter;
 
 pub(crate) use keyspace_names::KeyspaceNames;
-pub(crate) use reader::{ReadLimit, Reader};
-pub(crate) use transaction_cursor::{Admission, Admit, CursorStep, TransactionCursor};
+pub(crate) use reader::{LogReader, ReadLimit};
+pub(crate) use transaction_cursor::{Admit, CursorStep, Delivery, TransactionCursor};
 pub(crate) use transaction_filter::{ChangeFilter, TransactionFilter};

@@ -48,7 +48,7 @@ pub(crate) struct LogRecord {
 }
 
 /// Reads records in order. Holds no file open between calls.
-pub(crate) struct Reader {
+pub(crate) struct LogReader {
     /// The log position of `buffer[used]`.
     at: Lsn,
     buffer: Vec<u8>,
@@ -68,10 +68,10 @@ pub(super) fn open_segments(engine: &Engine) -> Result<(RealDisk, LogShape)> {
     Ok((disk, shape))
 }
 
-impl Reader {
+impl LogReader {
     /// Returns a reader that begins at `at`, where a record begins.
-    pub(crate) fn new(at: Lsn) -> Reader {
-        Reader { at, buffer: Vec::new(), used: 0, follow: None, distrusted: Lsn::ZERO }
+    pub(crate) fn new(at: Lsn) -> LogReader {
+        LogReader { at, buffer: Vec::new(), used: 0, follow: None, distrusted: Lsn::ZERO }
     }
 
     /// Returns the position at which the next record begins.
@@ -83,7 +83,7 @@ impl Reader {
         &self.buffer[record.payload.clone()]
     }
 
-    /// Moves past the record that [`Reader::peek`] has just returned.
+    /// Moves past the record that [`LogReader::peek`] has just returned.
     pub(crate) fn skip(&mut self, record: &LogRecord) {
         self.used += record.len;
         self.at = self.at.advanced_by(record.len as u64);

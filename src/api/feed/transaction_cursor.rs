@@ -2,7 +2,7 @@
 //! value is in memory at a time.
 
 use crate::api::feed::keyspace_names::KeyspaceNames;
-use crate::api::feed::reader::{ReadLimit, Reader};
+use crate::api::feed::reader::{LogReader, ReadLimit};
 use crate::api::feed::transaction_filter::{ChangeFilter, TransactionFilter};
 use crate::change::{Change, ChangeKind};
 use crate::files::dir;
@@ -14,7 +14,7 @@ use untorn_wal::Lsn;
 
 /// How the next change is delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Admission {
+pub(crate) enum Delivery {
     /// It is delivered whole.
     Whole,
     /// It is delivered without its value, which is not copied.
@@ -25,7 +25,7 @@ pub(crate) enum Admission {
 
 /// Decides about a change by the name of its keyspace and the bytes of its key and value, before
 /// they are copied.
-pub(crate) type Admit<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Admission;
+pub(crate) type Admit<'a> = &'a mut dyn FnMut(&str, usize, usize) -> Delivery;
 
 /// The result of [`TransactionCursor::next`].
 pub(crate) enum CursorStep {
@@ -45,7 +45,7 @@ pub(crate) struct TransactionCursor {
     payload: Vec<u8>,
     at: usize,
     /// The reader of its further records, if it was streamed, and the end of the last one.
-    rest: Option<(Reader, Lsn)>,
+    rest: Option<(LogReader, Lsn)>,
     /// The number of operations that were processed.
     index: u64,
     /// A large value of which some bytes are still to be read.
@@ -87,7 +87,7 @@ impl TransactionCursor {
         start: Lsn,
         end: Lsn,
     ) -> TransactionCursor {
-        let rest = Some((Reader::new(start), end));
+        let rest = Some((LogReader::new(start), end));
         TransactionCursor { txn, txn_filter, filter, payload: Vec::new(), at: 0, rest, index: 0, filling: None }
     }
 
@@ -100,7 +100,7 @@ impl TransactionCursor {
     /// Frees memory whose contents can be read again, and returns the number of bytes still in use.
     pub(crate) fn let_go(&mut self) -> usize {
         if let Some((reader, _)) = &mut self.rest {
-            *reader = Reader::new(reader.at());
+            *reader = LogReader::new(reader.at());
         }
         self.payload.drain(..std::mem::take(&mut self.at));
         self.payload.shrink_to_fit();
@@ -193,9 +193,9 @@ impl TransactionCursor {
             _ => return Ok(OpEffect::Nothing),
         };
         let has_value = match admit(names.get(id).map_or("", |name| name), key_bytes, value_bytes) {
-            Admission::Whole => true,
-            Admission::WithoutValue => false,
-            Admission::Later => return Ok(OpEffect::Later),
+            Delivery::Whole => true,
+            Delivery::WithoutValue => false,
+            Delivery::Later => return Ok(OpEffect::Later),
         };
         let change = |keyspace, kind, key: &[u8], value: Option<&[u8]>| Change {
             txn: self.txn,

@@ -18,7 +18,7 @@ use crate::{Result, TxnId};
 use std::sync::Arc;
 
 impl Latencies {
-    fn gather(shared: &latencies::Latencies) -> Latencies {
+    fn gather(shared: &latencies::LatencyHistograms) -> Latencies {
         let by_class = |read: &dyn Fn(CommitClass) -> Latency| LatencyByClass {
             urgent: read(CommitClass::Urgent),
             bulk: read(CommitClass::Bulk),

@@ -210,8 +210,8 @@ pub(crate) enum Command {
     /// store. Two reader processes check every record and every snapshot's totals meanwhile. One
     /// writer is killed and one stopped in the middle of a transaction, the logger is killed, then
     /// all processes are. Exits 1 if anything acknowledged was missing or anything was torn.
-    Tour(tour::Options),
+    Tour(tour::TourOptions),
     /// One process of the tour
     #[command(hide = true)]
-    TourChild(tour::Child),
+    TourChild(tour::TourProcess),
 }

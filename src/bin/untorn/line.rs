@@ -2,7 +2,7 @@
 //! it, `load` reads it.
 
 use crate::arguments::Format;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::text;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -27,14 +27,14 @@ pub(crate) fn write(out: &mut impl Write, keyspace: &str, key: &[u8], value: &[u
             key: text::render(key, format)?,
             value: text::render(value, format)?,
         };
-        serde_json::to_writer(&mut line, &record).map_err(|error| Failure::System(error.to_string()))?;
+        serde_json::to_writer(&mut line, &record).map_err(|error| CommandFailure::System(error.to_string()))?;
     } else {
         text::render_field(key, format, &mut line);
         line.push(b'\t');
         text::render_field(value, format, &mut line);
     }
     line.push(b'\n');
-    out.write_all(&line).map_err(Failure::output)
+    out.write_all(&line).map_err(CommandFailure::output)
 }
 
 /// Returns the key and value of a line without its newline, or the error in it.

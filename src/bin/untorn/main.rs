@@ -16,7 +16,7 @@ mod tour;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
-use outcome::{Failure, Outcome};
+use outcome::{CommandFailure, Outcome};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of the output has closed it, which is no error.
-        Err(Failure::OutputClosed) => ExitCode::SUCCESS,
+        Err(CommandFailure::OutputClosed) => ExitCode::SUCCESS,
         Err(failure) => {
             // Its lines may contain names and paths, with control characters for a terminal.
             let text = failure.to_string();

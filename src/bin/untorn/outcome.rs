@@ -3,11 +3,11 @@
 use std::{fmt, io};
 
 /// The result of every command.
-pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+pub(crate) type Outcome<T = ()> = Result<T, CommandFailure>;
 
 /// The reason why a command failed.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum CommandFailure {
     /// The key or keyspace does not exist. Exit code 1.
     NotFound(String),
     /// A check found damage or a violation. Exit code 1.
@@ -22,48 +22,49 @@ pub(crate) enum Failure {
     OutputClosed,
 }
 
-impl Failure {
+impl CommandFailure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Failure::OutputClosed => 0,
-            Failure::NotFound(_) | Failure::CheckFailed(_) => 1,
-            Failure::Usage(_) => 2,
-            Failure::Store(_) | Failure::System(_) => 3,
+            CommandFailure::OutputClosed => 0,
+            CommandFailure::NotFound(_) | CommandFailure::CheckFailed(_) => 1,
+            CommandFailure::Usage(_) => 2,
+            CommandFailure::Store(_) | CommandFailure::System(_) => 3,
         }
     }
 
     /// Converts an error of a write to standard output.
-    pub(crate) fn output(error: io::Error) -> Failure {
+    pub(crate) fn output(error: io::Error) -> CommandFailure {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::OutputClosed,
-            _ => Failure::System(format!("writing the output: {error}")),
+            io::ErrorKind::BrokenPipe => CommandFailure::OutputClosed,
+            _ => CommandFailure::System(format!("writing the output: {error}")),
         }
     }
 
     /// Converts an error of any other system call, with a description of the call.
-    pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
+    pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> CommandFailure {
         let what = what.into();
-        move |error| Failure::System(format!("{what}: {error}"))
+        move |error| CommandFailure::System(format!("{what}: {error}"))
     }
 }
 
-impl From<untorn::Error> for Failure {
-    fn from(error: untorn::Error) -> Failure {
+impl From<untorn::Error> for CommandFailure {
+    fn from(error: untorn::Error) -> CommandFailure {
         match error {
-            untorn::Error::NoKeyspace { name } => Failure::NotFound(format!("there is no keyspace {name:?}")),
-            error => Failure::Store(error),
+            untorn::Error::NoKeyspace { name } => CommandFailure::NotFound(format!("there is no keyspace {name:?}")),
+            error => CommandFailure::Store(error),
         }
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::NotFound(what) | Failure::CheckFailed(what) | Failure::Usage(what) | Failure::System(what) => {
-                f.write_str(what)
-            }
-            Failure::Store(error) => error.fmt(f),
-            Failure::OutputClosed => f.write_str("the output was closed"),
+            CommandFailure::NotFound(what)
+            | CommandFailure::CheckFailed(what)
+            | CommandFailure::Usage(what)
+            | CommandFailure::System(what) => f.write_str(what),
+            CommandFailure::Store(error) => error.fmt(f),
+            CommandFailure::OutputClosed => f.write_str("the output was closed"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The store that a command uses: by its directory, or by its socket, as a message-passing client.
 //! A command that can use either is written once, against the traits that both implement.
 
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -59,10 +59,10 @@ fn connect(path: &Path) -> Outcome<Option<Client>> {
         // directory.
         Err(error) if error.kind() == ErrorKind::NotFound && path.extension() == Some("sock".as_ref()) => {
             let what = format!("there is no socket at {}; it is there while the store's logger runs", path.display());
-            return Err(Failure::System(what));
+            return Err(CommandFailure::System(what));
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Err(Failure::system(format!("looking for {}", path.display()))(error));
+            return Err(CommandFailure::system(format!("looking for {}", path.display()))(error));
         }
         _ => return Ok(None),
     }
@@ -78,7 +78,7 @@ pub(crate) fn refuse_socket(path: &Path, command: &str) -> Outcome {
     if !is_socket(path) {
         return Ok(());
     }
-    Err(Failure::Usage(format!("{command} needs the store's directory; {} is a socket", path.display())))
+    Err(CommandFailure::Usage(format!("{command} needs the store's directory; {} is a socket", path.display())))
 }
 
 fn is_socket(path: &Path) -> bool {

@@ -6,11 +6,11 @@
 //! so the output is always UTF-8.
 
 use crate::arguments::Format;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 
 /// Parses the bytes of an argument or of a JSON string.
 pub(crate) fn parse(text: &str, format: Format) -> Outcome<Vec<u8>> {
-    if format.hex { parse_hex(text.as_bytes()).map_err(Failure::Usage) } else { Ok(text.as_bytes().to_vec()) }
+    if format.hex { parse_hex(text.as_bytes()).map_err(CommandFailure::Usage) } else { Ok(text.as_bytes().to_vec()) }
 }
 
 /// Formats bytes as an argument or a JSON string.
@@ -20,7 +20,7 @@ pub(crate) fn render(bytes: &[u8], format: Format) -> Outcome<String> {
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
-        Err(_) => Err(Failure::Usage(format!(
+        Err(_) => Err(CommandFailure::Usage(format!(
             "the {} bytes {} are not UTF-8; use --hex",
             bytes.len(),
             render_hex_start(bytes)

@@ -181,7 +181,7 @@ impl Samples {
 
 /// Returns the number of a variant in the encoding.
 fn number(value: &impl Coded) -> u32 {
-    let mut out = Output::default();
+    let mut out = Encoded::default();
     value.put(&mut out);
     u32::from_le_bytes(out.bytes[..4].try_into().unwrap())
 }
@@ -265,7 +265,7 @@ proptest! {
 /// A limit of another version is decoded as a limit, whatever its name.
 #[test]
 fn an_unknown_limit_is_a_limit() {
-    let mut out = Output::default();
+    let mut out = Encoded::default();
     14u32.put(&mut out);
     put_text("the number of moons", &mut out);
     2u64.put(&mut out);

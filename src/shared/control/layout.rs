@@ -12,7 +12,7 @@ use crate::files::slot::SLOT_WORDS;
 use crate::limits;
 use crate::shared::cells;
 use crate::shared::cells::CellsHead;
-use crate::shared::latencies::Latencies;
+use crate::shared::latencies::LatencyHistograms;
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::pins::{LoggerPins, ReaderSlot};
 use crate::shared::protocols::slots::CommitSlot;
@@ -163,7 +163,7 @@ pub(crate) struct Fixed {
     /// Copies of the images of durable transactions, at the indices of the logger's pins.
     pub(super) durable_slots: CacheLine<[CommitSlot<Native, SLOT_WORDS>; 2]>,
     /// Histograms of latencies.
-    pub(crate) latencies: Latencies,
+    pub(crate) latencies: LatencyHistograms,
 }
 
 /// The offset of the client table.

@@ -1,6 +1,6 @@
 //! The check of the records before they are replayed.
 
-use super::extents::{ExtentPlan, Found};
+use super::extents::{ExtentPlan, RecordExtents};
 use super::follows;
 use super::records::{RecordStream, damaged};
 use crate::files::extent::LOGGED_VALUE_BYTES_MIN;
@@ -239,7 +239,7 @@ impl<'k> Check<'k> {
             if let Err(what) = last.map_or(Ok(()), |last| follows(last, txn, kind)) {
                 return Ok(Err(what));
             }
-            let mut found = Found::new(txn, kind, at, record.end);
+            let mut found = RecordExtents::new(txn, kind, at, record.end);
             // The content of an abort record is never applied.
             if kind != RecordKind::Abort {
                 let checked = Ops::new(record.payload).try_for_each(|op| check_op(*page_size, &op?, &mut found));
@@ -285,7 +285,7 @@ impl<'k> Check<'k> {
 
 /// Checks an operation against the limits that the public call enforced before it was logged. Adds
 /// the extent to which it refers to `extents`.
-fn check_op(page_size: usize, op: &Op<'_>, extents: &mut Found) -> Result<(), String> {
+fn check_op(page_size: usize, op: &Op<'_>, extents: &mut RecordExtents) -> Result<(), String> {
     let key_max = limits::key_len_max(page_size) as u64;
     let (what, found, max) = match op {
         Op::Put { key, .. } | Op::Delete { key, .. } => ("a key of bytes", key.len() as u64, key_max),

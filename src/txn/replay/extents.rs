@@ -29,7 +29,7 @@ use untorn_wal::Lsn;
 use untorn_wal::record::RecordKind;
 
 /// The extents of one record.
-pub(super) struct Found {
+pub(super) struct RecordExtents {
     txn: TxnId,
     kind: RecordKind,
     at: Lsn,
@@ -37,9 +37,9 @@ pub(super) struct Found {
     extents: Vec<LoggedExtent>,
 }
 
-impl Found {
-    pub(super) fn new(txn: TxnId, kind: RecordKind, at: Lsn, end: Lsn) -> Found {
-        Found { txn, kind, at, end, extents: Vec::new() }
+impl RecordExtents {
+    pub(super) fn new(txn: TxnId, kind: RecordKind, at: Lsn, end: Lsn) -> RecordExtents {
+        RecordExtents { txn, kind, at, end, extents: Vec::new() }
     }
 
     pub(super) fn push(&mut self, extent: LoggedExtent) {
@@ -49,7 +49,7 @@ impl Found {
 
 /// An extent of a committed transaction.
 #[derive(Clone, Copy, Debug)]
-struct Committed {
+struct CommittedExtent {
     txn: TxnId,
     extent: LoggedExtent,
     /// The position of the record that refers to it, and the first one of the transaction.
@@ -60,7 +60,7 @@ struct Committed {
 }
 
 /// A transaction whose frames were read and whose commit was not.
-struct Open {
+struct OpenTransaction {
     txn: TxnId,
     begin: Lsn,
     extents: Vec<(Lsn, LoggedExtent)>,
@@ -69,8 +69,8 @@ struct Open {
 /// The extents to which the records of a log refer.
 #[derive(Default)]
 pub(crate) struct ExtentPlan {
-    committed: Vec<Committed>,
-    open: Option<Open>,
+    committed: Vec<CommittedExtent>,
+    open: Option<OpenTransaction>,
     /// The records of streams that never commit, ascending. The last one may have no end yet.
     uncommitted: Vec<Range<Lsn>>,
     /// Where the log ends, because the extent of a record beyond the durable position is missing.
@@ -79,7 +79,7 @@ pub(crate) struct ExtentPlan {
 
 impl ExtentPlan {
     /// Adds the next record.
-    pub(super) fn add(&mut self, found: Found) {
+    pub(super) fn add(&mut self, found: RecordExtents) {
         let continues = self.open.as_ref().is_some_and(|open| open.txn == found.txn)
             && matches!(found.kind, RecordKind::Frame | RecordKind::FrameCommit);
         if !continues && let Some(open) = self.open.take() {
@@ -88,14 +88,15 @@ impl ExtentPlan {
         if found.kind == RecordKind::Abort {
             return;
         }
-        let mut open = self.open.take().unwrap_or(Open { txn: found.txn, begin: found.at, extents: Vec::new() });
+        let mut open =
+            self.open.take().unwrap_or(OpenTransaction { txn: found.txn, begin: found.at, extents: Vec::new() });
         open.extents.extend(found.extents.into_iter().map(|extent| (found.at, extent)));
         if found.kind == RecordKind::Frame {
             self.open = Some(open);
             return;
         }
-        let Open { txn, begin, extents } = open;
-        self.committed.extend(extents.into_iter().map(|(at, extent)| Committed {
+        let OpenTransaction { txn, begin, extents } = open;
+        self.committed.extend(extents.into_iter().map(|(at, extent)| CommittedExtent {
             txn,
             extent,
             at,
@@ -208,7 +209,7 @@ impl ExtentPlan {
     }
 }
 
-impl Committed {
+impl CommittedExtent {
     /// Checks that the extent holds the value that the transaction wrote.
     fn check(&self, arena: &Arena, progress: &Progress) -> Result<()> {
         let page_size = arena.page_size();

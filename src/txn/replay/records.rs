@@ -18,7 +18,7 @@ pub(super) struct RecordStream {
 }
 
 /// A whole record.
-pub(super) struct Record<'r> {
+pub(super) struct WholeRecord<'r> {
     pub(super) txn: TxnId,
     pub(super) kind: RecordKind,
     pub(super) payload: &'r [u8],
@@ -42,7 +42,7 @@ impl RecordStream {
     pub(super) fn advance(
         &mut self,
         bytes: &[u8],
-        mut on_record: impl FnMut(Record<'_>) -> Result<Result<(), String>>,
+        mut on_record: impl FnMut(WholeRecord<'_>) -> Result<Result<(), String>>,
     ) -> Result<Option<String>> {
         self.rest.extend_from_slice(bytes);
         let mut used = 0;
@@ -54,7 +54,7 @@ impl RecordStream {
             match record::decode(&self.rest[used..], self.seed, self.at) {
                 Decoded::Record { txn, kind, payload, len } => {
                     let end = Lsn(self.at.0 + len as u64);
-                    let record = Record { txn: TxnId::from_u64(txn), kind, payload, at: self.at, end };
+                    let record = WholeRecord { txn: TxnId::from_u64(txn), kind, payload, at: self.at, end };
                     if let Err(what) = on_record(record)? {
                         break Some(what);
                     }

@@ -46,7 +46,7 @@ pub enum Reply<'a> {
         /// The transaction as of which the range is read, the same for all pieces.
         txn: u64,
         /// The records, in the requested order.
-        records: List<Record<'a>>,
+        records: List<RangeRecord<'a>>,
     },
     /// 8: names, in the order of their creation.
     Names(List<&'a str>),
@@ -89,7 +89,7 @@ pub struct FoundValue<'a> {
 
 /// A record of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Record<'a> {
+pub struct RangeRecord<'a> {
     /// The key.
     pub key: &'a [u8],
     /// The value.

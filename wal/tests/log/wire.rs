@@ -12,7 +12,7 @@ use std::cell::Cell;
 use untorn_wal::wire::hello::{CLIENT_HELLO_BYTES, ClientHello, Refusal, SERVER_HELLO_BYTES, ServerHello};
 use untorn_wal::wire::{
     self, ChangeItem, Durability, Edge, FRAME_HEADER_BYTES, Failure, Feed, FoundValue, Happened, List,
-    MESSAGE_BYTES_MAX, Operation, Record, Reply, Request, WireError,
+    MESSAGE_BYTES_MAX, Operation, RangeRecord, Reply, Request, WireError,
 };
 
 /// Counts the bytes that a thread allocates.
@@ -157,7 +157,7 @@ impl Material {
             4 => Reply::Committed { txn },
             5 => Reply::Deleted { txn, was_there: number % 2 == 0 },
             6 => Reply::Unmet { index: number as u32, current: Some(txn) },
-            7 => Reply::Piece { scan: number as u32, txn, records: List(vec![Record { key, value }; 3]) },
+            7 => Reply::Piece { scan: number as u32, txn, records: List(vec![RangeRecord { key, value }; 3]) },
             8 => Reply::Names(List(self.names.iter().map(|name| &**name).collect())),
             9 => Reply::Stats(value),
             10 => Reply::Cell { version: number, value },

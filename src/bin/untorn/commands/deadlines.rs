@@ -7,7 +7,7 @@
 
 use super::stat;
 use crate::arguments::Format;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::target::options;
 use serde::Serialize;
 use std::path::Path;
@@ -26,7 +26,7 @@ const ASSUMED: &str = "no lock hold and no flush is longer than the longest so f
 const LOGGER_CALLERS: u64 = 1;
 
 #[derive(Serialize)]
-struct Report {
+struct DeadlineReport {
     assumed: &'static str,
     looked_for_seconds: f64,
     urgent: Class,
@@ -72,17 +72,17 @@ struct Class {
 }
 
 pub(crate) fn run(path: &Path, seconds: f64, callers: Option<u64>, format: Format) -> Outcome {
-    let time = Duration::try_from_secs_f64(seconds).map_err(|error| Failure::Usage(error.to_string()))?;
+    let time = Duration::try_from_secs_f64(seconds).map_err(|error| CommandFailure::Usage(error.to_string()))?;
     let (start, before) = (Instant::now(), look(path)?);
     std::thread::sleep(time);
     let after = look(path)?;
     stat::print(&report(&before, &after, start.elapsed(), callers), format)
 }
 
-fn look(path: &Path) -> Result<Box<Stats>, Failure> {
+fn look(path: &Path) -> Result<Box<Stats>, CommandFailure> {
     match options().observe(path)? {
         Observation::Live(stats) => Ok(stats),
-        _ => Err(Failure::System("no process has the store open: there is nothing to measure".into())),
+        _ => Err(CommandFailure::System("no process has the store open: there is nothing to measure".into())),
     }
 }
 
@@ -90,7 +90,7 @@ fn us(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e3
 }
 
-fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -> Report {
+fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -> DeadlineReport {
     let callers = callers.unwrap_or(after.clients.len() as u64).max(1);
     let per_second = |then: &Latency, now: &Latency| now.since(then).count() as f64 / took.as_secs_f64();
     let (then, now) = (&before.latencies, &after.latencies);
@@ -142,7 +142,7 @@ fn report(before: &Stats, after: &Stats, took: Duration, callers: Option<u64>) -
             }
         };
     let deadlines = &after.deadlines;
-    Report {
+    DeadlineReport {
         assumed: ASSUMED,
         looked_for_seconds: took.as_secs_f64(),
         urgent: class(|by| &by.urgent, &now.acknowledgement.urgent, callers, urgent_rate, classes.urgent()),

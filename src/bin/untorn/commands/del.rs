@@ -2,7 +2,7 @@
 //! prints how many there were.
 
 use crate::arguments::{DelOptions, Format, Location};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::output::Output;
 use crate::{target, text};
 use std::io::Write;
@@ -15,7 +15,7 @@ pub(crate) fn run(at: &Location, what: &DelOptions, format: Format) -> Outcome {
             let prefix = text::parse(prefix, format)?;
             if prefix.is_empty() {
                 let what = "--prefix is empty, so it would delete the whole keyspace; --from '' does that";
-                return Err(Failure::Usage(what.into()));
+                return Err(CommandFailure::Usage(what.into()));
             }
             let end = end_of(&prefix);
             let upper = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -27,7 +27,7 @@ pub(crate) fn run(at: &Location, what: &DelOptions, format: Format) -> Outcome {
             if let (Some(start), Some(end)) = (&start, &end)
                 && start > end
             {
-                return Err(Failure::Usage("--from is a greater key than --to".into()));
+                return Err(CommandFailure::Usage("--from is a greater key than --to".into()));
             }
             let lower = start.as_deref().map_or(Bound::Unbounded, Bound::Included);
             let upper = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -41,7 +41,7 @@ fn delete_key(at: &Location, key: &str, format: Format) -> Outcome {
     if target::to_change(&at.store)?.delete(&at.keyspace, &key_bytes)? {
         Ok(())
     } else {
-        Err(Failure::NotFound(format!("there is no key {key:?} in keyspace {:?}", at.keyspace)))
+        Err(CommandFailure::NotFound(format!("there is no key {key:?} in keyspace {:?}", at.keyspace)))
     }
 }
 
@@ -52,7 +52,7 @@ fn delete_range(at: &Location, bounds: untorn::KeyBounds<'_>, format: Format) ->
         true => writeln!(out, "{}", serde_json::json!({ "deleted": removed })),
         false => writeln!(out, "{removed}"),
     };
-    printed.and_then(|()| out.flush()).map_err(Failure::output)
+    printed.and_then(|()| out.flush()).map_err(CommandFailure::output)
 }
 
 /// Returns the least key that is greater than all keys that begin with `prefix`, if there is one.

@@ -7,7 +7,7 @@
 
 use crate::arguments::{Format, Location};
 use crate::line;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::target;
 use std::io::{self, BufRead, Read, Write};
 use untorn::{Batch, Durability, Error, LimitKind, StoreWrite, limits};
@@ -24,15 +24,15 @@ pub(crate) fn run(at: &Location, format: Format) -> Outcome {
     // Also after a bad line: the lines before it are kept, and are durable before the message is
     // printed.
     let committed = loader.commit_batch();
-    let synced = store.sync().map_err(Failure::Store);
+    let synced = store.sync().map_err(CommandFailure::Store);
     if let Err(failure) = committed.and(read).and(synced) {
-        if matches!(failure, Failure::Store(_)) {
+        if matches!(failure, CommandFailure::Store(_)) {
             eprintln!("untorn: {} records were loaded before the error", loader.loaded);
         }
         return Err(failure);
     }
     if format.json {
-        writeln!(io::stdout(), "{{\"loaded\":{}}}", loader.loaded).map_err(Failure::output)?;
+        writeln!(io::stdout(), "{{\"loaded\":{}}}", loader.loaded).map_err(CommandFailure::output)?;
     } else {
         eprintln!("{} records loaded", loader.loaded);
     }
@@ -47,7 +47,7 @@ fn read_all(input: &mut impl BufRead, loader: &mut Loader<'_>, format: Format) -
             .by_ref()
             .take(LINE_BYTES_MAX)
             .read_until(b'\n', &mut text)
-            .map_err(Failure::system(format!("reading line {number}")))?;
+            .map_err(CommandFailure::system(format!("reading line {number}")))?;
         if length == 0 {
             break;
         }
@@ -62,8 +62,8 @@ fn read_all(input: &mut impl BufRead, loader: &mut Loader<'_>, format: Format) -
     Ok(())
 }
 
-fn bad_line(number: u64, what: &str) -> Failure {
-    Failure::Usage(at_line(number, what))
+fn bad_line(number: u64, what: &str) -> CommandFailure {
+    CommandFailure::Usage(at_line(number, what))
 }
 
 fn at_line(number: u64, what: &str) -> String {
@@ -102,7 +102,7 @@ impl Loader<'_> {
         // One record was refused, and with it its batch. The records before it are committed.
         let Some(index) = refused(&batch, &error) else { return Err(error.into()) };
         self.commit_records(&batch[..index])?;
-        Err(Failure::System(at_line(batch[index].line, &error.to_string())))
+        Err(CommandFailure::System(at_line(batch[index].line, &error.to_string())))
     }
 
     /// Commits one transaction, visible on return.

@@ -1,7 +1,7 @@
 //! `scan`: prints the records of a keyspace in key order, optionally of one prefix only.
 
 use crate::arguments::{Format, Location};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::output::Output;
 use crate::{line, target, text};
 use std::io::Write;
@@ -14,5 +14,5 @@ pub(crate) fn run(at: &Location, prefix: Option<&str>, format: Format) -> Outcom
         let (key, value) = record?;
         line::write(&mut out, &at.keyspace, &key, &value, format)?;
     }
-    out.flush().map_err(Failure::output)
+    out.flush().map_err(CommandFailure::output)
 }

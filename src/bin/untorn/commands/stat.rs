@@ -3,7 +3,7 @@
 pub(crate) mod prometheus;
 
 use crate::arguments::Format;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::output::Output;
 use crate::target;
 use serde::Serialize;
@@ -25,8 +25,8 @@ pub(crate) fn run(path: &Path, format: Format) -> Outcome {
     print(&report, format)
 }
 
-fn to_value(report: &impl Serialize) -> Result<Value, Failure> {
-    serde_json::to_value(report).map_err(|error| Failure::System(error.to_string()))
+fn to_value(report: &impl Serialize) -> Result<Value, CommandFailure> {
+    serde_json::to_value(report).map_err(|error| CommandFailure::System(error.to_string()))
 }
 
 /// Prints a report: one JSON object on a line, or a line for each of its fields.
@@ -34,16 +34,16 @@ pub(crate) fn print(report: &impl Serialize, format: Format) -> Outcome {
     let report = to_value(report)?;
     let mut out = Output::new(format);
     if format.json {
-        writeln!(out, "{report}").map_err(Failure::output)?;
+        writeln!(out, "{report}").map_err(CommandFailure::output)?;
     } else {
         let mut lines = Vec::new();
         flatten("", &report, &mut lines);
         let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         for (name, value) in lines {
-            writeln!(out, "{name:width$}  {value}").map_err(Failure::output)?;
+            writeln!(out, "{name:width$}  {value}").map_err(CommandFailure::output)?;
         }
     }
-    out.flush().map_err(Failure::output)
+    out.flush().map_err(CommandFailure::output)
 }
 
 /// The fields that contain transaction ids. They are written as `watch` and `checkpoint` write

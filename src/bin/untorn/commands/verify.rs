@@ -3,7 +3,7 @@
 
 use super::stat;
 use crate::arguments::Format;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::target::{options, refuse_socket};
 use std::path::Path;
 use untorn::{Error, VerifyReport};
@@ -25,8 +25,8 @@ pub(crate) fn run(path: &Path, format: Format) -> Outcome {
     };
     match problems {
         0 => Ok(()),
-        1 => Err(Failure::CheckFailed("1 problem found".to_owned())),
-        count => Err(Failure::CheckFailed(format!("{count} problems found"))),
+        1 => Err(CommandFailure::CheckFailed("1 problem found".to_owned())),
+        count => Err(CommandFailure::CheckFailed(format!("{count} problems found"))),
     }
 }
 

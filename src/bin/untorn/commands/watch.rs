@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::arguments::{Format, WatchOptions};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::output::Output;
 use crate::{target, text};
 use serde::Serialize;
@@ -44,18 +44,18 @@ pub(crate) fn run(options: &WatchOptions, format: Format) -> Outcome {
     while !INTERRUPTED.load(Ordering::Relaxed) {
         let Some(change) = changes.try_next(WATCH_POLL_INTERVAL)? else {
             if is_output_closed() {
-                return Err(Failure::OutputClosed);
+                return Err(CommandFailure::OutputClosed);
             }
             continue;
         };
         write(&mut out, &change, format)?;
         if change.last_in_txn() {
-            out.flush().map_err(Failure::output)?;
+            out.flush().map_err(CommandFailure::output)?;
         }
     }
     // The buffer holds a part of a transaction; a consumer that resumes gets that transaction again
     // as a whole.
-    out.flush().map_err(Failure::output)
+    out.flush().map_err(CommandFailure::output)
 }
 
 /// Parses a transaction id as `stat` or an error prints it.
@@ -70,8 +70,9 @@ fn parse_txn(text: &str) -> Outcome<TxnId> {
             incarnation.parse().ok().zip(sequence.parse().ok()).and_then(|(high, low)| of(high, low))
         }
     };
-    parsed
-        .ok_or_else(|| Failure::Usage(format!("{text:?} is no transaction id; they look like 3.14 or 52776558133262")))
+    parsed.ok_or_else(|| {
+        CommandFailure::Usage(format!("{text:?} is no transaction id; they look like 3.14 or 52776558133262"))
+    })
 }
 
 fn write(out: &mut impl Write, change: &Change, format: Format) -> Outcome {
@@ -92,7 +93,7 @@ fn write(out: &mut impl Write, change: &Change, format: Format) -> Outcome {
             value: change.value().map(|value| text::render(value, format)).transpose()?,
             last: change.last_in_txn(),
         };
-        serde_json::to_writer(&mut line, &record).map_err(|error| Failure::System(error.to_string()))?;
+        serde_json::to_writer(&mut line, &record).map_err(|error| CommandFailure::System(error.to_string()))?;
     } else {
         let as_text = Format { hex: false, json: false };
         line.extend_from_slice(format!("{}\t", change.txn_id()).as_bytes());
@@ -113,7 +114,7 @@ fn write(out: &mut impl Write, change: &Change, format: Format) -> Outcome {
         }
     }
     line.push(b'\n');
-    out.write_all(&line).map_err(Failure::output)
+    out.write_all(&line).map_err(CommandFailure::output)
 }
 
 extern "C" fn interrupted(_signal: libc::c_int) {
@@ -131,7 +132,7 @@ fn end_on_signals() -> Outcome {
             libc::sigaction(signal, &raw const action, std::ptr::null_mut()) != 0
         };
         if failed {
-            return Err(Failure::system("handling signals")(io::Error::last_os_error()));
+            return Err(CommandFailure::system("handling signals")(io::Error::last_os_error()));
         }
     }
     Ok(())

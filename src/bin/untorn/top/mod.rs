@@ -8,7 +8,7 @@ mod rates;
 mod text;
 
 use crate::arguments::TopOptions;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::target;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -32,10 +32,10 @@ pub(crate) fn run(options: &TopOptions) -> Outcome {
     if options.once || !io::stdout().is_terminal() {
         return print_once(path, interval);
     }
-    let mut terminal = ratatui::try_init().map_err(Failure::system("setting up the terminal"))?;
+    let mut terminal = ratatui::try_init().map_err(CommandFailure::system("setting up the terminal"))?;
     let ended = follow(&mut terminal, path, interval);
     ratatui::restore();
-    ended.map_err(Failure::system("drawing on the terminal"))
+    ended.map_err(CommandFailure::system("drawing on the terminal"))
 }
 
 /// Draws a page in each interval, and at once when the terminal's size changes, until it is ended.
@@ -73,7 +73,7 @@ fn print_once(path: &Path, interval: Duration) -> Outcome {
     let rows = variable("LINES").unwrap_or(TEXT_SIZE.1);
     let text = as_text(path, Some(&earlier), &now, (columns, rows));
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CommandFailure::output)
 }
 
 /// Returns a page as lines of text.

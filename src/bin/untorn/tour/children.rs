@@ -5,9 +5,9 @@
 //! kills it then. Children are signalled through their `Child`: until it has been waited for, its
 //! pid belongs to no other process.
 
-use super::event::{Event, Nanoseconds};
+use super::event::{Nanoseconds, TourEvent};
 use super::{janitor, writer};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use rustix::process::{Pid, Signal};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -53,28 +53,28 @@ pub(crate) struct ReaderLog {
 
 /// A log that receives events.
 pub(crate) trait ProcessLog: Default + Send + 'static {
-    fn take(&mut self, event: Event);
+    fn take(&mut self, event: TourEvent);
     fn fail(&mut self, what: String);
 }
 
 impl ProcessLog for WriterLog {
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: TourEvent) {
         match event {
-            Event::Committed { commit, passes, done, asked, locked } => {
+            TourEvent::Committed { commit, passes, done, asked, locked } => {
                 if commit != self.commit + 1 {
                     self.failures.push(format!("commit {commit} follows {}", self.commit));
                 }
                 (self.commit, self.passes, self.done) = (commit, passes, done);
                 self.commits.push((asked, locked));
             }
-            Event::Durable { commit, asked, acknowledged } => {
+            TourEvent::Durable { commit, asked, acknowledged } => {
                 self.commit_durable = commit.max(self.commit_durable);
                 self.durable.push((asked, acknowledged));
             }
-            Event::Holding { locked } => self.holding = Some(locked),
-            Event::Torn(what) => self.torn.push(what),
-            Event::Refused(what) => self.refused.push(what),
-            Event::Failed(what) => self.failures.push(what),
+            TourEvent::Holding { locked } => self.holding = Some(locked),
+            TourEvent::Torn(what) => self.torn.push(what),
+            TourEvent::Refused(what) => self.refused.push(what),
+            TourEvent::Failed(what) => self.failures.push(what),
             other => self.failures.push(format!("unexpected report of a writer: {other:?}")),
         }
     }
@@ -85,12 +85,12 @@ impl ProcessLog for WriterLog {
 }
 
 impl ProcessLog for ReaderLog {
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: TourEvent) {
         match event {
-            Event::Checked { snapshots, records } => (self.snapshots, self.records) = (snapshots, records),
-            Event::Torn(what) => self.torn.push(what),
-            Event::Violation(what) => self.violations.push(what),
-            Event::Failed(what) => self.failures.push(what),
+            TourEvent::Checked { snapshots, records } => (self.snapshots, self.records) = (snapshots, records),
+            TourEvent::Torn(what) => self.torn.push(what),
+            TourEvent::Violation(what) => self.violations.push(what),
+            TourEvent::Failed(what) => self.failures.push(what),
             other => self.failures.push(format!("unexpected report of a reader: {other:?}")),
         }
     }
@@ -129,7 +129,7 @@ impl TourProcess {
         let mut process = TourProcess::start(command, log)?;
         if let Some(input) = &mut process.input {
             writer::write_list(input, names.iter().copied())
-                .map_err(Failure::system("handing a writer its list of files"))?;
+                .map_err(CommandFailure::system("handing a writer its list of files"))?;
         }
         Ok(process)
     }
@@ -143,13 +143,13 @@ impl TourProcess {
 
     fn start<L: ProcessLog>(mut command: Command, log: &ChildOutput<L>) -> Outcome<TourProcess> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(Failure::system("starting a process of the tour"))?;
+        let mut child = command.spawn().map_err(CommandFailure::system("starting a process of the tour"))?;
         let input = child.stdin.take();
         let listener = child.stdout.take().map(|output| {
             let log = Arc::clone(log);
             thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    match Event::parse(&line) {
+                    match TourEvent::parse(&line) {
                         Some(event) => look(&log).take(event),
                         None => look(&log).fail(format!("unexpected output of a process: {line:?}")),
                     }
@@ -162,7 +162,7 @@ impl TourProcess {
     /// Sends a command to a writer.
     pub(crate) fn command(&mut self, command: u8) -> Outcome {
         match &mut self.input {
-            Some(input) => input.write_all(&[command]).map_err(Failure::system("commanding a writer")),
+            Some(input) => input.write_all(&[command]).map_err(CommandFailure::system("commanding a writer")),
             None => Ok(()),
         }
     }
@@ -170,7 +170,7 @@ impl TourProcess {
     /// Stops or continues it.
     pub(crate) fn signal(&self, signal: Signal) -> Outcome {
         rustix::process::kill_process(Pid::from_child(&self.child), signal)
-            .map_err(|errno| Failure::System(format!("signalling a process of the tour: {errno}")))
+            .map_err(|errno| CommandFailure::System(format!("signalling a process of the tour: {errno}")))
     }
 
     /// Returns whether it still runs. No child ends by itself.
@@ -210,7 +210,7 @@ impl Janitor {
         let mut command = child_command(store)?;
         command.arg("janitor").args(remove.then_some("--remove"));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
-        let child = command.spawn().map_err(Failure::system("starting a process of the tour"))?;
+        let child = command.spawn().map_err(CommandFailure::system("starting a process of the tour"))?;
         Ok(Janitor { child })
     }
 
@@ -230,7 +230,7 @@ impl Drop for Janitor {
 }
 
 fn child_command(store: &Path) -> Outcome<Command> {
-    let program = std::env::current_exe().map_err(Failure::system("finding this program's file"))?;
+    let program = std::env::current_exe().map_err(CommandFailure::system("finding this program's file"))?;
     let mut command = Command::new(program);
     command.arg("tour-child").arg(store).arg(std::process::id().to_string());
     Ok(command)
@@ -239,8 +239,8 @@ fn child_command(store: &Path) -> Outcome<Command> {
 /// Makes the kernel kill this child when the parent ends.
 pub(crate) fn end_with_parent(parent: u32) -> Outcome {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|errno| Failure::System(format!("asking to end with the parent: {errno}")))?;
+        .map_err(|errno| CommandFailure::System(format!("asking to end with the parent: {errno}")))?;
     // The parent may have ended just before.
     let is_there = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get().cast_unsigned() == parent);
-    if is_there { Ok(()) } else { Err(Failure::System("the tour has ended".to_owned())) }
+    if is_there { Ok(()) } else { Err(CommandFailure::System("the tour has ended".to_owned())) }
 }

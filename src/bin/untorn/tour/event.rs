@@ -11,7 +11,7 @@ pub(crate) type Nanoseconds = u64;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum TourEvent {
     /// A writer's commit is visible.
     Committed {
         /// The number of the writer's commit, counted from 1.
@@ -56,20 +56,20 @@ pub(crate) enum Event {
     Failed(String),
 }
 
-impl Event {
+impl TourEvent {
     /// Writes the line to standard output, in one call, so that a kill leaves all of it or nothing.
     pub(crate) fn tell(&self) -> io::Result<()> {
         let mut line = match self {
-            Event::Committed { commit, passes, done, asked, locked } => {
+            TourEvent::Committed { commit, passes, done, asked, locked } => {
                 format!("committed {commit} {passes} {done} {asked} {locked}")
             }
-            Event::Durable { commit, asked, acknowledged } => format!("durable {commit} {asked} {acknowledged}"),
-            Event::Holding { locked } => format!("holding {locked}"),
-            Event::Refused(what) => format!("refused {}", what.escape_default()),
-            Event::Checked { snapshots, records } => format!("checked {snapshots} {records}"),
-            Event::Torn(what) => format!("torn {}", what.escape_default()),
-            Event::Violation(what) => format!("violation {}", what.escape_default()),
-            Event::Failed(what) => format!("failed {}", what.escape_default()),
+            TourEvent::Durable { commit, asked, acknowledged } => format!("durable {commit} {asked} {acknowledged}"),
+            TourEvent::Holding { locked } => format!("holding {locked}"),
+            TourEvent::Refused(what) => format!("refused {}", what.escape_default()),
+            TourEvent::Checked { snapshots, records } => format!("checked {snapshots} {records}"),
+            TourEvent::Torn(what) => format!("torn {}", what.escape_default()),
+            TourEvent::Violation(what) => format!("violation {}", what.escape_default()),
+            TourEvent::Failed(what) => format!("failed {}", what.escape_default()),
         };
         line.push('\n');
         let mut out = io::stdout().lock();
@@ -78,25 +78,25 @@ impl Event {
     }
 
     /// Parses the event of a line.
-    pub(crate) fn parse(line: &str) -> Option<Event> {
+    pub(crate) fn parse(line: &str) -> Option<TourEvent> {
         let (name, rest) = line.split_once(' ')?;
         let mut numbers = rest.split(' ').map_while(|word| word.parse().ok());
         let mut number = || numbers.next();
         Some(match name {
-            "committed" => Event::Committed {
+            "committed" => TourEvent::Committed {
                 commit: number()?,
                 passes: number()?,
                 done: number()?,
                 asked: number()?,
                 locked: number()?,
             },
-            "durable" => Event::Durable { commit: number()?, asked: number()?, acknowledged: number()? },
-            "holding" => Event::Holding { locked: number()? },
-            "refused" => Event::Refused(rest.to_owned()),
-            "checked" => Event::Checked { snapshots: number()?, records: number()? },
-            "torn" => Event::Torn(rest.to_owned()),
-            "violation" => Event::Violation(rest.to_owned()),
-            "failed" => Event::Failed(rest.to_owned()),
+            "durable" => TourEvent::Durable { commit: number()?, asked: number()?, acknowledged: number()? },
+            "holding" => TourEvent::Holding { locked: number()? },
+            "refused" => TourEvent::Refused(rest.to_owned()),
+            "checked" => TourEvent::Checked { snapshots: number()?, records: number()? },
+            "torn" => TourEvent::Torn(rest.to_owned()),
+            "violation" => TourEvent::Violation(rest.to_owned()),
+            "failed" => TourEvent::Failed(rest.to_owned()),
             _ => return None,
         })
     }

@@ -23,7 +23,7 @@ pub(crate) fn run(path: &Path, remove: bool) -> Outcome {
     if remove && !commands.contains(&COMMAND_KEEP) {
         // The logger exits at the latest when its directory is removed.
         std::fs::remove_dir_all(path)
-            .map_err(crate::outcome::Failure::system(format!("removing {}", path.display())))?;
+            .map_err(crate::outcome::CommandFailure::system(format!("removing {}", path.display())))?;
     }
     stopped.map(|_| ()).map_err(Into::into)
 }

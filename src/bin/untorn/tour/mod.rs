@@ -25,7 +25,7 @@ mod stage;
 mod writer;
 
 use crate::arguments::Format;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,7 +40,7 @@ const LOGGER_IDLE: Duration = Duration::from_secs(10);
 
 /// The options of a tour.
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct TourOptions {
     /// The tree to index [default: the sources in cargo's registry, else the Rust toolchain]
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -57,17 +57,17 @@ pub(crate) struct Options {
 
 /// One process of the tour, as its parent starts it.
 #[derive(Args)]
-pub(crate) struct Child {
+pub(crate) struct TourProcess {
     /// The store's directory
     store: PathBuf,
     /// The process that started it; without that process it ends
     parent: u32,
     #[command(subcommand)]
-    role: Role,
+    role: TourRole,
 }
 
 #[derive(Subcommand)]
-enum Role {
+enum TourRole {
     /// Indexes the files that standard input lists
     Writer {
         /// The number of this writer
@@ -86,7 +86,7 @@ enum Role {
 }
 
 /// Runs the tour.
-pub(crate) fn run(options: &Options, format: Format) -> Outcome {
+pub(crate) fn run(options: &TourOptions, format: Format) -> Outcome {
     let source = source::find(options.directory.as_deref(), options.limit)?;
     let (path, remove) = match (&options.keep, &options.store) {
         (Some(path), _) => (path.clone(), false),
@@ -94,14 +94,14 @@ pub(crate) fn run(options: &Options, format: Format) -> Outcome {
         (None, None) => (fresh_path(), true),
     };
     if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Failure::Usage(format!("{} is not empty; the tour wants a fresh store", path.display())));
+        return Err(CommandFailure::Usage(format!("{} is not empty; the tour wants a fresh store", path.display())));
     }
     let mut janitor = children::Janitor::start(&path, remove)?;
     let played = script::play(&source, &path);
     // A store that failed a check is kept for analysis.
     let clean = match &played {
         Ok(report) => report.violations.is_empty(),
-        Err(failure) => !matches!(failure, Failure::CheckFailed(_)),
+        Err(failure) => !matches!(failure, CommandFailure::CheckFailed(_)),
     };
     if !clean {
         janitor.keep_store();
@@ -112,19 +112,19 @@ pub(crate) fn run(options: &Options, format: Format) -> Outcome {
     report.print(format, if remove && clean { None } else { Some(&path) })?;
     match report.violations.len() {
         0 => Ok(()),
-        1 => Err(Failure::CheckFailed("1 violation".to_owned())),
-        count => Err(Failure::CheckFailed(format!("{count} violations"))),
+        1 => Err(CommandFailure::CheckFailed("1 violation".to_owned())),
+        count => Err(CommandFailure::CheckFailed(format!("{count} violations"))),
     }
 }
 
 /// Runs one process of it.
-pub(crate) fn run_child(child: &Child) -> Outcome {
-    if let Role::Janitor { remove } = child.role {
+pub(crate) fn run_child(child: &TourProcess) -> Outcome {
+    if let TourRole::Janitor { remove } = child.role {
         return janitor::run(&child.store, remove);
     }
     children::end_with_parent(child.parent)?;
     match &child.role {
-        Role::Writer { slot, directory } => writer::run(&child.store, directory, *slot),
+        TourRole::Writer { slot, directory } => writer::run(&child.store, directory, *slot),
         _ => reader::run(&child.store),
     }
 }

@@ -6,10 +6,10 @@
 //! never ahead of the visible one.
 
 use super::census::{self, Census};
-use super::event::Event;
+use super::event::TourEvent;
 use super::open;
 use super::record::{FILES, TOTALS};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use std::io;
 use std::path::Path;
 use std::thread;
@@ -23,18 +23,18 @@ const PIN_TIME: Duration = Duration::from_millis(400);
 const READ_PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) fn run(path: &Path) -> Outcome {
-    let result = Reader::open(path).and_then(|mut reader| {
+    let result = TourReader::open(path).and_then(|mut reader| {
         loop {
             reader.check_next()?;
         }
     });
     if let Err(failure) = &result {
-        let _ = Event::Failed(failure.to_string()).tell();
+        let _ = TourEvent::Failed(failure.to_string()).tell();
     }
     result
 }
 
-struct Reader {
+struct TourReader {
     store: Store,
     files: Keyspace,
     totals: Keyspace,
@@ -46,11 +46,11 @@ struct Reader {
     pinned: Option<(Instant, Snapshot, u32)>,
 }
 
-impl Reader {
-    fn open(path: &Path) -> Outcome<Reader> {
+impl TourReader {
+    fn open(path: &Path) -> Outcome<TourReader> {
         let store = open(path, false)?;
         let (files, totals) = (store.keyspace(FILES)?, store.keyspace(TOTALS)?);
-        Ok(Reader {
+        Ok(TourReader {
             store,
             files,
             totals,
@@ -85,7 +85,7 @@ impl Reader {
         self.check_pinned()?;
         if self.told.elapsed() >= REPORT_INTERVAL {
             self.told = Instant::now();
-            tell(Event::Checked { snapshots: self.snapshots, records: self.records })?;
+            tell(TourEvent::Checked { snapshots: self.snapshots, records: self.records })?;
         }
         thread::sleep(READ_PAUSE);
         Ok(())
@@ -108,7 +108,7 @@ impl Reader {
     fn census(&mut self, snapshot: &Snapshot) -> Outcome<Census> {
         let census = census::take(snapshot, &self.files, &self.totals)?;
         for what in &census.torn {
-            tell(Event::Torn(what.clone()))?;
+            tell(TourEvent::Torn(what.clone()))?;
         }
         for what in &census.violations {
             violation(what)?;
@@ -133,9 +133,9 @@ fn compare(kind: &str, before: Option<&Census>, now: &Census) -> Outcome {
 }
 
 fn violation(what: &str) -> Outcome {
-    tell(Event::Violation(what.to_owned()))
+    tell(TourEvent::Violation(what.to_owned()))
 }
 
-fn tell(event: Event) -> Outcome {
-    event.tell().map_err(|error: io::Error| Failure::output(error))
+fn tell(event: TourEvent) -> Outcome {
+    event.tell().map_err(|error: io::Error| CommandFailure::output(error))
 }

@@ -2,7 +2,7 @@
 
 use super::stage::Comparison;
 use crate::arguments::Format;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::Duration;
 const VIOLATIONS_SHOWN_MAX: usize = 20;
 
 /// One fault and its effects.
-pub(crate) struct Fault {
+pub(crate) struct TourFault {
     pub(crate) what: &'static str,
     pub(crate) comparison: Comparison,
     /// When the first of the others had the writer lock again.
@@ -22,10 +22,10 @@ pub(crate) struct Fault {
     pub(crate) notes: Vec<String>,
 }
 
-impl Fault {
+impl TourFault {
     /// Returns a fault that could not be caused.
-    pub(crate) fn missing(what: &'static str) -> Fault {
-        Fault { what, comparison: Comparison::default(), went_on: None, all_went_on: None, notes: Vec::new() }
+    pub(crate) fn missing(what: &'static str) -> TourFault {
+        TourFault { what, comparison: Comparison::default(), went_on: None, all_went_on: None, notes: Vec::new() }
     }
 
     fn json(&self) -> Value {
@@ -42,7 +42,7 @@ impl Fault {
 }
 
 /// The whole tour.
-pub(crate) struct Report {
+pub(crate) struct TourReport {
     pub(crate) directory: PathBuf,
     pub(crate) files: u64,
     /// Whether the limits excluded files.
@@ -58,20 +58,20 @@ pub(crate) struct Report {
     pub(crate) records_read: u64,
     pub(crate) torn_reads: u64,
     pub(crate) violations: Vec<String>,
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) faults: Vec<TourFault>,
     /// Pages that the store's own check has read.
     pub(crate) verified: u64,
     pub(crate) elapsed: Duration,
 }
 
-impl Report {
+impl TourReport {
     /// Prints the report, and the path of the store if it still exists.
     pub(crate) fn print(&self, format: Format, kept: Option<&Path>) -> Outcome {
         let mut text = Vec::new();
         if format.json { writeln!(text, "{}", self.json(kept)) } else { self.table(&mut text, kept) }
-            .map_err(Failure::output)?;
+            .map_err(CommandFailure::output)?;
         let mut out = io::stdout().lock();
-        out.write_all(&text).and_then(|()| out.flush()).map_err(Failure::output)
+        out.write_all(&text).and_then(|()| out.flush()).map_err(CommandFailure::output)
     }
 
     fn commits_per_fsync(&self) -> f64 {
@@ -95,7 +95,7 @@ impl Report {
             "records_read": self.records_read,
             "torn_reads": self.torn_reads,
             "violations": self.violations,
-            "faults": self.faults.iter().map(Fault::json).collect::<Vec<_>>(),
+            "faults": self.faults.iter().map(TourFault::json).collect::<Vec<_>>(),
             "pages_verified": self.verified,
             "seconds": self.elapsed.as_secs_f64(),
             "store": kept.map(Path::to_string_lossy),

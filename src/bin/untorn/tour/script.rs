@@ -3,12 +3,12 @@
 
 use super::children::look;
 use super::event::{self, Nanoseconds};
-use super::report::{Fault, Report};
+use super::report::{TourFault, TourReport};
 use super::source::Source;
 use super::stage::Stage;
 use super::writer::COMMAND_GO;
 use super::{READERS, WRITERS};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ const COMMAND_DELAY: Duration = Duration::from_millis(20);
 const STAGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs the whole tour.
-pub(crate) fn play(source: &Source, path: &Path) -> Outcome<Report> {
+pub(crate) fn play(source: &Source, path: &Path) -> Outcome<TourReport> {
     let bar = ProgressBar::new(100);
     if let Ok(style) = ProgressStyle::with_template("{bar:24} {msg}\n{elapsed:>6} {prefix}") {
         bar.set_style(style);
@@ -37,7 +37,7 @@ pub(crate) fn play(source: &Source, path: &Path) -> Outcome<Report> {
     result
 }
 
-fn play_on(stage: &mut Stage<'_>, started: Instant) -> Outcome<Report> {
+fn play_on(stage: &mut Stage<'_>, started: Instant) -> Outcome<TourReport> {
     let before = stage.stats()?;
     stage.bar.set_message("indexing");
     let quarter = stage.source.names.len().div_ceil(4);
@@ -71,7 +71,7 @@ fn play_on(stage: &mut Stage<'_>, started: Instant) -> Outcome<Report> {
     let commits = after.commits.saturating_sub(before.commits);
     let fsyncs = after.fsyncs.saturating_sub(before.fsyncs);
     let refused = stage.writer_logs.iter().map(|log| look(log).refused.len() as u64).sum();
-    Ok(Report {
+    Ok(TourReport {
         directory: stage.source.directory.clone(),
         files: stage.source.names.len() as u64,
         is_cut: stage.source.is_cut,
@@ -110,7 +110,7 @@ fn others(slot: usize) -> Vec<usize> {
     (0..WRITERS).filter(|&other| other != slot).collect()
 }
 
-fn kill_writer(stage: &mut Stage<'_>) -> Outcome<Fault> {
+fn kill_writer(stage: &mut Stage<'_>) -> Outcome<TourFault> {
     stage.bar.set_message("killing a writer in the middle of a transaction");
     let held = stage.hold_writer(KILLED_SLOT)?;
     thread::sleep(COMMAND_DELAY);
@@ -125,7 +125,7 @@ fn kill_writer(stage: &mut Stage<'_>) -> Outcome<Fault> {
     stage.writers[KILLED_SLOT] = stage.start_writer(KILLED_SLOT)?;
     let went_on = stage.wait_for_commits("the others to go on", &others(KILLED_SLOT), killed)?;
     let successor = stage.wait_for_commits("the dead writer's successor", &[KILLED_SLOT], restarted)?;
-    Ok(Fault {
+    Ok(TourFault {
         what: "a writer killed, holding the writer lock",
         comparison,
         went_on: went_on.map(|(first, _)| first),
@@ -137,7 +137,7 @@ fn kill_writer(stage: &mut Stage<'_>) -> Outcome<Fault> {
     })
 }
 
-fn stop_writer(stage: &mut Stage<'_>) -> Outcome<Fault> {
+fn stop_writer(stage: &mut Stage<'_>) -> Outcome<TourFault> {
     stage.bar.set_message("stopping a writer in the middle of a transaction");
     let held = stage.hold_writer(STOPPED_SLOT)?;
     stage.writers[STOPPED_SLOT].signal(Signal::STOP)?;
@@ -158,7 +158,7 @@ fn stop_writer(stage: &mut Stage<'_>) -> Outcome<Fault> {
     if let Some(waited) = waited {
         notes.insert(0, format!("the others waited {} ms", waited.as_millis()));
     }
-    Ok(Fault {
+    Ok(TourFault {
         what: "a writer stopped for 300 ms, holding the writer lock",
         comparison,
         went_on: went_on.map(|(first, _)| first),
@@ -178,11 +178,11 @@ fn longest_wait(stage: &Stage<'_>, slot: usize, since: Nanoseconds) -> Option<Du
     recent.map(|&(asked, locked)| Duration::from_nanos(locked - asked)).max()
 }
 
-fn kill_logger(stage: &mut Stage<'_>) -> Outcome<Fault> {
+fn kill_logger(stage: &mut Stage<'_>) -> Outcome<TourFault> {
     stage.bar.set_message("killing the logger");
     let Some(logger) = find_logger(stage)? else {
         stage.violate("there was no logger to kill");
-        return Ok(Fault::missing("the logger killed"));
+        return Ok(TourFault::missing("the logger killed"));
     };
     let killed = event::now();
     logger.kill()?;
@@ -210,7 +210,7 @@ fn kill_logger(stage: &mut Stage<'_>) -> Outcome<Fault> {
     if let Some(durable) = durable {
         notes.push(format!("the first durable commit after {} ms", durable.as_millis()));
     }
-    Ok(Fault {
+    Ok(TourFault {
         what: "the logger killed",
         comparison,
         went_on: went_on.map(|(first, _)| first),
@@ -220,26 +220,26 @@ fn kill_logger(stage: &mut Stage<'_>) -> Outcome<Fault> {
 }
 
 /// The logger of the tour's store.
-struct Logger {
+struct TourLogger {
     number: u32,
     descriptor: OwnedFd,
 }
 
 /// Returns the logger with a descriptor of its process. The descriptor is opened before the store
 /// is asked again whether that is its logger, so a reused pid is detected.
-fn find_logger(stage: &mut Stage<'_>) -> Outcome<Option<Logger>> {
+fn find_logger(stage: &mut Stage<'_>) -> Outcome<Option<TourLogger>> {
     let pid_now = |stage: &Stage<'_>| stage.stats().ok().and_then(|stats| stats.logger_pid);
     stage.wait_for("a logger", |stage| pid_now(stage).is_some())?;
     let Some(number) = pid_now(stage) else { return Ok(None) };
     let Some(pid) = Pid::from_raw(number.cast_signed()) else { return Ok(None) };
     let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
-    Ok((pid_now(stage) == Some(number)).then_some(Logger { number, descriptor }))
+    Ok((pid_now(stage) == Some(number)).then_some(TourLogger { number, descriptor }))
 }
 
-impl Logger {
+impl TourLogger {
     fn kill(&self) -> Outcome {
         pidfd_send_signal(&self.descriptor, Signal::KILL)
-            .map_err(|errno| Failure::System(format!("killing the logger: {errno}")))
+            .map_err(|errno| CommandFailure::System(format!("killing the logger: {errno}")))
     }
 
     /// Returns whether it is more than an entry in the process table. While one of its threads is
@@ -253,7 +253,7 @@ impl Logger {
     }
 }
 
-fn kill_everything(stage: &mut Stage<'_>) -> Outcome<(Fault, u64)> {
+fn kill_everything(stage: &mut Stage<'_>) -> Outcome<(TourFault, u64)> {
     stage.bar.set_message("killing everything");
     let logger = find_logger(stage)?;
     stage.close_store();
@@ -288,7 +288,7 @@ fn kill_everything(stage: &mut Stage<'_>) -> Outcome<(Fault, u64)> {
     }
     collect_readers(stage);
     collect_writers(stage);
-    let fault = Fault {
+    let fault = TourFault {
         what: "everything killed",
         comparison,
         went_on: None,

@@ -3,7 +3,7 @@
 //!
 //! Symbolic links are not followed. Names longer than a key are left out and counted.
 
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -35,7 +35,7 @@ pub(crate) fn find(directory: Option<&Path>, limit: Option<u32>) -> Outcome<Sour
     };
     let directory = directory
         .canonicalize()
-        .map_err(|error| Failure::Usage(format!("cannot index {}: {error}", directory.display())))?;
+        .map_err(|error| CommandFailure::Usage(format!("cannot index {}: {error}", directory.display())))?;
     let (files_max, bytes_max) = match limit {
         Some(limit) => (limit as usize, u64::MAX),
         None => (FILES_DEFAULT, BYTES_DEFAULT),
@@ -43,7 +43,7 @@ pub(crate) fn find(directory: Option<&Path>, limit: Option<u32>) -> Outcome<Sour
     let mut source = Source { directory, names: Vec::new(), bytes: 0, is_cut: false, too_long: 0 };
     source.walk(files_max, bytes_max);
     if source.names.is_empty() {
-        return Err(Failure::Usage(format!("there are no files in {}", source.directory.display())));
+        return Err(CommandFailure::Usage(format!("there are no files in {}", source.directory.display())));
     }
     Ok(source)
 }
@@ -97,7 +97,7 @@ fn default_directory() -> Outcome<PathBuf> {
     let printed = Command::new("rustc").args(["--print", "sysroot"]).stderr(Stdio::null()).output();
     match printed {
         Ok(output) if output.status.success() => Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())),
-        _ => Err(Failure::Usage(
+        _ => Err(CommandFailure::Usage(
             "there is neither a cargo registry nor a Rust toolchain here; name a directory to index".to_owned(),
         )),
     }

@@ -7,7 +7,7 @@ use super::event::Nanoseconds;
 use super::record::{FILES, TOTALS};
 use super::source::Source;
 use super::{READERS, WRITERS, open};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use std::array;
 use std::path::Path;
 use std::thread;
@@ -30,10 +30,10 @@ pub(crate) struct Stage<'a> {
     pub(crate) torn_reads: u64,
     pub(crate) snapshots: u64,
     pub(crate) records_read: u64,
-    open: Option<Open>,
+    open: Option<OpenStore>,
 }
 
-struct Open {
+struct OpenStore {
     store: Store,
     files: Keyspace,
     totals: Keyspace,
@@ -93,7 +93,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn open_store(&mut self, create: bool) -> Outcome {
         let store = open(self.path, create)?;
         let (files, totals) = (store.keyspace(FILES)?, store.keyspace(TOTALS)?);
-        self.open = Some(Open { store, files, totals });
+        self.open = Some(OpenStore { store, files, totals });
         Ok(())
     }
 
@@ -101,8 +101,8 @@ impl<'a> Stage<'a> {
         self.open = None;
     }
 
-    fn opened(&self) -> Outcome<&Open> {
-        self.open.as_ref().ok_or_else(|| Failure::System("the tour has closed its store".to_owned()))
+    fn opened(&self) -> Outcome<&OpenStore> {
+        self.open.as_ref().ok_or_else(|| CommandFailure::System("the tour has closed its store".to_owned()))
     }
 
     pub(crate) fn store(&self) -> Outcome<&Store> {
@@ -193,7 +193,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn compare(&mut self, after: &str, dead: &[usize]) -> Outcome<(Comparison, Census)> {
         let told = self.told();
         let (visible, durable) = {
-            let Open { store, files, totals } = self.opened()?;
+            let OpenStore { store, files, totals } = self.opened()?;
             let durable = census::take(&store.durable_snapshot()?, files, totals)?;
             (census::take(&store.snapshot()?, files, totals)?, durable)
         };
@@ -257,7 +257,7 @@ impl<'a> Stage<'a> {
         let log = ChildOutput::clone(&self.writer_logs[slot]);
         self.wait_for("a writer to get the writer lock", |_| look(&log).holding.is_some())?;
         let since = look(&log).holding;
-        since.ok_or_else(|| Failure::CheckFailed(format!("writer {slot} never got the writer lock")))
+        since.ok_or_else(|| CommandFailure::CheckFailed(format!("writer {slot} never got the writer lock")))
     }
 
     /// Checks that no other writer had the lock while one held it.
@@ -272,10 +272,10 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn ended(process: &str, torn: &[String], failures: &[String]) -> Failure {
+fn ended(process: &str, torn: &[String], failures: &[String]) -> CommandFailure {
     if torn.is_empty() {
-        Failure::System(format!("{process} ended by itself: {}", failures.join("; ")))
+        CommandFailure::System(format!("{process} ended by itself: {}", failures.join("; ")))
     } else {
-        Failure::CheckFailed(format!("{process} has read bytes that no writer wrote: {}", torn.join("; ")))
+        CommandFailure::CheckFailed(format!("{process} has read bytes that no writer wrote: {}", torn.join("; ")))
     }
 }

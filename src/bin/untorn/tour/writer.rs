@@ -5,10 +5,10 @@
 //! alternate. Every commit is reported to the parent before the next one begins. So the store may
 //! be ahead of the reports by one commit, and is never behind.
 
-use super::event::{self, Event, Nanoseconds};
+use super::event::{self, Nanoseconds, TourEvent};
 use super::open;
 use super::record::{FILES, FileRecord, TOTALS, Torn, Totals};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -33,7 +33,7 @@ const FILES_PER_COMMIT_MAX: usize = 8;
 const COMMITS_PER_PASS_MIN: usize = 64;
 
 pub(crate) fn run(path: &Path, directory: &Path, slot: usize) -> Outcome {
-    let names = read_list(&mut io::stdin().lock()).map_err(Failure::system("reading the list of files"))?;
+    let names = read_list(&mut io::stdin().lock()).map_err(CommandFailure::system("reading the list of files"))?;
     thread::spawn(obey);
     let result = Writer::open(path, directory, slot, names).and_then(|mut writer| {
         loop {
@@ -43,7 +43,8 @@ pub(crate) fn run(path: &Path, directory: &Path, slot: usize) -> Outcome {
     if let Err(failure) = &result {
         let what = failure.to_string();
         // Only bytes that no writer wrote fail a check here.
-        let event = if let Failure::CheckFailed(_) = failure { Event::Torn(what) } else { Event::Failed(what) };
+        let event =
+            if let CommandFailure::CheckFailed(_) = failure { TourEvent::Torn(what) } else { TourEvent::Failed(what) };
         let _ = event.tell();
     }
     result
@@ -173,7 +174,7 @@ impl<'a> Writer<'a> {
     fn told(&mut self, next: &Totals, asked: Nanoseconds, locked: Nanoseconds) -> Outcome {
         self.progress = *next;
         let Totals { commits: commit, passes, done, .. } = *next;
-        Event::Committed { commit, passes, done, asked, locked }.tell().map_err(Failure::output)
+        TourEvent::Committed { commit, passes, done, asked, locked }.tell().map_err(CommandFailure::output)
     }
 
     /// Returns the next few files, with their present contents.
@@ -213,7 +214,7 @@ fn content_crc(file: &mut File, size: &mut u64) -> io::Result<u32> {
 }
 
 fn hold(locked: Nanoseconds) -> Outcome {
-    Event::Holding { locked }.tell().map_err(Failure::output)?;
+    TourEvent::Holding { locked }.tell().map_err(CommandFailure::output)?;
     while HOLD.load(Ordering::SeqCst) {
         thread::sleep(Duration::from_millis(1));
     }
@@ -224,7 +225,7 @@ fn wait(commit: u64, asked: Nanoseconds, ticket: &Ticket) -> Outcome {
     match ticket.wait() {
         Ok(()) => {
             let acknowledged = event::now();
-            Event::Durable { commit, asked, acknowledged }.tell().map_err(Failure::output)
+            TourEvent::Durable { commit, asked, acknowledged }.tell().map_err(CommandFailure::output)
         }
         Err(error @ (Error::NotDurable { .. } | Error::LoggerStalled { .. } | Error::LoggerUnavailable { .. })) => {
             refused(&error.to_string())
@@ -233,10 +234,10 @@ fn wait(commit: u64, asked: Nanoseconds, ticket: &Ticket) -> Outcome {
     }
 }
 
-fn torn_failure(torn: Torn) -> Failure {
-    Failure::CheckFailed(torn.to_string())
+fn torn_failure(torn: Torn) -> CommandFailure {
+    CommandFailure::CheckFailed(torn.to_string())
 }
 
 fn refused(what: &str) -> Outcome {
-    Event::Refused(what.to_owned()).tell().map_err(Failure::output)
+    TourEvent::Refused(what.to_owned()).tell().map_err(CommandFailure::output)
 }

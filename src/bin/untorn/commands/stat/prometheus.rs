@@ -8,7 +8,7 @@
 //! one HELP and TYPE for each family. Counters begin at zero with each shared region;
 //! `untorn_region_start_time_seconds` is the time of its creation.
 
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{CommandFailure, Outcome};
 use crate::target::options;
 use std::fmt::{Display, Write};
 use std::io::Write as _;
@@ -27,7 +27,7 @@ pub(crate) fn run(path: &Path) -> Outcome {
         _ => Page::of(path, None),
     };
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CommandFailure::output)
 }
 
 /// The text under construction.
