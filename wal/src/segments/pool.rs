@@ -38,7 +38,7 @@
 //! again if the process dies before that. So headers are erased from the oldest on, and the next
 //! [`SegmentCatalog`] finds no gap. Four rules ensure it:
 //! 1. `SegmentSlot::header` is cleared only after the header was erased from the disk. It is set if
-//!    a header may be on the disk, also that of a segment whose start failed ([`Returned`]).
+//!    a header may be on the disk, also that of a segment whose start failed (`Returned`).
 //! 2. Threads that delete, fill or reduce files hold the lock `erasing` until the header is erased.
 //! 3. They choose the file with the oldest header (`SegmentSlots::is_next`).
 //! 4. The flush thread never takes `erasing`. So before it writes to a file that has a header, it
