@@ -158,22 +158,7 @@ impl Server {
         panics: &Arc<Panics>,
         wake_main: impl Fn() + Clone + Send + 'static,
     ) -> Result<Server> {
-        let dir = dir.again()?;
-        let policy = CachedPolicy::read(&dir)?;
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let use_changed = if host == Host::Daemon { eventfd(0, flags).ok() } else { None };
-        let shared = Arc::new(ServerState {
-            dir,
-            host,
-            policy: Mutex::new(policy),
-            connections: Arc::default(),
-            buffers: BufferPool::default(),
-            reads: Turns::new((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)),
-            writes: Turns::new(2),
-            store: Mutex::default(),
-            socket: Mutex::default(),
-            use_changed,
-        });
+        let shared = Arc::new(ServerState::new(dir.again()?, host)?);
         let mut listener = Listener {
             shared: shared.clone(),
             bound_by: None,
@@ -242,6 +227,24 @@ impl Drop for Server {
 }
 
 impl ServerState {
+    fn new(dir: Dir, host: Host) -> Result<ServerState> {
+        let policy = CachedPolicy::read(&dir)?;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let use_changed = if host == Host::Daemon { eventfd(0, flags).ok() } else { None };
+        Ok(ServerState {
+            dir,
+            host,
+            policy: Mutex::new(policy),
+            connections: Arc::default(),
+            buffers: BufferPool::default(),
+            reads: Turns::new((std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)),
+            writes: Turns::new(2),
+            store: Mutex::default(),
+            socket: Mutex::default(),
+            use_changed,
+        })
+    }
+
     /// Returns the policy in force.
     fn policy(&self) -> Arc<Policy> {
         self.policy.lock().recent(&self.dir)

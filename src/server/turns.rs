@@ -98,9 +98,42 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
-    //! A user with many requests does not delay the requests of others for long.
+    //! Goal: a user with many requests does not delay the requests of others for long. Requests
+    //! that may be long are served only in their turn, and only a few at once.
 
     use super::*;
+    use crate::Store;
+    use crate::files::dir::Dir;
+    use crate::files::owner::Ownership;
+    use crate::participant::spawner::Host;
+    use crate::server::{ServerState, connection};
+    use crate::shared::socket::SocketStream;
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+    use untorn_wal::wire;
+    use untorn_wal::wire::hello::{ClientHello, SERVER_HELLO_BYTES};
+    use untorn_wal::wire::{Durability, Edge, FRAME_HEADER_BYTES, List, Operation, Reply, Request};
+
+    const USER: User = User { uid: 0, is_owner: true };
+
+    /// The state of a server of the store at `path`.
+    fn server_of(path: &Path) -> ServerState {
+        ServerState::new(Dir::open(path, false, true, Ownership::Own).unwrap(), Host::Thread).unwrap()
+    }
+
+    fn reply(peer: &mut impl Read) -> Vec<u8> {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        peer.read_exact(&mut header).unwrap();
+        let mut body = vec![0; wire::frame_len(header).unwrap()];
+        peer.read_exact(&mut body).unwrap();
+        body
+    }
+
+    /// Takes all turns that are free.
+    fn take_all(turns: &Turns) -> Vec<Turn<'_>> {
+        std::iter::from_fn(|| turns.take(USER, Instant::now(), || false)).take(1000).collect()
+    }
 
     #[test]
     fn users_take_turns() {
@@ -130,5 +163,108 @@ mod tests {
         assert!(turns.take(user(2), Instant::now(), never).is_none());
         assert!(turns.take(user(2), far, || true).is_none());
         assert!(turns.state.lock().waiting.is_empty());
+    }
+
+    /// Short requests of the same kinds do not wait.
+    #[test]
+    fn long_requests_wait_for_a_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = server_of(dir.path());
+        let durability = Durability::Durable;
+        let (long, keyspace) = (vec![7; 20_000], "k");
+        let get = |count| Request::MultiGet { keyspace, keys: List(vec![&b"key"[..]; count]) };
+        let put = |value| Operation::Put { keyspace, key: b"key", value };
+        let commit = |operations| Request::Commit { operations: List(operations), durability };
+        let puts = |count| commit((0..count).map(|_| put(b"")).collect());
+        let (lower, upper) = (Edge::Open, Edge::Open);
+        let range = || Operation::DeleteRange { keyspace, lower: Edge::Open, upper: Edge::Open };
+        let reads = [
+            get(65_536),
+            get(65),
+            Request::MultiGet { keyspace, keys: List(vec![&long]) },
+            Request::Scan { keyspace, lower, upper, is_reverse: false, piece_bytes: 1 },
+            Request::ScanNext { scan: 1 },
+        ];
+        let writes = [
+            puts(10_000),
+            puts(65),
+            commit(vec![put(&long)]),
+            commit(vec![put(b""), range()]),
+            Request::DeleteRange { keyspace, lower: Edge::Open, upper: Edge::Open, durability },
+        ];
+        let short = [
+            Request::Get { keyspace, key: b"key" },
+            get(64),
+            Request::Put { keyspace, key: b"key", value: b"", durability },
+            Request::Delete { keyspace, key: b"key", durability },
+            puts(64),
+            Request::ScanClose { scan: 1 },
+            Request::Keyspaces,
+            Request::Sync,
+        ];
+        let turns_for = |request: &Request<'_>| {
+            let turns = server.turns_for(&wire::encode(request).unwrap()[FRAME_HEADER_BYTES..]);
+            turns.map(std::ptr::from_ref)
+        };
+        for (index, request) in reads.iter().enumerate() {
+            assert_eq!(turns_for(request), Some(&raw const server.reads), "read {index}");
+        }
+        for (index, request) in writes.iter().enumerate() {
+            assert_eq!(turns_for(request), Some(&raw const server.writes), "write {index}");
+        }
+        for (index, request) in short.iter().enumerate() {
+            assert_eq!(turns_for(request), None, "short request {index}");
+        }
+    }
+
+    #[test]
+    fn few_long_requests_are_served_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = server_of(dir.path());
+        let half = (std::thread::available_parallelism().unwrap().get() / 2).max(1);
+        for (turns, at_once) in [(&server.reads, half), (&server.writes, 2)] {
+            let mut taken = take_all(turns);
+            assert_eq!(taken.len(), at_once);
+            // Each turn that ends makes room for one.
+            taken.pop();
+            assert_eq!(take_all(turns).len(), 1);
+        }
+    }
+
+    /// While all turns are taken, a connection serves short requests, and no long one.
+    #[test]
+    fn a_connection_waits_for_its_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = Store::options().logger_thread(true).open(&path).unwrap();
+        store.keyspace("k").unwrap().put(b"key", b"value").unwrap();
+        let server = server_of(&path);
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let served = SocketStream::connect(&socket, Instant::now() + Duration::from_secs(60)).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        let (server, served) = (&server, &served);
+        std::thread::scope(move |scope| {
+            scope.spawn(move || connection::run(server, served, rustix::process::geteuid().as_raw()));
+            // If an assertion fails, the connection ends, and with it the thread above.
+            let mut peer = peer;
+            let peer = &mut peer;
+            peer.write_all(&ClientHello::OURS.encode()).unwrap();
+            peer.read_exact(&mut [0; SERVER_HELLO_BYTES]).unwrap();
+            let turns = take_all(&server.reads);
+            peer.write_all(&wire::encode(&Request::Get { keyspace: "k", key: b"key" }).unwrap()).unwrap();
+            assert!(matches!(wire::decode(&reply(peer)), Ok(Reply::Value(Some(found))) if found.value == b"value"));
+            let long = Request::MultiGet { keyspace: "k", keys: List(vec![b"key"; 65_536]) };
+            peer.write_all(&wire::encode(&long).unwrap()).unwrap();
+            peer.set_nonblocking(true).unwrap();
+            while server.reads.state.lock().waiting.is_empty() {
+                let read = peer.read(&mut [0]).map_err(|error| error.kind());
+                assert_eq!(read, Err(ErrorKind::WouldBlock), "the request was served without a turn");
+                std::thread::yield_now();
+            }
+            peer.set_nonblocking(false).unwrap();
+            drop(turns);
+            assert!(matches!(wire::decode(&reply(peer)), Ok(Reply::Values { values, .. }) if values.0.len() == 65_536));
+        });
     }
 }

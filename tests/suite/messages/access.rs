@@ -6,6 +6,7 @@
 //! That needs root; without it the tests report that they were skipped, and fail where the variable
 //! `CI` is set.
 
+use crate::common::program::logger as logger_program;
 use crate::common::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -378,6 +379,39 @@ fn a_place_that_is_not_there_yet() {
         wait_until(|| std::fs::read_to_string(&note).is_ok_and(|text| text.contains(other)));
         std::thread::sleep(Duration::from_millis(1200));
         assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
+    }
+}
+
+/// The reason why there is no socket repeats the path in the access file. No character of it reaches
+/// the error file, or the standard error of a logger in the foreground, that a terminal obeys.
+#[test]
+fn a_path_that_a_terminal_would_obey() {
+    let _limit = limit();
+    let at = TestStore::new();
+    drop(at.open());
+    at.stop_logger();
+    let path = "/nowhere/\u{1b}[31m\u{9b}1m\r\u{7}\u{202e}/untorn.sock";
+    std::fs::write(at.path.join("access"), format!("socket \"{path}\"\n")).unwrap();
+    let printed = at.path.join("printed");
+    let mut logger = std::process::Command::new(logger_program())
+        .arg(&at.path)
+        .args(["--idle", "never"])
+        .stderr(std::fs::File::create(&printed).unwrap())
+        .spawn()
+        .unwrap();
+    let (note, end) = (at.path.join("logger.note"), "\n");
+    let texts = [note, printed];
+    for text in &texts {
+        // The line is complete.
+        wait_until(|| std::fs::read_to_string(text).is_ok_and(|text| text.ends_with(end)));
+    }
+    let texts = texts.map(|text| std::fs::read_to_string(text).unwrap());
+    at.stop_logger();
+    assert!(logger.wait().unwrap().success());
+    for text in texts {
+        assert!(text.contains("/nowhere/") && text.contains("[31m"), "{text:?} does not name the path");
+        let obeyed = text.chars().find(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}');
+        assert_eq!(obeyed, None, "{text:?}");
     }
 }
 

@@ -8,6 +8,7 @@
 
 use crate::common::*;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use untorn_wal::wire::{self, FRAME_HEADER_BYTES, List, MESSAGE_BYTES_MAX, Reply,
 
 const ALICE: u32 = 54_341;
 const BOB: u32 = 54_342;
+const CAROL: u32 = 54_343;
 
 struct Server {
     at: TestStore,
@@ -81,6 +83,57 @@ fn reply(stream: &mut UnixStream) -> Vec<u8> {
     let mut body = vec![0; wire::frame_len(header).unwrap()];
     stream.read_exact(&mut body).unwrap();
     body
+}
+
+/// Waits until the server has read everything that was sent to it.
+fn wait_until_read(stream: &UnixStream) {
+    wait_until(|| {
+        let mut unread: libc::c_int = 0;
+        // SAFETY: the kernel writes one number to `unread`.
+        let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut unread) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        unread == 0
+    });
+}
+
+/// Peers that announce the longest message, and send nothing more or the beginning of it, leave
+/// their room to a third user, which has no reserve as the owner has. They once had the room for
+/// the announcement, and the third user got `Busy`.
+#[test]
+fn announced_lengths_take_no_room_of_other_users() {
+    let _limit = limit();
+    let rules = format!("allow {ALICE} read-only\nallow {BOB} read-only\nallow {CAROL} read-only\npatience 3600\n");
+    let Some(server) = Server::new("announced_lengths_take_no_room_of_other_users", &rules) else { return };
+    let value = vec![1; 200_000];
+    server.store.keyspace("public").unwrap().put(b"value", &value).unwrap();
+    let get = wire::encode(&Request::Get { keyspace: "public", key: b"value" }).unwrap();
+    let key = vec![0; 1000];
+    let long = wire::encode(&Request::MultiGet { keyspace: "public", keys: List(vec![&key; 200]) }).unwrap();
+    let longest = vec![0u8; 16 << 20];
+    let longest = wire::encode(&Request::MultiGet { keyspace: "public", keys: List(vec![&longest]) }).unwrap();
+    let mut liars: Vec<UnixStream> = [ALICE, ALICE, BOB, BOB].iter().map(|uid| server.raw(*uid)).collect();
+    let mut sent = 0;
+    // Only the length; then as much as the server reads before it needs a buffer; then more.
+    for end in [FRAME_HEADER_BYTES, FRAME_HEADER_BYTES + (16 << 10), 40 << 10] {
+        for liar in &mut liars {
+            liar.write_all(&longest[sent..end]).unwrap();
+            wait_until_read(liar);
+        }
+        sent = end;
+        // A long reply first: it does not wait for room.
+        let mut carol = server.raw(CAROL);
+        for _ in 0..10 {
+            carol.write_all(&get).unwrap();
+            let reply = reply(&mut carol);
+            let error = crate::common::error_in(&reply);
+            assert!(error.is_none(), "beside {sent} bytes each: {error:?}");
+            assert!(matches!(wire::decode(&reply), Ok(Reply::Value(Some(found))) if found.value == value));
+        }
+        carol.write_all(&long).unwrap();
+        assert!(matches!(wire::decode(&reply(&mut carol)), Ok(Reply::Values { values, .. }) if values.0.len() == 200));
+    }
+    drop(liars);
+    server.end();
 }
 
 /// Peers that announce the longest message, and send some of it or nothing, leave the owner its
@@ -210,6 +263,76 @@ fn feeds_hold_nothing_that_may_not_be_read() {
         watching.join().unwrap()
     });
     assert!(most.saturating_sub(before) < 48 << 20, "{} bytes", most - before);
+    server.end();
+}
+
+/// Feeds pass over values that their clients may not read even if their user has no room left: such
+/// a value is not counted, so it is not copied either.
+#[test]
+fn feeds_need_no_room_for_what_may_not_be_read() {
+    let _limit = limit();
+    let rules = format!("allow {ALICE} read-only \"public\"\npatience 3600\n");
+    let Some(server) = Server::new("feeds_need_no_room", &rules) else { return };
+    let from = server.store.snapshot().unwrap().txn_id();
+    let (public, private) = (server.store.keyspace("public").unwrap(), server.store.keyspace("private").unwrap());
+    let mut txn = server.store.begin().unwrap();
+    txn.put(&public, b"before", b"1").unwrap();
+    txn.put(&private, b"large", &vec![1; 15 << 20]).unwrap();
+    txn.put(&public, b"after", b"2").unwrap();
+    txn.commit().unwrap();
+    // Two requests without their last bytes take all that one user may have.
+    let key = vec![0u8; 16 << 20];
+    let request = wire::encode(&Request::MultiGet { keyspace: "public", keys: List(vec![&key]) }).unwrap();
+    let mut pushing: Vec<UnixStream> = (0..2).map(|_| server.raw(ALICE)).collect();
+    for stream in &mut pushing {
+        stream.write_all(&request[..request.len() - 100]).unwrap();
+        wait_until_read(stream);
+    }
+    for _ in 0..20 {
+        as_user(ALICE, || {
+            let client = Client::connect(server.socket()).unwrap();
+            let mut changes = client.changes(from, Feed::Visible).unwrap();
+            for key in [&b"before"[..], b"after"] {
+                assert_eq!(changes.try_next(HANGS).unwrap().expect("a change").key(), key);
+            }
+        });
+    }
+    drop(pushing);
+    server.end();
+}
+
+/// A value that no reply can hold is an error of each feed, which holds nothing of the value. The
+/// anonymous memory is measured: `VmRSS` includes the pages of the store that the logger has read.
+#[test]
+fn feeds_hold_nothing_that_no_reply_can_hold() {
+    let _limit = limit();
+    let Some(server) = Server::new("feeds_hold_nothing_that_no_reply", &format!("allow {ALICE} read-only\n")) else {
+        return;
+    };
+    let from = server.store.snapshot().unwrap().txn_id();
+    let public = server.store.keyspace("public").unwrap();
+    let mut txn = server.store.begin().unwrap();
+    txn.put(&public, b"before", b"1").unwrap();
+    txn.put(&public, b"large", &vec![1; 60 << 20]).unwrap();
+    txn.commit().unwrap();
+    let before = server.resident_bytes();
+    let open = Request::Changes { from: Some(from.as_u64()), feed: wire::Feed::Visible, keyspace: None, prefix: b"" };
+    let (open, next) = (wire::encode(&open).unwrap(), wire::encode(&Request::ChangesNext { wait_ms: 0 }).unwrap());
+    let mut peers: Vec<UnixStream> = (0..20).map(|_| server.raw(ALICE)).collect();
+    for peer in &mut peers {
+        peer.write_all(&open).unwrap();
+        let mut answer = reply(peer);
+        while crate::common::error_in(&answer).is_none() {
+            peer.write_all(&next).unwrap();
+            answer = reply(peer);
+        }
+        let error = crate::common::error_in(&answer);
+        assert!(matches!(error, Some(Error::Limit { found, .. }) if found > 60 << 20), "{error:?}");
+        // All feeds are still open. 64 MiB is the bound of what they may hold together.
+        let grown = server.resident_bytes().saturating_sub(before);
+        assert!(grown < 72 << 20, "{grown} bytes");
+    }
+    drop(peers);
     server.end();
 }
 
