@@ -50,7 +50,7 @@ pub fn expect_sealed(bytes: &[u8]) -> u64 {
     unsealed(bytes).unwrap_or_else(|torn| panic!("{torn}"))
 }
 
-/// Small random numbers that a seed determines (xorshift64).
+/// Small random numbers that a seed determines (splitmix64, by Steele, Lea and Flood).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -58,17 +58,17 @@ impl Random {
     /// Begins the sequence of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Random {
-        // The sequence of 0 would be zeros.
-        Random(seed | 1)
+        Random(seed)
     }
 
     /// Returns the next number.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
     }
 
     /// Returns the next number, less than `bound`.

@@ -97,7 +97,7 @@ fn each_field_of_each_checksummed_structure() {
     for clean in [true, false] {
         let image = image(&dir.path().join(format!("clean-{clean}")), clean);
         let mut opener = Opener::new(dir.path());
-        let mut random = Random(5);
+        let mut random = Random::new(5);
         for field in fields(&image) {
             let bytes = &image.files[&field.file];
             let old = (0..field.width).rev().fold(0, |n, index| n << 8 | u64::from(bytes[field.at + index]));

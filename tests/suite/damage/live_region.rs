@@ -33,7 +33,7 @@ fn live_child() {
         for thread in 0..3u64 {
             let (store, stop, timed) = (&store, &stop, &timed);
             scope.spawn(move || {
-                let mut random = Random(thread);
+                let mut random = Random::new(thread);
                 while !stop.exists() {
                     match random.below(if thread == 0 { 4 } else { 12 }) {
                         0 | 1 => timed("put", &mut || {
@@ -136,7 +136,7 @@ fn bits_flip_in_the_live_region() {
     let dir = scratch();
     for round in 0..rounds {
         let seed = seed() * 1000 + round;
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let path = numbered(dir.path(), round as usize);
         {
             let store = small().open(&path).unwrap();

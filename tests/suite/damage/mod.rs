@@ -85,7 +85,7 @@ fn verify_finds_each_flipped_byte_of_used_pages() {
     // An extent has one checksum for all its pages, and may have a few pages more than it needs.
     let expected = report.checksums..=report.checksums + report.reachable_pages;
     assert!(expected.contains(&(in_use.len() as u64)), "{} pages, {report:?}", in_use.len());
-    let mut random = Random(seed());
+    let mut random = Random::new(seed());
     for number in 0..4000 {
         let page = in_use[random.below(in_use.len() as u64) as usize];
         // Headers and heads more often than the rest.
@@ -140,7 +140,7 @@ fn damage_is_never_laundered() {
     for clean in [true, false] {
         let (image, history) = image(&dir.path().join(format!("{clean}")), clean);
         let used = image.files["arena"].iter().rposition(|byte| *byte != 0).unwrap() as u64;
-        let mut random = Random(seed());
+        let mut random = Random::new(seed());
         let (mut refused, mut noticed, mut harmless) = (0, 0, 0);
         let started = Instant::now();
         for number in 0..500 {

@@ -279,7 +279,7 @@ fn recovery_killed_again_and_again() {
     let (image, history) = crashed(&dir.path().join("killed"), 40, true, |step| step % 5 != 0);
     let newest_txn = history.states.last().unwrap().0;
     let seed = std::env::var("UNTORN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let logger = logger_program();
     let start = |path: &Path| std::process::Command::new(logger).arg(path).spawn().unwrap();
     // How long a whole recovery takes.
@@ -341,7 +341,7 @@ fn shared_region_at_rest() {
     copy(&live, &image_dir);
     let image = Image::load(&image_dir);
     drop(store);
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     let used = control.iter().rposition(|byte| *byte != 0).unwrap() as u64;
     let (mut whole, mut lost) = (0, 0);
     for number in 0..150 {
@@ -438,7 +438,7 @@ fn child() {
 #[test]
 fn pages_of_a_checkpoint_stay_as_they_are() {
     let dir = scratch();
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     for number in 0..24 {
         let live = dir.path().join(format!("live-{number}"));
         let store = small().logger_thread(true).logger_idle(Duration::from_millis(1)).open(&live).unwrap();
