@@ -4,11 +4,21 @@
 use crate::callgrind::Counts;
 use std::hint::black_box;
 use std::time::Duration;
-use untorn::{Durability, FlushPolicy, Keyspace, Snapshot, Store};
+use untorn::{Cursor, Durability, FlushPolicy, Keyspace, Snapshot, Store};
 
 /// The workloads, in the order in which they run.
-pub(crate) const NAMES: [&str; 8] =
-    ["get", "snapshot_get", "seek_10", "scan", "put", "put_pinned", "delete", "commit_10"];
+pub(crate) const NAMES: [&str; 10] = [
+    "get",
+    "snapshot_get",
+    "seek_10",
+    "scan",
+    "cursor_seek_10",
+    "cursor_scan",
+    "put",
+    "put_pinned",
+    "delete",
+    "commit_10",
+];
 
 /// Entries in the store before a workload begins: 24-byte keys and 150-byte values, four levels of
 /// pages.
@@ -22,7 +32,7 @@ const CALLS: u64 = 2_000;
 /// Returns the number of calls by which a workload's count is divided.
 pub(crate) fn calls(name: &str) -> u64 {
     // A scan is one call that passes every entry.
-    if name == "scan" { ENTRIES } else { CALLS }
+    if name == "scan" || name == "cursor_scan" { ENTRIES } else { CALLS }
 }
 
 /// Runs one workload; under callgrind, its counted part is collected.
@@ -51,6 +61,16 @@ pub(crate) fn run(name: &str) {
         "scan" => {
             scan(&keys);
             counted_scan(&mut || scan(&keys));
+        }
+        "cursor_seek_10" => {
+            let snapshot = store.snapshot().unwrap();
+            let mut cursor = snapshot.cursor(&keys).unwrap();
+            run_calls(|number| cursor_seek_10(&mut cursor, number), counted_cursor_seek_10);
+        }
+        "cursor_scan" => {
+            let snapshot = store.snapshot().unwrap();
+            cursor_scan(&snapshot, &keys);
+            counted_cursor_scan(&mut || cursor_scan(&snapshot, &keys));
         }
         "put" => run_calls(|number| put(&keys, number), counted_put),
         "put_pinned" => {
@@ -93,6 +113,8 @@ counted!(
     counted_snapshot_get,
     counted_seek_10,
     counted_scan,
+    counted_cursor_seek_10,
+    counted_cursor_scan,
     counted_put,
     counted_put_pinned,
     counted_delete,
@@ -118,6 +140,22 @@ fn seek_10(keys: &Keyspace, number: u64) {
 #[allow(clippy::suspicious_map)]
 fn scan(keys: &Keyspace) {
     assert_eq!(keys.range(..).unwrap().map(|entry| black_box(entry).unwrap()).count() as u64, ENTRIES);
+}
+
+fn cursor_seek_10(cursor: &mut Cursor<'_>, number: u64) {
+    black_box(cursor.seek(key(number * 7_919 % (ENTRIES - 10))).unwrap().unwrap());
+    for _ in 1..10 {
+        black_box(cursor.next().unwrap().unwrap());
+    }
+}
+
+fn cursor_scan(snapshot: &Snapshot, keys: &Keyspace) {
+    let (mut cursor, mut count) = (snapshot.cursor(keys).unwrap(), 0);
+    while let Some(entry) = cursor.next().unwrap() {
+        black_box(entry);
+        count += 1;
+    }
+    assert_eq!(count, ENTRIES);
 }
 
 fn put(keys: &Keyspace, number: u64) {
