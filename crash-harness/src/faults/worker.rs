@@ -12,8 +12,10 @@ use crate::processes::sealed::{sealed, unsealed};
 use crate::workload;
 use crate::workload::oracle;
 use crate::workload::{CELL, Writer};
+use std::cell::Cell;
 use std::io::Write;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use untorn::reason::MismatchKind;
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
@@ -57,6 +59,8 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
         path: &role.store,
         name,
         n: 0,
+        durable: 0,
+        may_have_lost: Rc::default(),
         open: None,
         kept: acknowledged::parse(argument(3)),
         how: argument(4),
@@ -121,6 +125,10 @@ struct Worker<'r> {
     name: &'r str,
     /// The last transaction that the store contains.
     n: u64,
+    /// The last one that is known to be durable.
+    durable: u64,
+    /// Whether the store was closed after an error by which later commits may be lost.
+    may_have_lost: Rc<Cell<bool>>,
     open: Option<Open>,
     /// Acknowledgements of earlier writers. The store must contain them when it is opened for the
     /// first time.
@@ -154,6 +162,9 @@ impl Worker<'_> {
             }
             if !self.attempt("checkpoint", |open, _| open.store.checkpoint().map(drop))? {
                 return Ok(false);
+            }
+            if !self.may_have_lost.get() {
+                self.durable = n;
             }
             if !self.attempt("a feed", |open, _| follow(&open.store))? {
                 return Ok(false);
@@ -229,6 +240,7 @@ impl Worker<'_> {
     fn after(&mut self, error: &Error) {
         if let Error::NeedsRecovery { .. } | Error::NotDurable { .. } | Error::LoggerStalled { .. } = error {
             drop(self.open.take());
+            self.may_have_lost.set(true);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -239,12 +251,21 @@ impl Worker<'_> {
         let durable = n.is_multiple_of(3);
         let durability = if durable { Durability::Durable } else { Durability::Visible };
         let anything = self.anything();
+        let (known_durable, may_have_lost) = (self.durable, self.may_have_lost.clone());
         let mut happened = false;
         // What the last try implies: the commit is there, is not there, or may be.
         let mut expected = Some(false);
         let done = self.attempt("commit", |open, name| {
             // The store may have been reopened since, so its current content counts.
-            let there = last(open, name)?;
+            let mut there = last(open, name)?;
+            // If the log can no longer be written, visible commits may be lost when the store is
+            // closed. They are repeated.
+            if may_have_lost.get() && (known_durable..n - 1).contains(&there) {
+                for lost in there + 1..n {
+                    open.writer.commit(lost, Durability::Visible)?;
+                }
+                there = n - 1;
+            }
             match (there.checked_sub(n - 1), expected) {
                 (Some(0), Some(false) | None) => {}
                 (Some(1), Some(true) | None) => {
@@ -277,7 +298,11 @@ impl Worker<'_> {
         })?;
         if done {
             self.n = n;
+            self.may_have_lost.set(false);
             let durable = durable && !happened;
+            if durable {
+                self.durable = n;
+            }
             tell(format_args!("{} {n}", if durable { "D" } else { "V" }));
         }
         Ok(done)
