@@ -29,8 +29,11 @@ pub const OPERATIONS: &[&str] = &["cell load", "counter addition", "snapshot rea
 const CELL: usize = 256;
 /// Number of values; they pass all copies of a cell.
 const STORES: u64 = 5;
-/// Commits after which pages of the first commit's predecessor have been reused.
-const COMMITS: u64 = 24;
+/// Commits before and after a checkpoint, by which pages of the first commit's predecessor have been
+/// reused. Without that checkpoint, the newest one may be of the predecessor itself, and no page of
+/// it is reused. The sum is less than the number of commit slots: a reader repeats its pin if the
+/// slot of its transaction was reused.
+const COMMITS: [u64; 2] = [8, 40];
 /// Instructions before and after one that changes shared memory.
 const AROUND: u64 = 16;
 /// Further instants in a short run.
@@ -63,16 +66,17 @@ impl Shared {
         open().map_err(misbehaved("opening what is shared"))
     }
 
-    /// Sets everything to the number `n`.
+    /// Sets everything to one number: `n`, or the base of the transaction.
     fn write(&self, operation: &str, n: u64) -> untorn::Result<()> {
         match operation {
             "cell load" => self.cell.store(&sealed(n, CELL)).map(drop),
             "counter addition" => self.counter.add(1),
             _ => {
                 let mut txn = self.store.begin()?;
+                let base = txn.base_txn_id().as_u64();
                 for i in 0..4u64 {
-                    txn.put(&self.left, &i.to_be_bytes(), &sealed(n, 900))?;
-                    txn.put(&self.right, &i.to_be_bytes(), &sealed(n, 900))?;
+                    txn.put(&self.left, &i.to_be_bytes(), &sealed(base, 900))?;
+                    txn.put(&self.right, &i.to_be_bytes(), &sealed(base, 900))?;
                 }
                 txn.commit().map(drop)
             }
@@ -90,7 +94,8 @@ impl Shared {
             "counter addition" => self.counter.add(1).map_err(misbehaved("add")),
             _ => {
                 let snapshot = self.store.snapshot().map_err(misbehaved("snapshot"))?;
-                let mut numbers = BTreeSet::new();
+                // Of the transaction itself: two pages that were reused together would agree, too.
+                let mut numbers = BTreeSet::from([Some(snapshot.txn_id().as_u64() - 1)]);
                 for (keyspace, i) in [(&self.left, 0u64), (&self.right, 3)] {
                     let value = snapshot.get(keyspace, &i.to_be_bytes()).map_err(misbehaved("get"))?;
                     numbers.insert(value.map(unsealed).transpose()?);
@@ -98,7 +103,7 @@ impl Shared {
                 if numbers.len() == 1 {
                     return Ok(());
                 }
-                Err(Finding::new(Kind::HalfApplied, format!("a snapshot has parts of transactions: {numbers:?}")))
+                Err(Finding::new(Kind::HalfApplied, format!("a snapshot has parts of transactions after {numbers:?}")))
             }
         }
     }
@@ -122,24 +127,28 @@ pub fn play(path: &Path, operation: &str) -> Result<(), Finding> {
 /// Tries one operation at all instants that matter.
 pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: &mut Outcome) -> Result<(), Finding> {
     let shared = Shared::open(path)?;
-    let others = |n: &mut u64, times: u64| {
-        for _ in 0..times {
-            *n += 1;
-            shared.write(operation, *n).map_err(misbehaved("writing in between"))?;
-        }
-        Ok::<(), Finding>(())
-    };
-    let times = match operation {
-        "cell load" => STORES,
-        "counter addition" => 1,
+    let [times, times_after_checkpoint] = match operation {
+        "cell load" => [STORES, 0],
+        "counter addition" => [1, 0],
         _ => COMMITS,
     };
+    let others = |n: &mut u64| {
+        let write = |n: &mut u64| {
+            *n += 1;
+            shared.write(operation, *n).map_err(misbehaved("writing in between"))
+        };
+        (0..times).try_for_each(|_| write(n))?;
+        if times_after_checkpoint > 0 {
+            shared.store.checkpoint().map_err(misbehaved("checkpoint in between"))?;
+        }
+        (0..times_after_checkpoint).try_for_each(|_| write(n))
+    };
     let mut n = 0;
-    others(&mut n, times)?;
+    others(&mut n)?;
     let role = format!("between {operation}");
     let mut stepped = Traced::start(start_role(&instrumented::own(), "stepped", path, &[&role], &[]))?;
     // Writes precede each tried operation, which then takes another path than a repeated one.
-    others(&mut n, times)?;
+    others(&mut n)?;
     // No other process may change anything while the changes of the operation are recorded.
     signal_loggers(path, Signal::STOP);
     let measured = measure(path, &mut stepped);
@@ -169,7 +178,7 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
                 break;
             }
         }
-        others(&mut n, times)?;
+        others(&mut n)?;
         added += times + 1;
         if !is_over {
             stepped.run_on()?;
