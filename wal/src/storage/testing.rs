@@ -6,7 +6,8 @@
 //! * A failed sync leaves the cache's pages *clean*: reads still return the new bytes, a later sync
 //!   returns success, and any part of the bytes, or none, is on the disk.
 //! * A power cut keeps any subset of the sectors that were written since the last sync, and any
-//!   prefix of the directory's unsynced changes.
+//!   subset of the directory's unsynced changes. File systems with a journal keep them in order;
+//!   POSIX does not promise it.
 //! * The death of a process changes nothing: continue with a clone of the disk.
 
 use crate::disk::{Disk, DiskFile};
@@ -227,17 +228,17 @@ impl SimDisk {
     }
 
     /// Returns the disk after a power failure now. The unsynced sectors for which `survives`
-    /// returns true, by file name and sector, survive. Unsynced changes of the directory survive up
-    /// to a random one.
+    /// returns true, by file name and sector, survive. Each unsynced change of the directory
+    /// survives with probability one half.
     #[must_use]
     pub fn power_cut_keeping(&self, mut survives: impl FnMut(&str, usize) -> bool) -> SimDisk {
         let mut state = lock(&self.state).clone();
-        let kept = state.rng.below(state.changes.len() as u64 + 1) as usize;
-        for change in &state.changes[..kept] {
-            apply(&mut state.durable_names, change);
+        for change in std::mem::take(&mut state.changes) {
+            if state.rng.one_in(2) {
+                apply(&mut state.durable_names, &change);
+            }
         }
         state.names = state.durable_names.clone();
-        state.changes.clear();
         state.faults.clear();
         state.inodes.retain(|inode, _| state.names.values().any(|i| i == inode));
         for (name, inode) in &state.names {

@@ -3,13 +3,13 @@
 //! that recycles and keeps segments, with followers that are fast, slow, or read in another thread;
 //! and damaged bytes.
 
-use crate::common::{Stream, flush, follow_each_other, new_log, numbers_of, shape};
+use crate::common::{Stream, check, flush, follow_each_other, new_log, numbers_of, open_pool, shape};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::{
     Disk, Log, LogError, LogFollower, LogState, Lsn, ResumePoint, Retention, SegmentCatalog, oldest_resume_point,
     resume_point_at_or_before,
-    testing::{Rng, SimDisk},
+    testing::{Call, Fault, Rng, SimDisk},
 };
 
 /// A writer whose transactions count from 1.
@@ -140,6 +140,55 @@ fn given_up_files_leave_no_gap() {
     }
     assert!(surplus > 1000, "only {surplus} times a spare had a header");
     assert!(crossed > 20, "only {crossed} times a segment was started in a deletion");
+}
+
+/// A power cut may undo any of several deletions that no sync of the directory has covered. The
+/// files that remain have headers, so the segments that are found may not follow each other. The log
+/// opens, holds all that is durable, and a follower of its oldest segment gets bytes or a gap.
+#[test]
+fn a_power_cut_among_deletions_is_no_damage() {
+    let (mut deletions, mut several, mut gaps) = (0, 0, 0);
+    for seed in 0..30 {
+        let mut rng = Rng(seed);
+        let disk = SimDisk::new(seed);
+        let mut writer = Writer::new(&disk, 0);
+        for round in 0..40 {
+            writer.commit(&mut rng);
+            let pool = writer.log.pool();
+            if !rng.one_in(6) {
+                continue;
+            }
+            pool.set_spares_max(0);
+            let before = disk.list().unwrap().len();
+            disk.fail(Some(Call::SyncDir), 0, Fault::Io);
+            let recycled = pool.recycle(writer.log_state.durable, Retention::NOTHING);
+            disk.clear_faults();
+            let deleted = before - disk.list().unwrap().len();
+            deletions += usize::from(recycled.is_err());
+            several += usize::from(deleted > 1);
+            for _ in 0..4 {
+                let cut = disk.power_cut(&mut rng);
+                gaps += usize::from(!follow_each_other(&numbers_on(&cut)));
+                if let Some(oldest) = oldest_resume_point(&cut, &shape()).unwrap() {
+                    let (mut follow, mut bytes) = (LogFollower::new(shape(), oldest.position), Vec::new());
+                    match follow.read(&cut, writer.log_state.durable, &mut bytes) {
+                        Ok(()) | Err(LogError::Gap { .. }) => {}
+                        Err(other) => panic!("seed {seed}, round {round}: {:?}: {other}", numbers_on(&cut)),
+                    }
+                }
+                open_pool(&cut, writer.log_state.durable).unwrap();
+                check(&cut, &writer.stream, writer.log_state.durable, writer.log_state.durable, "after the cut");
+            }
+            pool.set_spares_max(4);
+            while pool.stats().spares < 2 {
+                pool.add_spare().unwrap();
+            }
+        }
+    }
+    assert!(
+        deletions > 50 && several > 30 && gaps > 5,
+        "{deletions} deletions, {several} of several files, {gaps} gaps"
+    );
 }
 
 #[test]
