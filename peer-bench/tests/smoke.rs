@@ -43,7 +43,9 @@ fn a_short_run_measures_every_workload() {
 
     let markdown = std::fs::read_to_string(report.join("report.md")).unwrap();
     assert!(markdown.contains("| get | untorn |") && markdown.contains("](get.svg)"));
-    assert!(std::fs::read_to_string(report.join("get.svg")).unwrap().starts_with("<svg"));
+    for chart in ["get.svg", "overview.svg"] {
+        assert!(std::fs::read_to_string(report.join(chart)).unwrap().starts_with("<svg"));
+    }
     assert_eq!(std::fs::read_dir(&stores).unwrap().count(), 0, "the run left its stores behind");
 }
 

@@ -69,7 +69,22 @@ pub(crate) fn number(value: f64) -> String {
     grouped + fraction
 }
 
-/// Writes `report.md` and a chart of each workload that compares stores.
+/// The workloads of `overview.svg`.
+const OVERVIEW_WORKLOADS: &[&str] = &[
+    "get",
+    "scan",
+    "put-durable-1",
+    "put-durable-32",
+    "put-durable-processes-8",
+    "put-visible-1",
+    "load-sorted",
+    "disk-bytes",
+];
+/// The stores of `overview.svg`.
+const OVERVIEW_STORES: &[&str] = &["untorn", "lmdb", "redb", "sqlite", "fjall"];
+
+/// Writes `report.md`, a chart of each workload that compares stores, and an overview of some of
+/// them.
 pub(crate) fn write(dir: &Path, arguments: &Arguments, context: &Context, lines: &[Line]) -> Result<()> {
     std::fs::create_dir_all(dir)?;
     let mut text = format!(
@@ -97,7 +112,21 @@ pub(crate) fn write(dir: &Path, arguments: &Arguments, context: &Context, lines:
         std::fs::write(dir.join(&name), chart(workload, &of_workload).svg())?;
         let _ = write!(text, "\n![{workload}]({name})\n");
     }
+    if let Some(overview) = overview(lines) {
+        std::fs::write(dir.join("overview.svg"), overview)?;
+    }
     Ok(std::fs::write(dir.join("report.md"), text)?)
+}
+
+/// Returns the charts of the overview, if any of them compares stores.
+fn overview(lines: &[Line]) -> Option<String> {
+    let charts = OVERVIEW_WORKLOADS.iter().filter_map(|workload| {
+        let is_shown = |line: &&Line| line.workload == *workload && OVERVIEW_STORES.contains(&line.store);
+        let shown: Vec<&Line> = lines.iter().filter(is_shown).collect();
+        (shown.len() > 1).then(|| chart(workload, &shown))
+    });
+    let charts: Vec<Chart> = charts.collect();
+    (!charts.is_empty()).then(|| chart::side_by_side("untorn beside other stores", &charts))
 }
 
 fn chart(workload: &str, lines: &[&Line]) -> Chart {
