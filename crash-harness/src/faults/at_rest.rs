@@ -1,10 +1,10 @@
 //! Damage at rest: bits flip in the files of a closed store, and files are shortened, lengthened,
-//! removed or added. Opening must report the damage, or `verify` must, or the damage must not
-//! matter. What both accept must be what was stored.
+//! removed or added. Opening or `verify` must report the damage unless it is harmless. If both
+//! accept the store, its content must be what was stored.
 //!
 //! Two stores are damaged: one that all processes closed in order, and one after a kernel crash,
-//! whose log is still needed. A separate process tries one damage after the other, so that a crash
-//! caused by a damage is detected.
+//! whose log is still needed. A separate process tries the damages one by one, so that the harness
+//! detects a crash that a damage causes.
 
 use super::acknowledged;
 use crate::context::Context;
@@ -116,8 +116,8 @@ impl Damage {
         format!("{kind}:{file}")
     }
 
-    /// Returns whether no store can detect the damage: the whole end of the log is gone, as if it
-    /// had never been written.
+    /// Returns whether no store can detect the damage. If the whole end of the log is missing, the
+    /// log looks as if that part had never been written.
     fn is_beyond_notice(&self, newest_segment: &str) -> bool {
         match self {
             Damage::Gone { file } | Damage::Cut { file, .. } => file == newest_segment,
@@ -244,7 +244,7 @@ fn make(path: &Path, how: &str) -> Result<Vec<(String, Acknowledged)>, Finding> 
         let stopped = untorn::logger::stop_logger(path, Duration::from_secs(60));
         stopped.map_err(crate::workload::misbehaved("stop_logger"))?;
     } else {
-        // The log records the newest durable position in the next block, which is written soon.
+        // The next block records the newest durable position. The logger writes that block soon.
         std::thread::sleep(Duration::from_millis(300));
         kill_loggers(path);
     }
@@ -331,7 +331,7 @@ fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     all
 }
 
-/// Plays the role of the process that tries damages of an image. The image is its store; the
+/// Plays the role of the process that tries damages of an image. The role's store is the image; its
 /// arguments are `SCRATCH SEED SKIP COUNT ONLY short|long TOLD`.
 ///
 /// # Errors
@@ -409,8 +409,8 @@ fn judge(path: &Path, acknowledged: &[(String, Acknowledged)]) -> Result<&'stati
     }
 }
 
-/// Options under which a thread of this process recovers the store, so that no other process
-/// remains.
+/// Returns options under which a thread of this process recovers the store, so that no other
+/// process remains.
 pub(super) fn in_process() -> Options {
     let mut options = Store::options();
     options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);
