@@ -10,7 +10,8 @@
 //! | `at_rest.rs` | damage to the files of a closed store |
 //! | `full.rs`, `limits.rs` | a full disk; limits on bytes or descriptors of a process |
 //! | `hostile.rs`, `live.rs` | hostile peers on the socket; bits that flip in the shared region |
-//! | `worker.rs`, `acknowledged.rs`, `processes.rs`, `after.rs` | a writer that copes with errors, its acknowledgements, the processes of a scenario, and the checks after it |
+//! | `worker.rs`, `acknowledged.rs` | a writer that copes with errors, and its acknowledgements |
+//! | `processes.rs`, `after.rs` | the processes of a scenario, and the checks after it |
 
 mod acknowledged;
 mod after;
