@@ -61,8 +61,8 @@ enum Start {
 /// the number of rounds after which the process leaves.
 fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static str) {
     let act = match action {
-        // For the action `end`, only the thread that reaches the point is held. The other threads of
-        // its process continue, so that a premature acknowledgement by one of them is found.
+        // For the action `end`, only the thread that reaches the point is held. The other threads
+        // of its process continue, so that a premature acknowledgement by one of them is found.
         "end" => format!("hold={}", path.with_extension("hold").display()),
         "twice" => "kill".to_string(),
         action => action.to_string(),

@@ -195,7 +195,7 @@ impl Filesystem for Server {
             state.note(Event::Mark(said));
             Ok(())
         } else {
-            // The page cache is written through, so it sends only pages that were changed through a
+            // The page cache is write-through, so it sends only pages that were changed through a
             // mapping.
             state.write(inode.0, offset, data, flags.contains(WriteFlags::FUSE_WRITE_CACHE))
         };
