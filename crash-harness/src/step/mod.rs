@@ -106,9 +106,9 @@ fn each<T>(
     answer
 }
 
-/// Returns an error if an update can't be stepped on this machine. Where atomic operations are loops
-/// of a load-exclusive and a store-exclusive instruction, a step between the two makes the store
-/// fail each time, so the loop never ends.
+/// Returns an error if an update can't be stepped on this machine. Where atomic operations are
+/// loops of a load-exclusive and a store-exclusive instruction, a step between the two makes the
+/// store fail each time, so the loop never ends.
 fn supported() -> Result<(), String> {
     if cfg!(target_arch = "x86_64") { Ok(()) } else { Err("single steps are made on x86_64 only".into()) }
 }
