@@ -25,8 +25,8 @@ use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 /// after the smallest number of tries, even if each try takes long.
 const TRIES: usize = 6;
 const TRIES_MIN: usize = 3;
-/// No try begins later than this after the first try. The limit is needed because a lasting fault
-/// makes each call wait for the store's timeout.
+/// After this time and the smallest number of tries, no further try begins. The limit is needed
+/// because a lasting fault makes each call wait for the store's timeout.
 const RETRY_TIME: Duration = Duration::from_secs(12);
 /// Number of commits in a round.
 const COMMITS: u64 = 7;
@@ -93,8 +93,8 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
 /// Prints an error and checks that it is clear.
 ///
 /// # Errors
-/// If the error contains no information. Also if it reports a failed system call as damage,
-/// although no byte of the store has changed.
+/// If the error contains no information, or if it reports a failed system call as damage, although
+/// no byte of the store has changed.
 fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     let text = error.to_string().replace('\n', " ");
     say(format_args!("E {what}: {text}"));

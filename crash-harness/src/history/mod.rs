@@ -193,14 +193,16 @@ impl Round<'_> {
             crash_kernel(self.path);
             self.figures.kernel_crashes += 1;
         } else if random.random_bool(0.3) {
-            // If all processes were killed, the store is recovered, and its region not continued.
+            // If all processes were killed, the next logger now recovers the store instead of
+            // continuing its region.
             drop_from_memory(self.path, &MARKED);
         }
         events.extend(self.look(clients.next, history)?);
         Ok(events)
     }
 
-    /// Kills and stops clients until all have finished, or until all are to be killed.
+    /// Kills and stops clients until all have finished. A short history ends earlier, and the
+    /// caller kills the remaining clients.
     fn deaths(&mut self, clients: &mut Clients, random: &mut StdRng) -> Result<(), Finding> {
         let is_short = random.random_bool(0.5);
         let mut left = DEATHS_MAX;
@@ -306,7 +308,7 @@ impl<'c> Clients<'c> {
     }
 
     /// Describes the store after a timeout: its loggers, the errors that they wrote, the clients,
-    /// and the result of one more client.
+    /// and whether one more client succeeds.
     fn how_the_store_is(&mut self) -> String {
         let loggers = loggers(self.path);
         let left = ["logger.panic", "logger.note"].map(|name| {

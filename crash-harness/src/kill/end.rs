@@ -1,6 +1,6 @@
-//! Kills all processes at one named point. A thread that reaches the point is held there. The other
-//! processes continue for a short time as far as they can. Then all processes are killed and a
-//! kernel crash is simulated. Everything that was acknowledged as durable must be there.
+//! Kills all processes while a thread is held at a named point. The other processes continue for a
+//! short time as far as they can. Then all processes are killed and a kernel crash is simulated.
+//! Everything that was acknowledged as durable must be there.
 //!
 //! This is the strictest test of an acknowledgement, because no surviving process can repair the
 //! store afterwards. The acknowledgements of a writer, of a message-passing writer and of a

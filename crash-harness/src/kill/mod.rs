@@ -1,5 +1,5 @@
 //! Process deaths at each named point in turn: the process that reaches the point dies, or its
-//! successor at the same point, too. Other deaths come at random instants under load, some of
+//! successor at the same point, too. Other deaths happen at random instants under load, some of
 //! several processes at once. Processes are also stopped and continued.
 //!
 //! After each death the other processes must make progress within a fixed time, without

@@ -33,7 +33,7 @@ const ROLES: [(&str, &str); 11] = [
 ];
 /// Number of times that all processes of one store die.
 const LIVES: usize = 3;
-/// Number of deaths before each of these times.
+/// Number of deaths in each of these lives, before all processes die.
 const DEATHS: usize = 10;
 
 /// Runs rounds of random deaths, each in its own store, until the time is up.

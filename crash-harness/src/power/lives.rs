@@ -285,8 +285,8 @@ pub fn live_on(mut life: Life, random: &mut StdRng, role: &str, kills: u64) -> R
     let from = life.recorder.position();
     for _ in 0..kills {
         let short = life.processes.start(role, &["x0"]);
-        // Roughly within the time of a recovery. Opening fails after a few dead loggers, so the
-        // process is killed, too.
+        // The kills come roughly within the time of a recovery. Opening fails after a few dead
+        // loggers, so the process is killed, too.
         std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
         life.processes.kill_loggers();
         drop(short);

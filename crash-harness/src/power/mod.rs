@@ -2,16 +2,16 @@
 //! The store must open. Everything acknowledged as durable must be there. Every transaction must be
 //! whole or absent, in order. New work must be possible.
 //!
-//! Real processes work on a file system of this process that records what a disk would receive (see
-//! [`crate::recorder`]). Meanwhile another process makes the kernel write mapped pages back all the
-//! time. Then the record is cut at many places. States that the cut could have left are laid out in
-//! memory, recovered by a new process, and checked. Some of these states are used further, on
-//! another recorder, and the power fails again.
+//! Real processes work on a file system that this process serves. It records what a disk would
+//! receive (see [`crate::recorder`]). Meanwhile another process makes the kernel write mapped pages
+//! back all the time. Then the record is cut at many places. States that the cut could have left
+//! are laid out in memory, recovered by a new process, and checked. Some of these states are used
+//! further, on another recorder, and the power fails again.
 //!
 //! | module | its one job |
 //! |---|---|
 //! | [`roles`], [`lives`], [`failures`] | what processes do on a recorder, and what happens to them |
-//! | [`device`], [`loop_device`] | the same beneath a real file system, on a block device |
+//! | [`device`], [`loop_device`] | power cuts beneath a real file system, on a block device |
 //! | [`judge`] | the checks of a state |
 //! | [`search`], [`operations`] | the states that are tried, and the operations before them |
 //! | [`replay`] | repeats a state that violated a promise |
@@ -415,7 +415,7 @@ impl<'a> Suite<'a> {
     }
 }
 
-/// Returns the ranges of events between two marks.
+/// Returns the ranges of events between these two marks.
 fn between(record: &Record, from: &str, to: &str) -> Vec<RangeInclusive<usize>> {
     let mut spans = Vec::new();
     let mut begun = None;

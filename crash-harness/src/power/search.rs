@@ -388,7 +388,7 @@ pub fn samples(
     let is_log = |number: &u64| paths.get(number).is_some_and(|path| path.contains("/wal/"));
     let len = record.events.len();
     let mut found = Vec::new();
-    // More tries than are ever needed.
+    // This is more tries than are ever needed.
     for _ in 0..200 * count {
         if found.len() == count {
             break;

@@ -1,6 +1,7 @@
 //! Interleavings of one operation with other processes. A process that reads or adds to a counter
 //! is stepped to its k-th instruction. Then another process overwrites the data that the first was
-//! about to read, and the first continues without steps. All data that it reads must be whole.
+//! about to read. The first process then continues without single steps. All data that it reads
+//! must be whole.
 //!
 //! In the other steps a writer is stopped and readers check the state. Here a reader is stopped and
 //! writers continue. Few instants matter: those before and after each instruction with which the

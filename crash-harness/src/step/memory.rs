@@ -77,8 +77,9 @@ impl Memory {
     /// Saves the current content.
     pub(super) fn look(&mut self) {
         for range in &mut self.ranges {
-            // SAFETY: mapped as long as this lives. The processes that write there are stopped, or
-            // are this process's own reader, whose calls have returned.
+            // SAFETY: the range is mapped as long as `self` lives. The processes that write to it
+            // are stopped. The reader in this process also writes to it, but its calls have
+            // returned.
             let now = unsafe { std::slice::from_raw_parts(range.at, range.held.len()) };
             range.held.copy_from_slice(now);
         }
@@ -97,7 +98,7 @@ impl Range {
     }
 
     fn has_changed(&self) -> bool {
-        // SAFETY: both have this length. Otherwise as in `look`.
+        // SAFETY: both buffers have this length. The rest of the argument is that of `look`.
         unsafe { libc::memcmp(self.at.cast(), self.held.as_ptr().cast(), self.held.len()) != 0 }
     }
 }
