@@ -13,7 +13,7 @@ use untorn::Store;
 
 /// The part of the arena that a small store uses.
 const ARENA_BYTES: usize = 1 << 20;
-/// Of that, the part that an update may add.
+/// The part of those bytes that an update may add.
 const UPDATE_BYTES: usize = 192 << 10;
 
 /// The mapped shared files, and their previous content.

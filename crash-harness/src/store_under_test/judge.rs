@@ -41,8 +41,8 @@ impl AcknowledgedBatches {
         self.begun.extend(other.begun);
     }
 
-    /// Returns the batches that a check found as acknowledgements, because none of them may be lost
-    /// later.
+    /// Converts the batches that a check found into acknowledgements, because none of them may be
+    /// lost later.
     pub fn found(found: &BTreeMap<String, u64>) -> AcknowledgedBatches {
         AcknowledgedBatches { returned: found.clone(), synced: found.clone(), begun: found.clone() }
     }
