@@ -20,8 +20,8 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// Returns the share of the first of the remaining suites after `gone` seconds. The remaining
-    /// time is divided by the weights of the suites.
+    /// Returns the budget of the first suite in `left`, after the earlier suites used `gone`
+    /// seconds. The remaining time is divided by the suites' weights.
     pub fn share(self, gone: f64, left: &[crate::suites::Suite]) -> Limit {
         match self {
             Limit::States(_) => self,
@@ -45,13 +45,14 @@ const FREE_MIN: u64 = 1 << 30;
 /// Set by Ctrl-C.
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// Installs a handler for Ctrl-C. The first one ends the suites early and keeps their findings; the
-/// second one ends the process at once.
+/// Installs a handler for Ctrl-C. The first Ctrl-C ends the suites early and keeps their findings.
+/// The second one ends the process at once.
 ///
 /// # Errors
 /// If the system does not allow a handler for the signal.
 pub fn end_at_interrupt() -> std::io::Result<()> {
-    // Handlers run in the order of registration. This one acts only if the flag is already set.
+    // Handlers run in the order of registration. The shutdown handler acts only if an earlier
+    // Ctrl-C has set the flag.
     signal_hook::flag::register_conditional_shutdown(libc::SIGINT, INTERRUPTED_CODE.into(), INTERRUPTED.clone())?;
     signal_hook::flag::register(libc::SIGINT, INTERRUPTED.clone()).map(drop)
 }
@@ -76,11 +77,11 @@ pub struct Context {
     pub only: Option<String>,
     /// Whether other suites share the time.
     pub is_one_of_several: bool,
-    /// Limits on what may be at risk, for which `tradeoff` prints advice in addition to the usual
-    /// ones.
+    /// Additional limits on the data at risk. `tradeoff` prints advice for these and for its usual
+    /// limits.
     pub limits: Vec<crate::tradeoff::advice::Limit>,
-    /// Whether the run ends at the first violation. A control needs to learn only whether there is
-    /// one.
+    /// Whether the run ends at the first violation. A control only needs to know whether there is a
+    /// violation.
     pub until_first: bool,
     /// Whether a violation was found; set by the outcome.
     pub is_violated: Arc<AtomicBool>,
@@ -107,8 +108,8 @@ impl Context {
         bar.set_prefix(suite);
         let scratch = Scratch::new(&std::env::temp_dir());
         let scratch = scratch.map_err(|error| format!("a directory for the stores: {error}"))?;
-        // A full disk makes stores fail for reasons that are not under test. The memory of a
-        // container is often small.
+        // A full disk makes stores fail for reasons that are not under test. The in-memory file
+        // system of a container is often small.
         if scratch.free() < FREE_MIN {
             let parent = std::env::temp_dir();
             return Err(format!("less than 1 GiB is free in {}; TMPDIR can name another directory", parent.display()));
@@ -135,7 +136,7 @@ impl Context {
         StdRng::seed_from_u64(self.seed ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    /// Returns the directory for stores; it is removed with the context.
+    /// Returns the directory for stores. Dropping the context removes the directory.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
@@ -145,8 +146,8 @@ impl Context {
         self.scratch.path().join(name)
     }
 
-    /// As [`Context::directory`], but in memory if the system has such a directory. It is for
-    /// stores whose tests kill only processes.
+    /// As [`Context::directory`], but in memory if the system has such a directory. For stores
+    /// whose tests only kill processes.
     pub fn directory_in_memory(&self, name: &str) -> PathBuf {
         self.in_memory.as_ref().unwrap_or(&self.scratch).path().join(name)
     }
@@ -201,9 +202,9 @@ impl Context {
     }
 }
 
-/// Returns the command line that starts this build of the harness. Cargo would not build an
-/// instrumented program again, and its finding may be the planted bug that the environment names;
-/// so the command contains the path of the program and the bug.
+/// Returns the command line that starts this build of the harness. For an instrumented build, the
+/// command contains the path of the program, because `cargo run` would start an ordinary build. It
+/// also contains the planted bug that the environment names, because the finding may be that bug.
 fn program() -> String {
     if !cfg!(untorn_instrumented) {
         return "cargo run --release -p crash-harness --".into();

@@ -81,7 +81,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         (Some(states), _) => Limit::States(states),
         (None, Some(seconds)) => Limit::Seconds(seconds),
         (None, None) if suites.len() > 1 => Limit::Seconds(600),
-        // At one sync a second, a shorter run is not meaningful.
+        // `tradeoff` also tries one sync a second, for which a shorter run is not meaningful.
         (None, None) => Limit::Seconds(if arguments.suite == "tradeoff" { 120 } else { 60 }),
     };
     if let (true, Some(only)) = (suites.len() > 1, &arguments.only) {

@@ -17,10 +17,10 @@ pub enum Kind {
     TornRead,
     /// An acknowledged change that is missing.
     LostAcked,
-    /// A part of a transaction.
+    /// A transaction of which only a part is there.
     HalfApplied,
-    /// A later change without an earlier one, a snapshot that changed, or a version that identifies
-    /// two values.
+    /// A later change that is there without an earlier one, a snapshot that changed, or a version
+    /// that identifies two values.
     OrderViolation,
     /// A process was blocked for longer than the limit.
     BlockedReader,
@@ -81,7 +81,7 @@ pub struct Variant {
     pub caught: bool,
     /// The suite of that check.
     pub suite: String,
-    /// Number of states that were checked until then.
+    /// Number of states that were checked before the bug was caught.
     pub states: u64,
 }
 
@@ -143,7 +143,7 @@ pub struct Outcome {
     pub coverage: Vec<Coverage>,
     /// Further figures, by name.
     pub figures: BTreeMap<String, f64>,
-    /// Informs the context of the first violation.
+    /// Set at the first violation. The context shares this flag.
     #[serde(skip)]
     is_violated: Arc<AtomicBool>,
 }

@@ -1,4 +1,4 @@
-//! Temporary directories that are removed with their owner. If an owner was killed, the next one
+//! Temporary directories that are removed with their owner. If an owner was killed, the next owner
 //! removes its directory.
 //!
 //! An owner holds a lock on its directory as long as it lives. The lock distinguishes live owners

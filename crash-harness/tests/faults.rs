@@ -11,7 +11,7 @@ use std::process::Command;
 
 const HARNESS: &str = env!("CARGO_BIN_EXE_crash-harness");
 
-/// Plays one fault and returns the outcome. With the variable CI, skipped parts are an error.
+/// Plays one fault and returns the outcome. If the variable CI is set, skipped parts are an error.
 fn play(program: &Path, only: &str, bug: &str) -> Value {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("outcome.json");
@@ -44,7 +44,7 @@ fn calls_that_failed_in_ways_that_were_mistaken() {
 }
 
 /// Once, recovery released a spare segment after each failed sync and made a new one for the next
-/// attempt, without end, and the opener waited as long.
+/// attempt, without end. The process that opened the store waited without end, too.
 #[test]
 fn recovery_ends_on_a_log_that_stays_full() {
     good(&[

@@ -1,10 +1,10 @@
 //! Goal: a caller that needs a sync waits until it has succeeded, and other callers do not wait. If
 //! a sync fails permanently and no client maps the store, the store recovers without intervention.
-//! A file system of this kind is not used by mistake.
+//! A store on a FUSE file system is refused unless an option allows it.
 //!
 //! Method: the recording file system of the harness, whose syncs can be held and made to fail, and
-//! processes of the harness on it. Without root and FUSE the tests are skipped with a message,
-//! which is an error with the variable CI.
+//! processes of the harness on it. Without root and FUSE the tests are skipped with a message. If
+//! the variable CI is set, that is an error.
 
 use crash_harness::power::lives::Life;
 use crash_harness::processes::HANGS;
@@ -92,8 +92,8 @@ fn clients_that_pass_messages_need_not_close_the_store() {
     life.end(0);
 }
 
-/// A file system of this kind may not propagate locks to other processes. It is refused unless the
-/// option allows it.
+/// A FUSE file system may not propagate locks to other processes. A store on it is refused unless
+/// the option allows it.
 #[test]
 fn such_a_file_system_is_refused_unless_insisted_on() {
     let Some(mut life) = life() else { return };

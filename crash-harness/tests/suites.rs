@@ -17,7 +17,7 @@ fn harness(arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     run(Path::new(HARNESS), arguments, bug)
 }
 
-/// Runs a build of it.
+/// Runs a build of the harness.
 fn run(program: &Path, arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("outcome.json");
@@ -34,8 +34,8 @@ fn run(program: &Path, arguments: &[&str], bug: &str) -> (i32, Vec<Value>) {
     (status.code().unwrap(), text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
-/// Returns whether the outcome was skipped. Steps need a system that permits tracing. With the
-/// variable CI, skipping is an error.
+/// Returns whether the outcome was skipped. Steps need a system that permits tracing. If the
+/// variable CI is set, skipping is an error.
 fn is_skipped(outcome: &Value) -> bool {
     let skipped = !outcome["skipped"].as_array().unwrap().is_empty();
     assert!(!skipped || std::env::var_os("CI").is_none(), "{}", outcome["skipped"]);
@@ -98,7 +98,7 @@ fn a_death_at_a_point_and_the_bug_planted_there() {
     let only = ["kill", "--seed", "1", "--states", "1", "--only", "commit.record_written:kill"];
     let (code, outcomes) = harness(&only, "");
     assert_eq!(code, 0, "{}", outcomes[0]["violations"]);
-    // The process that dies there is always the writer, never the logger with a sample.
+    // The process that dies at this point is always the writer, never the logger with a sample.
     let (code, outcomes) = harness(&only, "swing-before-record");
     assert_eq!(code, 1, "the bug was not caught");
     let violations = outcomes[0]["violations"].as_array().unwrap();

@@ -1,12 +1,12 @@
-//! A device of its own for each store, which can be filled.
+//! Small file systems for single stores, which tests can fill.
 
 use crate::common::HANGS;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A small file system of its own, which the test can fill. When it is dropped, the loggers of its
-/// store are ended, and it is unmounted.
+/// A small file system for one store, which the test can fill. Dropping it ends the loggers of the
+/// store and unmounts it.
 pub(crate) struct Device {
     dir: tempfile::TempDir,
     end_loggers: fn(&Path),
@@ -20,7 +20,8 @@ pub(crate) enum Kind {
 }
 
 impl Device {
-    /// Returns `None` where nothing may be mounted, and prints that; panics where `CI` is set.
+    /// Mounts a file system of this size. If nothing may be mounted here, prints that and returns
+    /// `None`; panics if `CI` is set.
     pub(crate) fn mount(kind: Kind, mib: u64) -> Option<Device> {
         let dir = tempfile::tempdir().unwrap();
         let run = |program: &str, arguments: &[&str]| {
@@ -54,7 +55,7 @@ impl Device {
         }
     }
 
-    /// Sets how the loggers of the store are ended, instead of with [`untorn::logger::stop_logger`].
+    /// Sets how the loggers of the store are ended. The default is [`untorn::logger::stop_logger`].
     pub(crate) fn ending_loggers_by(mut self, end_loggers: fn(&Path)) -> Device {
         self.end_loggers = end_loggers;
         self
@@ -64,7 +65,7 @@ impl Device {
         self.dir.path().join("store")
     }
 
-    /// Takes all room that is left.
+    /// Fills the file system completely.
     pub(crate) fn fill(&self) {
         let mut file = std::fs::File::create(self.dir.path().join("filler")).unwrap();
         for piece in [1 << 16, 1 << 12, 1] {
@@ -72,7 +73,7 @@ impl Device {
         }
     }
 
-    /// Frees what [`Device::fill`] has taken.
+    /// Frees the space that [`Device::fill`] has taken.
     pub(crate) fn free(&self) {
         std::fs::remove_file(self.dir.path().join("filler")).unwrap();
     }
@@ -81,7 +82,7 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         (self.end_loggers)(&self.path());
-        // Lazily: a mapping of a process on its way out must not keep it.
+        // The unmount is lazy: a mapping of a process that is exiting must not prevent it.
         let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
     }
 }

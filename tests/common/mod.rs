@@ -23,7 +23,8 @@ pub use untorn_test_kit::processes::{exists, send, wait_until};
 pub use untorn_test_kit::role::{Role, listen, say};
 pub use untorn_test_kit::sealed::seed;
 
-/// A test that lasts this long hangs. A test waits several times, and may build another program.
+/// A test that takes this long counts as hanging. A test waits several times, and may build another
+/// program.
 const TEST_HANGS: Duration = HANGS.saturating_mul(10);
 
 /// Ends the whole test process if the test hangs, and names the test.
@@ -41,7 +42,7 @@ pub fn limit() -> Limit {
     Limit(alive)
 }
 
-/// The directory of a store. When it is dropped, the store's logger has left.
+/// The directory of a store. Dropping it makes the store's logger leave.
 pub struct TestStore {
     _dir: tempfile::TempDir,
     pub path: PathBuf,
@@ -64,7 +65,7 @@ impl TestStore {
         options.open(&self.path).unwrap()
     }
 
-    /// Has the logger leave.
+    /// Makes the logger leave.
     pub fn stop_logger(&self) {
         Store::options().foreign_owner(true).stop_logger(&self.path, HANGS).unwrap();
     }
@@ -86,7 +87,7 @@ pub fn spawn(role: &str, store: &Path, arguments: &[&str]) -> Process {
     spawn_by(Command::new(std::env::current_exe().unwrap()), role, store, arguments)
 }
 
-/// As [`spawn`], by a command that lacks nothing but the arguments of the test executable.
+/// As [`spawn`], with a command to which only the arguments of the test executable are added.
 ///
 /// # Panics
 /// If the role names no module, or can't be started.
@@ -104,8 +105,8 @@ pub fn kill_logger(store: &Store) {
     }
 }
 
-/// Copies an executable. Not by this process: another thread that forks meanwhile would have the
-/// copy open for writing, and it could not be run.
+/// Copies an executable with another process. If this process made the copy, another thread that
+/// forks in the meantime would have the copy open for writing, and the copy could not be executed.
 pub fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }

@@ -1,9 +1,9 @@
 //! Programs that tests start and `cargo test` does not build: those of the library's package, and
 //! this test program with crash points.
 //!
-//! They are built in the build directory of the test run, whose dependencies it contains. The
-//! finished programs go to a directory of their own, so that the programs of the test run stay as
-//! they are.
+//! They are built in the build directory of the test run, which contains their compiled
+//! dependencies. The finished programs go to a directory of their own, so that the programs of the
+//! test run are not replaced.
 
 use std::path::Path;
 use std::sync::OnceLock;

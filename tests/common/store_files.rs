@@ -1,5 +1,5 @@
-//! Stores as files: a small workload whose every state is known, copies of its directory, and what
-//! the log in them states. Shared by the tests that damage files.
+//! Stores as files: a small workload whose every state is known, copies of a store's directory, and
+//! the headers of the log in it. Shared by the tests that damage files.
 #![allow(unreachable_pub)]
 #![allow(dead_code)]
 
@@ -10,29 +10,30 @@ use std::time::Duration;
 use untorn::{Durability, Options, Store};
 pub(crate) use untorn_test_kit::sealed::Random;
 
-/// What a store holds: (keyspace, key) → value.
+/// The content of a store: (keyspace, key) → value.
 pub(crate) type State = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
 pub(crate) const RING: u64 = 64 << 10;
 pub(crate) const SEGMENT: u64 = 256 << 10;
 pub(crate) const BLOCK: usize = 4096;
 
-/// Options of the smallest store.
+/// Returns options for a store of the smallest size.
 pub(crate) fn small() -> Options {
     let mut options = Store::options();
     options.ring_size(RING).segment_size(SEGMENT).max_size(16 << 20);
     options
 }
 
-/// The same, recovered by a thread of this process: fast, and nothing to wait for afterwards.
+/// Returns the same options, with recovery by a thread of this process. That is fast, and no other
+/// process remains.
 pub(crate) fn in_process() -> Options {
     let mut options = Store::options();
     options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);
     options
 }
 
-/// A directory for stores: in memory if there is such a file system, since these tests sync by the
-/// thousand.
+/// Returns a directory for stores. It is in memory if there is such a file system, because these
+/// tests sync thousands of times.
 pub(crate) fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap()
@@ -43,7 +44,7 @@ fn bytes(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| random.next() as u8).collect()
 }
 
-/// The states that a workload passes through: after the transaction with that sequence number.
+/// The states of a workload. Each has the sequence number of the transaction that led to it.
 #[derive(Clone, Default)]
 pub(crate) struct History {
     pub states: Vec<(u64, State)>,
@@ -54,7 +55,7 @@ impl History {
         &self.states.last().unwrap().1
     }
 
-    /// Which state this is, by its transaction; an error if it never was.
+    /// Returns the transaction that led to this state, or an error if the store never had it.
     pub(crate) fn find(&self, state: &State) -> Result<u64, String> {
         match self.states.iter().rev().find(|(_, known)| known == state) {
             Some((txn, _)) => Ok(*txn),
@@ -65,7 +66,7 @@ impl History {
 
 /// Commits `count` transactions: single keys, several keys in several keyspaces, deletes, a large
 /// value, a transaction larger than the ring, and one that is rolled back after it has streamed.
-/// `durable` selects the ones that are waited for.
+/// `durable` selects the transactions whose durability is waited for.
 pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: impl Fn(u64) -> bool) {
     if history.states.is_empty() {
         history.states.push((0, State::new()));
@@ -94,7 +95,7 @@ pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: im
             3 => put(&mut txn, "a", b"large", &bytes(step, 30_000)),
             5 if step < 12 => put(&mut txn, "b", b"larger than the ring", &bytes(step, 90_000)),
             6 => {
-                // Streams, and never commits: its frames stay in the log.
+                // This transaction streams and never commits, so its frames stay in the log.
                 let keyspace = txn.keyspace("b").unwrap();
                 for i in 0..20u64 {
                     txn.put(&keyspace, &i.to_le_bytes(), &bytes(i, 1000)).unwrap();
@@ -115,12 +116,12 @@ pub(crate) fn work(store: &Store, history: &mut History, count: u64, durable: im
     }
 }
 
-/// All that a store holds.
+/// Returns the whole content of a store.
 pub(crate) fn read(store: &Store) -> untorn::Result<State> {
     let snapshot = store.snapshot()?;
     let mut state = State::new();
     for name in snapshot.keyspaces()? {
-        // Damage may let a name be listed and not be found.
+        // Because of damage, a name may be listed that can't be found.
         let Some(keyspace) = store.find_keyspace(&name)? else { continue };
         for entry in snapshot.range(&keyspace, ..)? {
             let (key, value) = entry?;
@@ -130,7 +131,7 @@ pub(crate) fn read(store: &Store) -> untorn::Result<State> {
     Ok(state)
 }
 
-/// The same by another way: all changes from the beginning on, one after the other.
+/// Returns the same content in another way: from all changes, beginning with the first.
 pub(crate) fn read_changes(store: &Store) -> untorn::Result<State> {
     let until = store.durable_snapshot()?.txn_id();
     let mut changes = store.changes(untorn::TxnId::ZERO, untorn::Feed::Durable)?;
@@ -152,7 +153,7 @@ pub(crate) fn read_changes(store: &Store) -> untorn::Result<State> {
     Ok(state)
 }
 
-/// Kills the store's logger, waits until it is gone, and copies the directory: what a crash leaves.
+/// Kills the store's logger, waits until it is gone, and copies the directory as the crash left it.
 pub(crate) fn crash_image(store: &Store, from: &Path, to: &Path) {
     let logger = store.stats().unwrap().logger_pid.expect("a logger runs");
     kill(logger);
@@ -160,13 +161,13 @@ pub(crate) fn crash_image(store: &Store, from: &Path, to: &Path) {
     copy(from, to);
 }
 
-/// Ends one process that this test started, by its id.
+/// Kills one process that this test started, by its id.
 pub(crate) fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(pid as i32).expect("a process id");
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
-/// Waits until a killed process runs no more. Its parent may reap it seconds later.
+/// Waits until a killed process no longer runs. Its parent may reap it seconds later.
 pub(crate) fn wait_dead(pid: u32) {
     let state = || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -177,7 +178,8 @@ pub(crate) fn wait_dead(pid: u32) {
     }
 }
 
-/// Copies a store's directory, holes and all; not its shared region nor its lock.
+/// Copies a store's directory, including holes in its files. The shared region and the lock are not
+/// copied.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to.join("wal")).unwrap();
     fs::write(to.join("lock"), b"").unwrap();
@@ -190,15 +192,15 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A store's files in memory, to be laid out again and again with something changed.
+/// A store's files in memory. They can be laid out again and again with changes.
 pub(crate) struct Image {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
-/// The number of words of the image of a commit.
+/// Number of words in the image of a commit.
 pub(crate) const IMAGE_WORDS: usize = 32;
 
-/// The checksum of these words but the last, as `docs/format.md` describes it.
+/// Returns the checksum of all words except the last, as `docs/format.md` describes it.
 pub(crate) fn image_checksum(words: &[u64]) -> u64 {
     let fold = |sum: u64, word: u64| {
         let wide = u128::from(word ^ sum) * 0xa076_1d64_78bd_642f_u128;
@@ -226,7 +228,7 @@ impl Image {
         Image { files }
     }
 
-    /// Writes the files into a fresh directory `dir`, `change` having had its way with them.
+    /// Writes the files into the new directory `dir`, after `change` has changed them.
     pub(crate) fn lay_out(&self, dir: &Path, change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) {
         let mut files = self.files.clone();
         change(&mut files);
@@ -237,8 +239,9 @@ impl Image {
         }
     }
 
-    /// Where the log's headers are, and the newest durable transaction that each states. Decoded
-    /// here by hand, so that the check does not depend on the code under test.
+    /// Returns the positions of the log's headers, and the newest durable transaction that each
+    /// contains. The headers are decoded here by hand, so that the check does not depend on the
+    /// code under test.
     pub(crate) fn statements(&self) -> Vec<Statement> {
         let mut found = Vec::new();
         for (file, bytes) in self.files.iter().filter(|(name, _)| name.starts_with("wal/")) {
@@ -264,18 +267,18 @@ impl Image {
     }
 }
 
-/// A header of the log and what follows it.
+/// A header of the log, and the extent of the data that belongs to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Statement {
     pub file: String,
     pub offset: usize,
     /// Bytes that its checksums cover, from the header on.
     pub len: usize,
-    /// The newest durable transaction that it states.
+    /// The newest durable transaction that the header contains.
     pub txn: u64,
 }
 
-/// The newest transaction that headers state which lie outside the damaged bytes.
+/// Returns the newest durable transaction in the headers that lie outside the damaged bytes.
 pub(crate) fn still_stated(statements: &[Statement], file: &str, damaged: std::ops::Range<usize>) -> u64 {
     let whole = |statement: &&Statement| {
         statement.file != file || statement.offset + 128 <= damaged.start || statement.offset >= damaged.end
@@ -283,8 +286,8 @@ pub(crate) fn still_stated(statements: &[Statement], file: &str, damaged: std::o
     statements.iter().filter(whole).map(|statement| statement.txn).max().unwrap_or(0)
 }
 
-/// The bytes of every file in a store's directory, whatever its name: a store that is refused keeps
-/// them all.
+/// Returns the bytes of every file in a store's directory, whatever its name. A store that is
+/// refused must keep all of them.
 pub(crate) fn all_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for folder in ["", "wal/"] {
@@ -296,19 +299,21 @@ pub(crate) fn all_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// A path for the next copy.
+/// Returns a path for the next copy.
 pub(crate) fn numbered(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("copy-{number}"))
 }
 
-/// Removes a store's directory, in which a logger's thread may be making a file just now.
+/// Removes a store's directory. Retries, because a thread of the logger may be creating a file in
+/// it.
 pub fn remove_all(path: impl AsRef<std::path::Path>) {
     while std::fs::remove_dir_all(&path).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
-/// Size and time of the last change of every file in a store's directory, and of its directories.
+/// Returns the size and the time of the last change of every file and directory in a store's
+/// directory. The size of a directory is 0.
 pub(crate) fn stamps(dir: &Path) -> BTreeMap<String, (u64, std::time::SystemTime)> {
     let mut found = BTreeMap::new();
     let mut add = |name: String, path: &Path| {

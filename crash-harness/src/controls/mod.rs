@@ -1,21 +1,21 @@
 //! Controls: tests of the harness itself. For each bug of the catalogue ([`untorn::planted_bugs`]),
-//! this suite runs the check that is meant for the bug, with the bug switched on. The check must
-//! find it. The same check without a bug must find nothing.
+//! this suite switches the bug on and runs the check that is meant for it. The check must find the
+//! bug. The same check without a bug must find nothing.
 //!
 //! Each run is a process of the instrumented build, and an environment variable names its bug. The
-//! bug counts as caught only if a check of a fitting kind fails: a panic proves nothing about lost
-//! acknowledgements. The suite fails if a bug is not caught. It also fails if published code
-//! contains a planted bug ([`published`]).
+//! bug counts as caught only if the violation is of a kind that fits the bug: a panic proves
+//! nothing about lost acknowledgements. The suite fails if a bug is not caught. The suite also
+//! fails if published code contains a planted bug ([`published`]).
 //!
 //! | file | its one job |
 //! |---|---|
 //! | `table.rs` | the check that is meant for each bug, and the violations that prove it |
 //! | `trial.rs` | one run of a suite, with a bug or without |
-//! | `published.rs` | no manifest switches the bugs on, and no published program contains them |
+//! | `published.rs` | checks that no manifest and no published program contains the bugs |
 //!
 //! If the suite runs alone, it makes all runs, which takes about two minutes on two processors.
-//! Together with other suites it stays within its share of the time. The remaining bugs are
-//! reported as not covered, neither caught nor missed.
+//! Together with other suites, it stays within its share of the time. It reports the bugs that it
+//! did not try as not covered, neither caught nor missed.
 
 pub mod published;
 pub mod table;

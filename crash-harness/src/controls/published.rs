@@ -1,9 +1,9 @@
-//! Planted bugs stay where they belong: nothing in the manifests and in cargo's configuration can
-//! switch them on, and the programs that are published contain none of them, which their bytes show.
+//! Checks that planted bugs are absent from published code. No manifest and no cargo configuration
+//! may switch them on. The bytes of the published programs must not contain their names.
 //!
-//! Bytes: each place that asks for a bug passes its name to a function that is never inlined, so a
-//! program with planted bugs contains all their names. The same search in an instrumented build
-//! confirms that.
+//! The search for names is sufficient for this reason: each place that asks for a bug passes the
+//! bug's name to a function that is never inlined. A program with planted bugs therefore contains
+//! all their names. The same search in an instrumented build confirms this.
 
 use crate::outcome::{Finding, Kind};
 use crate::processes::cargo::Build;
@@ -12,7 +12,8 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What compiles planted bugs in; neither a manifest nor cargo's configuration may name it.
+/// The switches that compile planted bugs in. Neither a manifest nor cargo's configuration may name
+/// them.
 const SWITCHES: &[&str] = &["untorn_instrumented", "rustc-instrumented"];
 /// Features that a dependency graph could switch on.
 const FORBIDDEN: &[&str] = &["planted-bugs", "crash-points", "instrumented"];
@@ -63,7 +64,7 @@ fn names_in(program: &Path) -> Result<BTreeSet<&'static str>, String> {
     Ok(names().filter(|name| has(name)).collect())
 }
 
-/// Builds programs of the library's package below the target directory, and says where they are.
+/// Builds programs of the library's package below the target directory and returns their paths.
 fn programs(build: Build, which: &[&str], directory: &str, count: usize) -> Result<Vec<PathBuf>, String> {
     let target = instrumented::target();
     let found = cargo::programs(
@@ -79,7 +80,8 @@ fn programs(build: Build, which: &[&str], directory: &str, count: usize) -> Resu
     }
 }
 
-/// What in the manifests or in cargo's configuration could switch planted bugs on, if anything can.
+/// Returns the setting in the manifests or in cargo's configuration that could switch planted bugs
+/// on.
 fn switched_on(metadata: &Value, config: &str) -> Option<String> {
     if let Some(switch) = SWITCHES.iter().find(|switch| config.contains(**switch)) {
         return Some(format!(".cargo/config.toml names {switch}"));

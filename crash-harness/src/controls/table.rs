@@ -40,8 +40,8 @@ pub struct Control {
     pub check: Check,
     /// The violations that prove the bug. Any other violation is no proof.
     pub shows_as: &'static [Kind],
-    /// Number of tries with different random choices. The result depends on how the processes
-    /// interleave.
+    /// Number of tries with different random choices. Several are needed if the result depends on
+    /// how the processes interleave.
     pub tries: u64,
 }
 
@@ -53,11 +53,11 @@ const fn often(control: Control) -> Control {
     Control { tries: 12, ..control }
 }
 
-/// What a reader sees of pages that were reused while it read them: other bytes, undecodable bytes,
-/// or another time.
+/// The violations that a reader can find in pages that were reused while it read them: other bytes,
+/// undecodable bytes, or bytes of another time.
 const REUSED: &[Kind] = &[TornRead, HalfApplied, OrderViolation, Damaged, Misbehaved];
 
-/// All controls; those that wait long come first.
+/// All controls. The controls that wait long come first.
 pub const CONTROLS: &[Control] = &[
     by("lock-without-takeover", "kill", "commit.pages_written:kill", &[BlockedReader]),
     by("skip-reader-reread", "step", "snapshot read:between", REUSED),

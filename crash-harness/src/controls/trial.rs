@@ -47,7 +47,7 @@ struct SaidSkipped {
 pub enum Trial {
     /// The bug was found.
     Caught {
-        /// States until then.
+        /// States that were checked before the bug was found.
         states: u64,
         /// Description of the violation.
         what: String,

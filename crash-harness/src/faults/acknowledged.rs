@@ -3,7 +3,7 @@
 
 use crate::workload::oracle::Acknowledged;
 
-/// Encodes them as `name=visible,durable,cell;…`, which [`parse`] decodes.
+/// Encodes the acknowledgements as `name=visible,durable,cell;…`, which [`parse`] decodes.
 pub(super) fn write(acknowledged: &[(String, Acknowledged)]) -> String {
     let one = |(name, acknowledged): &(String, Acknowledged)| {
         format!("{name}={},{},{}", acknowledged.visible, acknowledged.durable, acknowledged.cell)

@@ -9,8 +9,8 @@ use crate::workload;
 use crate::workload::oracle::{self, Acknowledged};
 use std::path::Path;
 
-/// Checks a store that no process has open: as it is, after another writer has worked with it, and
-/// without its shared region.
+/// Checks a store that no process has open, then checks it again after another writer has worked
+/// with it and its shared region was removed.
 pub(super) fn judge(
     path: &Path,
     acknowledged: &[(String, Acknowledged)],

@@ -40,10 +40,10 @@ pub(super) fn judge(states: &Path, count: usize) -> Result<(), (usize, Finding)>
     }
 }
 
-/// Plays the role of that process.
+/// Plays the role of the process that `judge` runs.
 ///
 /// # Errors
-/// The violation in the state that was printed last.
+/// The violation in the state whose number was printed last.
 pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     let count: usize = role.arguments.first().and_then(|count| count.parse().ok()).unwrap_or(0);
     for index in 0..count {

@@ -1,10 +1,10 @@
 //! Damage at rest: bits flip in the files of a closed store, and files are shortened, lengthened,
-//! removed or added. Opening must report the damage, or `verify` must, or the damage must not
-//! matter. What both accept must be what was stored.
+//! removed or added. Opening or `verify` must report the damage unless it is harmless. If both
+//! accept the store, its content must be what was stored.
 //!
 //! Two stores are damaged: one that all processes closed in order, and one after a kernel crash,
-//! whose log is still needed. A separate process tries one damage after the other, so that a crash
-//! caused by a damage is detected.
+//! whose log is still needed. A separate process tries the cases of damage one by one, so that the
+//! harness detects a crash that the damage causes.
 
 use super::acknowledged;
 use crate::context::Context;
@@ -33,13 +33,13 @@ const SLOT: u64 = 512;
 /// Additional values that a long run tries for each byte of a header.
 const OTHERS: usize = 2;
 
-/// Number of damages that one process tries.
+/// Number of cases of damage that one process tries.
 const BATCH: &str = "20";
 
 /// The names of the files below a store's directory, and their contents.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
-/// One damage.
+/// One case of damage.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Damage {
     Flip { file: String, at: u64, bit: u32 },
@@ -96,8 +96,8 @@ impl Damage {
         }
     }
 
-    /// Returns whether a replay line selects this damage. A replay line names one damage or a
-    /// prefix such as `flip:arena` or `flip:wal`.
+    /// Returns whether a replay line selects this case. A replay line names one case or a prefix
+    /// such as `flip:arena` or `flip:wal`.
     fn is_meant_by(&self, only: &str) -> bool {
         let name = self.to_string();
         name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
@@ -116,8 +116,8 @@ impl Damage {
         format!("{kind}:{file}")
     }
 
-    /// Returns whether no store can detect the damage: the whole end of the log is gone, as if it
-    /// had never been written.
+    /// Returns whether no store can detect the damage. If the whole end of the log is missing, the
+    /// log looks as if that part had never been written.
     fn is_beyond_notice(&self, newest_segment: &str) -> bool {
         match self {
             Damage::Gone { file } | Damage::Cut { file, .. } => file == newest_segment,
@@ -126,7 +126,7 @@ impl Damage {
     }
 }
 
-/// One of the two stores, and the progress of its damages.
+/// One of the two stores, and the progress of its cases of damage.
 struct Image {
     how: &'static str,
     path: PathBuf,
@@ -135,14 +135,14 @@ struct Image {
     is_through: bool,
 }
 
-/// Results of the damages so far.
+/// Results of the cases of damage so far.
 #[derive(Default)]
 struct Tally {
     hits: BTreeMap<String, u64>,
     verdicts: BTreeMap<String, u64>,
 }
 
-/// Runs this part. It alternates between damages of the two stores.
+/// Runs this part. It alternates between the two stores.
 pub(super) fn run(context: &Context, outcome: &mut Outcome, may_continue: &dyn Fn(u64, &str) -> bool) {
     let mut images = Vec::new();
     for how in ["left", "crashed"] {
@@ -176,12 +176,12 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_continue: &dyn F
     images.iter().for_each(|image| drop(fs::remove_dir_all(&image.path)));
 }
 
-/// Returns the damage, or the prefix of damages, that a replay line names.
+/// Returns the case of damage, or the prefix of cases, that a replay line names.
 fn only<'c>(context: &'c Context, how: &str) -> Option<&'c str> {
     context.only.as_deref()?.strip_prefix(how)?.strip_prefix(':')
 }
 
-/// Runs a process that tries the next damages of an image.
+/// Runs a process that tries the next cases of damage of an image.
 fn batch(context: &Context, image: &mut Image, tally: &mut Tally, outcome: &mut Outcome) {
     let scratch = context.directory_in_memory(&format!("damaged-{}", image.how));
     let arguments = [
@@ -244,7 +244,7 @@ fn make(path: &Path, how: &str) -> Result<Vec<(String, Acknowledged)>, Finding> 
         let stopped = untorn::logger::stop_logger(path, Duration::from_secs(60));
         stopped.map_err(crate::workload::misbehaved("stop_logger"))?;
     } else {
-        // The log records the newest durable position in the next block, which is written soon.
+        // The next block records the newest durable position. The logger writes that block soon.
         std::thread::sleep(Duration::from_millis(300));
         kill_loggers(path);
     }
@@ -274,7 +274,7 @@ fn lay_out(files: &Files, path: &Path) -> std::io::Result<()> {
     files.iter().try_for_each(|(name, bytes)| fs::write(path.join(name), bytes))
 }
 
-/// Returns all damages of a run, in the order of the tries.
+/// Returns all cases of damage of a run, in the order of the tries.
 fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     let mut structural = Vec::new();
     let mut headers = Vec::new();
@@ -320,7 +320,7 @@ fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     }
     flips.shuffle(dice);
     structural.shuffle(dice);
-    // One structural damage, then three flips, as long as there are any.
+    // One case of structural damage, then three flips, as long as there are any.
     let mut all = Vec::new();
     let mut flips = flips.into_iter();
     for damage in structural {
@@ -331,8 +331,8 @@ fn schedule(files: &Files, is_long: bool, dice: &mut StdRng) -> Vec<Damage> {
     all
 }
 
-/// Plays the role of the process that tries damages of an image. The image is its store; the
-/// arguments are `SCRATCH SEED SKIP COUNT ONLY short|long TOLD`.
+/// Plays the role of the process that tries cases of damage of an image. The role's store is the
+/// image; its arguments are `SCRATCH SEED SKIP COUNT ONLY short|long TOLD`.
 ///
 /// # Errors
 /// The first violation.
@@ -409,8 +409,8 @@ fn judge(path: &Path, acknowledged: &[(String, Acknowledged)]) -> Result<&'stati
     }
 }
 
-/// Options under which a thread of this process recovers the store, so that no other process
-/// remains.
+/// Returns options under which a thread of this process recovers the store, so that no other
+/// process remains.
 pub(super) fn in_process() -> Options {
     let mut options = Store::options();
     options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);

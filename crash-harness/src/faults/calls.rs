@@ -1,12 +1,12 @@
-//! Each call on a file of the store fails in turn: once, from then on, or from then on together
-//! with all similar calls.
+//! Each call on a file of the store fails in turn: only that call, that call and every later one of
+//! its kind, or that call and all similar calls after it.
 //!
 //! The catalogue of calls comes from three lives of one store. In the first life the store is
 //! created and used, its logger is killed, and then all processes die. The second life recovers the
-//! store from the shared region and closes it in order. Then a kernel crash is simulated, which
-//! removes the shared region, and the third life recovers from the disk. The first run counts the
-//! calls. In every other run one call fails until the end of the life that made it. After that the
-//! cause is gone, and everything must work again.
+//! store from the shared region and closes it in order. Then a simulated kernel crash removes the
+//! shared region, and the third life recovers from the disk. The first run of the three lives
+//! counts the calls. In every other run, one call fails, and the fault lasts at most until the end
+//! of the life that made the call. After that, no call fails, and everything must work again.
 
 use super::{acknowledged, after};
 use crate::context::Context;
@@ -27,7 +27,7 @@ use std::time::Duration;
 const LIFE_MAX: Duration = Duration::from_secs(150);
 /// The three lives: the name of the writer, and how it ends.
 const LIVES: [(&str, &str); 3] = [("a", "die"), ("b", "leave"), ("c", "leave")];
-/// Stores in use at once. A life mostly waits.
+/// Stores in use at once. A life spends most of its time waiting.
 const AT_ONCE: usize = 4;
 
 /// Counts and errors of one run of three lives.
@@ -122,8 +122,8 @@ pub(super) fn run(context: &Context, outcome: &mut Outcome, may_continue: &(dyn 
     }
 }
 
-/// Returns all faults in the order of the tries: one of each site, then another one of each, and so
-/// on.
+/// Returns all faults in the order of the tries: one fault of each site, then a second one of each
+/// site, and so on.
 fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
     let mut random = context.random(1);
     let mut of_sites: Vec<Vec<Fault>> = Vec::new();
@@ -133,8 +133,8 @@ fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
             for span in [Span::Once, Span::Lasting, Span::Everything] {
                 let is_real = match (span, effect) {
                     (Span::Once, _) => true,
-                    // A real call is interrupted at times, not always. A correct retry loop would
-                    // never end.
+                    // A signal interrupts a real call only now and then. If every call failed with
+                    // EINTR, a correct retry loop would never end.
                     (_, Effect::Error(libc::EINTR)) => false,
                     (Span::Lasting, _) => true,
                     (Span::Everything, _) => site.call.can_spread(*effect),
@@ -157,7 +157,7 @@ fn schedule(context: &Context, counts: &BTreeMap<Site, u64>) -> Vec<Fault> {
     all
 }
 
-/// Runs three lives of a store, with a fault or without, and checks what remains.
+/// Runs three lives of a store, with a fault or without, and checks the store after each.
 ///
 /// # Errors
 /// The reason why nothing can be traced on this machine. The inner error is a finding.
@@ -194,7 +194,7 @@ fn three_lives(path: &Path, fault: Option<Fault>) -> Result<Result<Run, Finding>
                 return Ok(Err(finding));
             }
             let is_done = lines.iter().any(|line| line == "done");
-            // The store survives a fault that passes, at the latest after it was opened again.
+            // The store must survive a fault that passes, at the latest after it was opened again.
             if !is_done && (is_once || fired == fired_before) {
                 let what = format!("{name} gave up although the fault has passed: {}", lines.join("; "));
                 return Ok(Err(Finding::new(Kind::Misbehaved, what)));

@@ -1,6 +1,6 @@
-//! The disk becomes full several times while writers make the store grow and all processes have it
-//! mapped. The writers get errors and readers continue. As soon as there is space, the writers
-//! continue, too.
+//! The disk becomes full several times. Meanwhile, writers make the store grow and all processes
+//! have it mapped. While the disk is full, writers get errors and readers continue. As soon as
+//! there is space, the writers continue, too.
 //!
 //! The disk is a small separate file system: tmpfs, and ext4 on a loop device.
 
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub(super) const FILE_SYSTEMS: [&str; 2] = ["tmpfs", "ext4"];
 /// Size of the file system, a small multiple of the initial size of the store.
 const MIB: u64 = 32;
-/// Space that is kept back for the final check, during which the store grows.
+/// Space that is reserved for the final check, during which the store grows.
 const RESERVE: u64 = 8 << 20;
 /// Number of times that the disk is filled.
 const FILLED: usize = 3;
@@ -60,7 +60,7 @@ impl Small {
             let bytes = vec![0x55; piece];
             while file.write_all(&bytes).is_ok() {}
         }
-        // Some file systems allocate blocks late.
+        // Some file systems allocate blocks only when the data is written back.
         let _ = file.sync_all();
         Ok(())
     }
@@ -84,8 +84,8 @@ fn run(command: &mut Command) -> Result<(), String> {
     Err(format!("{command:?}: {} {}", done.status, String::from_utf8_lossy(&done.stderr).trim()))
 }
 
-/// Plays the scenario on a file system of this kind. Returns the number of readers that got the
-/// error that no space is left.
+/// Plays the scenario on a file system of this kind. Returns the number of readers that failed
+/// because no space was left.
 pub(super) fn play(context: &Context, kind: &str) -> ScenarioResult<u64> {
     let small = Small::mount(context, kind)?;
     let reserve = small.0.join("reserve");
@@ -101,8 +101,8 @@ pub(super) fn play(context: &Context, kind: &str) -> ScenarioResult<u64> {
     judged
 }
 
-/// Returns the acknowledgements of the writers, and the number of readers that got the error that
-/// no space is left.
+/// Returns the acknowledgements of the writers, and the number of readers that failed because no
+/// space was left.
 fn writers_on(small: &Small) -> ScenarioResult<(Vec<(String, Acknowledged)>, u64)> {
     let path: &Path = &small.0.join("store");
     let mut processes = ScenarioProcesses::new(path)?;
@@ -120,15 +120,16 @@ fn writers_on(small: &Small) -> ScenarioResult<(Vec<(String, Acknowledged)>, u64
         let errors = || writers.iter().map(|writer| processes.count(*writer, "E ")).sum::<usize>();
         let before = errors();
         small.fill().map_err(io)?;
-        // A writer that needs space gets an error soon. A writer that needs no space may get none.
+        // A writer that needs space gets an error soon. A writer that needs no space may get no
+        // error.
         let filled = Instant::now();
         while errors() < before + 2 && filled.elapsed() < Duration::from_secs(3) {
             processes.check()?;
             std::thread::sleep(Duration::from_millis(5));
         }
-        // A new reader can open the store. If the log could not be written for long and was given
-        // up, opening recovers the store. Recovery needs space for a new region, and the error
-        // states that.
+        // A new reader can open the store. If the log could not be written for a long time, the
+        // region may have been given up. Opening then recovers the store. Recovery needs space for
+        // a new region; if there is none, the error states that.
         let mut reader = start_role(&instrumented::own(), "reader", path, &[], &[]);
         match reader.wait_for("ok", 3, HANGS) {
             Err(finding) if finding.what.contains("no space left for") => turned_away += 1,

@@ -1,6 +1,6 @@
 //! Hostile peers on the logger's socket. They send garbage, truncated or changed messages, wrong
-//! lengths, floods of requests without reading the answers, and single bytes. The logger survives
-//! and serves the correct clients.
+//! lengths, and single bytes. They also flood the logger with requests without reading the answers.
+//! The logger must survive and serve the correct clients.
 
 use super::after;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
@@ -93,19 +93,19 @@ fn bother(mut stream: UnixStream, dice: &mut StdRng, stop: &AtomicBool) -> std::
     stream.read_exact(&mut welcome)?;
     match dice.random_range(0..7) {
         0 => stream.write_all(&garbage),
-        // A length without a complete message, up to the largest length.
+        // A length field with any 32-bit value, then at most that many bytes of garbage.
         1 => {
             let len: u32 = dice.random::<u32>() >> dice.random_range(0..32);
             stream.write_all(&len.to_le_bytes())?;
             stream.write_all(&garbage[..garbage.len().min(len as usize)])
         }
-        // Valid messages, the last of them truncated.
+        // Valid messages. The last message is truncated.
         2 => {
             let message = framed(&request(dice));
             stream.write_all(&framed(&request(dice)))?;
             stream.write_all(&message[..dice.random_range(0..message.len())])
         }
-        // A byte at a time.
+        // A message, byte by byte.
         3 => {
             for byte in framed(&request(dice)) {
                 stream.write_all(&[byte])?;
@@ -123,7 +123,7 @@ fn bother(mut stream: UnixStream, dice: &mut StdRng, stop: &AtomicBool) -> std::
             }
             Ok(())
         }
-        // Corrupt messages, and their answers.
+        // Corrupt messages. The answers are read.
         _ => {
             for _ in 0..20 {
                 let mut body = request(dice);

@@ -2,8 +2,8 @@
 //! (`RLIMIT_NOFILE`). The process gets an error, other processes continue, and a later process
 //! finds all data.
 //!
-//! A soft limit applies only to the client: its logger raises its own soft limit to the hard one. A
-//! hard limit applies to the logger, too.
+//! A soft limit affects only the process that maps the store: the logger that it starts raises its
+//! own soft limit to the hard one. A hard limit affects the logger, too.
 
 use super::after;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
@@ -26,7 +26,7 @@ pub(super) struct Limited {
     what: &'static str,
     /// Whether the limit applies to the logger that the process starts, too.
     is_hard: bool,
-    /// Whether the signal of the limit is ignored.
+    /// Whether the process ignores the signal that the limit sends.
     ignores: bool,
     limit: u64,
 }
@@ -47,7 +47,7 @@ pub(super) fn all(context: &Context) -> Vec<Limited> {
 }
 
 impl Limited {
-    /// Returns the name in a replay line.
+    /// Returns the name of the scenario in a replay line.
     pub(super) fn name(&self) -> String {
         let whose = if self.is_hard { "all" } else { "client" };
         let signal = if self.ignores { "" } else { ":signal" };
@@ -61,7 +61,7 @@ impl Limited {
             before.refuse_finding()?;
             return found(Kind::Misbehaved, "the writer without a limit failed");
         }
-        // The limited process must start its own logger.
+        // The limited process must start its own logger, so no logger may remain.
         crate::processes::loggers::kill_loggers(path);
         let mut processes = ScenarioProcesses::new(path)?;
         let kind = if self.is_hard { "hard" } else { "soft" };
@@ -92,8 +92,8 @@ impl Limited {
     }
 }
 
-/// Plays the role of a process that limits itself and then acts as a [`worker`]: `WHAT LIMIT
-/// hard|soft ignored|default …`.
+/// Plays the role of a process that sets its own limit and then acts as a [`worker`]. The arguments
+/// are `WHAT LIMIT hard|soft ignored|default …`.
 ///
 /// # Errors
 /// As the worker.

@@ -1,7 +1,7 @@
 //! Bits flip in the shared region while processes use it. Any process that maps a store can
-//! overwrite it, so detection is not promised and calls may fail. But no process may crash or hang.
-//! What was durable before the first flip must be there when the region is gone, or opening must
-//! report the damage.
+//! overwrite the region, so detection is not promised and calls may fail. But no process may crash
+//! or hang. Then the region is removed. The store must contain everything that was durable before
+//! the first flip, or opening must report the damage.
 
 use super::acknowledged;
 use super::processes::{ScenarioProcesses, ScenarioResult, found};
@@ -22,18 +22,18 @@ pub(super) use untorn::internals::CHECKED_NUMBERS as NUMBERS;
 /// The result of the scenario.
 #[derive(Default)]
 pub(super) struct Flipped {
-    /// The flipped bits, by their byte.
+    /// The flipped bits. Each entry is the offset of a byte and the number of the bit in it.
     pub(super) flips: Vec<(u64, u32)>,
     /// The error of opening the store without the region, if it can't be opened.
     pub(super) refused: Option<String>,
 }
 
-/// Bits of a number that counts pieces or slots. Flipping one of them changes the number by far
-/// more than there are.
+/// Bits that are flipped in a count of pieces or slots. Flipping one of these bits changes the
+/// count by far more than the number of pieces or slots that exist.
 const TELLING_BITS: std::ops::Range<u64> = 4..16;
 
-/// Plays the scenario. The bits are anywhere in the region, or one bit is in the number at the
-/// offset `number` while the store grows.
+/// Plays the scenario. Without `number`, random bits of the region are flipped. With `number`, one
+/// bit of the count at that offset is flipped while the store grows.
 pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResult<Flipped> {
     let mut dice = StdRng::seed_from_u64(seed);
     let mut processes = ScenarioProcesses::new(path)?;
@@ -56,8 +56,8 @@ pub(super) fn play(path: &Path, number: Option<u64>, seed: u64) -> ScenarioResul
                     (at + bit / 8, (bit % 8) as u32)
                 }
                 None => {
-                    // Words of state are chosen far more often than the tables, the ring and the
-                    // cells.
+                    // State words, at the start of the region, are chosen far more often than the
+                    // tables, the ring and the cells.
                     let within = [2 << 10, 2 << 10, 16 << 10, 256 << 10, len][dice.random_range(0..5)].min(len).max(1);
                     (dice.random_range(0..within), dice.random_range(0..8))
                 }

@@ -10,7 +10,8 @@
 //! | `at_rest.rs` | damage to the files of a closed store |
 //! | `full.rs`, `limits.rs` | a full disk; limits on bytes or descriptors of a process |
 //! | `hostile.rs`, `live.rs` | hostile peers on the socket; bits that flip in the shared region |
-//! | `worker.rs`, `acknowledged.rs`, `processes.rs`, `after.rs` | a writer that copes with errors, its acknowledgements, the processes of a scenario, and the checks after it |
+//! | `worker.rs`, `acknowledged.rs` | a writer that copes with errors, and its acknowledgements |
+//! | `processes.rs`, `after.rs` | the processes of a scenario, and the checks after it |
 
 mod acknowledged;
 mod after;
@@ -30,7 +31,7 @@ use crate::outcome::{Coverage, Outcome};
 use processes::ScenarioFailure;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The fraction of the suite's time at which each part ends.
+/// For each part, the fraction of the suite's time after which the part ends.
 const CALLS: f64 = 0.4;
 const SYNCS: f64 = 0.55;
 const AT_REST: f64 = 0.68;
@@ -68,14 +69,14 @@ pub fn run(context: &Context) -> Outcome {
 /// A scenario: its name, and a function that plays it and returns additional figures.
 type FaultScenario<'c> = (String, Box<dyn Fn() -> Result<Vec<(&'static str, f64)>, ScenarioFailure> + 'c>);
 
-/// Returns whether a scenario is to be played. A replay line names one scenario or a prefix such as
-/// `descriptors:client`.
+/// Returns whether a scenario is to be played. A replay line names one scenario or a prefix of
+/// names such as `descriptors:client`.
 fn is_meant(context: &Context, name: &str) -> bool {
     let Some(only) = context.only.as_deref() else { return true };
     name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }
 
-/// Plays as many scenarios as the time suffices for.
+/// Plays as many scenarios as the time permits.
 fn scenarios<'c>(
     context: &'c Context,
     outcome: &mut Outcome,
@@ -136,7 +137,8 @@ fn limited(context: &Context) -> Box<dyn Iterator<Item = FaultScenario<'_>> + '_
     }))
 }
 
-/// Returns the numbers of an endless kind of scenario, or the one number that a replay line names.
+/// Returns the numbers of a kind of scenario that has no last number, or the one number that a
+/// replay line names.
 fn numbers(context: &Context, kind: &str) -> Box<dyn Iterator<Item = u64>> {
     match context.only.as_deref() {
         None => Box::new(0..),

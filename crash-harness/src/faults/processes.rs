@@ -1,5 +1,5 @@
 //! The processes of one scenario, including the loggers that they start. All are traced, so that
-//! their output and their ends are recorded.
+//! the harness records their output and how they end.
 
 use super::acknowledged;
 use crate::inject::{Ended, Injector, Traced};

@@ -1,8 +1,8 @@
-//! Each sync of a life fails in turn, as on a real disk: its data does not become durable, although
-//! the page cache holds it and later syncs succeed. Then the power fails, immediately or later.
-//! Everything acknowledged must be there.
+//! Each sync of a life fails in turn, as on a real disk: the data of the failed sync does not
+//! become durable, although the page cache holds it and later syncs succeed. Then the power fails,
+//! immediately or later. Everything acknowledged must survive.
 //!
-//! This needs the recording file system, because an error that is injected into a call loses no
+//! This needs the recording file system. An error that the tracer injects into a call loses no
 //! data.
 
 use super::after_cut;
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Longest life, including errors.
 const LIFE_MAX: Duration = Duration::from_secs(120);
-/// Cuts after each failed sync in addition to the immediate one, and states of each cut.
+/// Number of cuts after each failed sync, in addition to the immediate cut, and number of random
+/// states of each cut.
 const CUTS: usize = 6;
 const RANDOM: u64 = 2;
 
@@ -30,7 +31,7 @@ const RANDOM: u64 = 2;
 struct Failing {
     /// Number of preceding syncs that succeed, counting only those that make something durable.
     skip: usize,
-    /// Whether all later ones fail, too.
+    /// Whether all later syncs fail, too.
     lasting: bool,
 }
 
@@ -144,14 +145,15 @@ fn fail(context: &Context, failing: Failing) -> ScenarioResult<u64> {
     let ended = end(&mut process, &mut || {
         let Some(held) = recorder.held(Duration::from_millis(5)) else { return };
         if failing.lasting {
-            // Requested before the answer, so that no sync passes in between.
+            // The next hold must be requested before this sync is answered, so that no sync passes
+            // in between.
             recorder.hold_sync("", 0);
         }
         held.fail();
     });
     let store = recorder.store();
     drop(process);
-    // The loggers' syncs may be held, too.
+    // The syncs of the remaining loggers may be held, too.
     while kill_loggers(&store) > 0 {
         drop(recorder.held(Duration::ZERO));
     }
@@ -160,11 +162,12 @@ fn fail(context: &Context, failing: Failing) -> ScenarioResult<u64> {
     judge(context, &record, &context.directory_in_memory(&failing.name()))
 }
 
-/// Lays states out and runs a process that recovers and checks them.
+/// Lays the states out as directories and runs a process that recovers and checks them.
 fn judge(context: &Context, record: &Record, scratch: &Path) -> ScenarioResult<u64> {
     let failed: Vec<usize> =
         (0..record.events.len()).filter(|at| matches!(record.events[*at], Event::SyncFailed { .. })).collect();
-    // The first four and the last: if all syncs fail, there are many.
+    // Only the first four failed syncs and the last one are used, because there are many if all
+    // syncs fail.
     let failed: Vec<usize> = failed.iter().copied().take(4).chain(failed.last().copied()).collect();
     let mut cuts = BTreeSet::from([record.events.len()]);
     for at in failed {

@@ -1,8 +1,9 @@
 //! A writer that copes with errors. It prints each error, compares it with the state of the store,
 //! retries, reopens the store if the error requires it, and gives up after repeated failures.
 //!
-//! An error must state the outcome of the call. If a commit fails with `NotDurable`, it has
-//! happened; after any other error it has not. The writer checks this each time.
+//! An error must state the outcome of the call. If a commit fails with `NotDurable`, or with
+//! `LoggerStalled` that names a visible transaction, it has happened; after any other error it has
+//! not happened. The writer checks this each time.
 
 use super::acknowledged;
 use crate::outcome::{Finding, Kind};
@@ -20,21 +21,22 @@ use std::time::{Duration, Instant};
 use untorn::reason::MismatchKind;
 use untorn::{Durability, Error, Feed, Options, Store, TxnId};
 
-/// Longest and shortest series of tries of a failing call. A fault that happens once has passed
-/// after that, even if a call takes long.
+/// Largest and smallest number of tries of a failing call. A fault that happens once has passed
+/// after the smallest number of tries, even if each try takes long.
 const TRIES: usize = 6;
 const TRIES_MIN: usize = 3;
-/// No further try begins after this time, because a lasting fault makes each call wait for the
-/// store's timeout.
+/// After this time and the smallest number of tries, no further try begins. The limit is needed
+/// because a lasting fault makes each call wait for the store's timeout.
 const RETRY_TIME: Duration = Duration::from_secs(12);
-/// Commits of a round.
+/// Number of commits in a round.
 const COMMITS: u64 = 7;
-/// Records that a store grows by in a round, and the number of rounds in which it grows.
+/// Number of records by which the store grows in a round, and the number of rounds in which it
+/// grows.
 const GROWTH: u64 = 150;
 const GROWING: u64 = 8;
 
-/// Options of the store: small files, so that many calls occur, and a short timeout for a blocked
-/// logger.
+/// Returns the options of the store: small files, so that many calls occur, and a short timeout for
+/// a blocked logger.
 pub(super) fn options() -> Options {
     let mut options = workload::options();
     options.logger_timeout(Duration::from_secs(8)).sample_interval(Duration::from_millis(20));
@@ -42,13 +44,14 @@ pub(super) fn options() -> Options {
     options
 }
 
-/// Names a file to which the worker also writes its acknowledgements. If it is set, the store may
-/// be on any file system.
+/// The environment variable with the path of a file to which the worker also writes its
+/// acknowledgements. If the variable is set, the store may be on any file system.
 pub(super) const MARK: &str = "UNTORN_FAULTS_MARK";
 
 /// Plays the role: `NAME ROUNDS ENDING TOLD WHAT`. The ending is `leave` (all processes leave in
-/// order), `die` (no process does) or `stay` (until killed, for any number of rounds). `TOLD`
-/// contains the acknowledgements of earlier writers, which must be there.
+/// order), `die` (all processes die), or `stay` (the worker runs until it is killed, for any number
+/// of rounds). `TOLD` contains the acknowledgements of earlier writers. The store must contain what
+/// they acknowledge.
 ///
 /// # Errors
 /// The first violation.
@@ -87,11 +90,11 @@ pub(crate) fn play(role: &Role) -> Result<(), Finding> {
     }
 }
 
-/// Prints an error, which must be a clear one.
+/// Prints an error and checks that it is clear.
 ///
 /// # Errors
-/// If the error contains no information, or if it reports a failed call as damage: no byte of the
-/// store has changed.
+/// If the error contains no information, or if it reports a failed system call as damage, although
+/// no byte of the store has changed.
 fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     let text = error.to_string().replace('\n', " ");
     say(format_args!("E {what}: {text}"));
@@ -99,7 +102,7 @@ fn complain(what: &str, error: &Error, anything: bool) -> Result<(), Finding> {
     match error {
         Error::Corrupt { .. } | Error::Mismatch { .. } | Error::FormatVersion { .. } if anything => Ok(()),
         Error::Corrupt { .. } => misbehaved("a system error was reported as damage"),
-        // Only the region may be missing; it vanishes when all its users are gone.
+        // Only the region may be missing: it vanishes when all its users are gone.
         Error::Mismatch { file, what: MismatchKind::Missing | MismatchKind::MissingHeader } if file != "control" => {
             misbehaved("a system error was reported as a missing file")
         }
@@ -125,23 +128,25 @@ struct Worker<'r> {
     name: &'r str,
     /// The last transaction that the store contains.
     n: u64,
-    /// The last one that is known to be durable.
+    /// The last transaction that is known to be durable.
     durable: u64,
-    /// Whether the store was closed after an error by which later commits may be lost.
+    /// Whether the store was closed after an error. Visible commits after `durable` may then be
+    /// lost.
     may_have_lost: Rc<Cell<bool>>,
     open: Option<Open>,
     /// Acknowledgements of earlier writers. The store must contain them when it is opened for the
     /// first time.
     kept: Vec<(String, oracle::Acknowledged)>,
-    /// `durable`: only the durable part of them must be kept. `grow`: the store grows. `anything`:
-    /// bytes are damaged during the run, so calls may return any result. `anything, grow`: both.
+    /// `durable`: the store must contain only the durable part of `kept`. `grow`: the store grows.
+    /// `anything`: bytes are damaged during the run, so calls may return any result. `anything,
+    /// grow`: both.
     how: &'r str,
-    /// Whether it retries without a limit.
+    /// Whether the worker retries without a limit.
     endless: bool,
 }
 
 impl Worker<'_> {
-    /// Runs all rounds. Returns false if a call failed at each try.
+    /// Runs all rounds. Returns false if every try of a call failed.
     fn work(&mut self, rounds: u64, ending: &str) -> Result<bool, Finding> {
         for round in 0..rounds {
             for _ in 0..COMMITS {
@@ -236,7 +241,7 @@ impl Worker<'_> {
         Ok(false)
     }
 
-    /// Handles an error: some errors require that the store is closed and opened again.
+    /// Handles an error. After some errors, the store must be closed and opened again.
     fn after(&mut self, error: &Error) {
         if let Error::NeedsRecovery { .. } | Error::NotDurable { .. } | Error::LoggerStalled { .. } = error {
             drop(self.open.take());
@@ -253,13 +258,13 @@ impl Worker<'_> {
         let anything = self.anything();
         let (known_durable, may_have_lost) = (self.durable, self.may_have_lost.clone());
         let mut happened = false;
-        // What the last try implies: the commit is there, is not there, or may be.
+        // Whether the last try made the commit: yes, no, or `None` if the outcome is unknown.
         let mut expected = Some(false);
         let done = self.attempt("commit", |open, name| {
-            // The store may have been reopened since, so its current content counts.
+            // The store may have been reopened since the last try, so its content is read again.
             let mut there = last(open, name)?;
             // If the log can no longer be written, visible commits may be lost when the store is
-            // closed. They are repeated.
+            // closed. The loop repeats the lost ones.
             if may_have_lost.get() && (known_durable..n - 1).contains(&there) {
                 for lost in there + 1..n {
                     open.writer.commit(lost, Durability::Visible)?;
@@ -272,7 +277,7 @@ impl Worker<'_> {
                     happened = true;
                     return catch_up(open, name, n);
                 }
-                // A damaged word may have led to another transaction.
+                // A damaged word may have led to the content of another transaction.
                 _ if anything => return Ok(()),
                 _ => {
                     let what = format!("the commit of {n} answered otherwise ({expected:?}), {there} is there");
@@ -335,7 +340,7 @@ impl Worker<'_> {
         Ok(done)
     }
 
-    /// Checks that a store that takes no more writes can be read as long as it is open.
+    /// Checks that a store that accepts no more writes can be read as long as it is open.
     fn read_on(&self) -> Result<(), Finding> {
         let Some(open) = &self.open else { return Ok(()) };
         match open.store.snapshot() {
@@ -356,7 +361,7 @@ impl Worker<'_> {
     }
 }
 
-/// Drops findings that a failed call explains.
+/// Drops findings that a failed call can explain.
 fn lenient(found: Result<(), Finding>) -> Result<(), Finding> {
     match found {
         Err(Finding { kind: Kind::Misbehaved | Kind::BlockedReader, what }) => {
@@ -375,8 +380,7 @@ fn last(open: &Open, name: &str) -> untorn::Result<u64> {
     Ok(value.map_or(0, |value| unsealed(value).unwrap_or_else(|torn| role::die_of(&torn.into()))))
 }
 
-/// Completes the counter and the cell of transaction `n`, whose commit failed with an error but
-/// happened.
+/// Updates the counter and the cell for transaction `n`. Its commit returned an error but happened.
 fn catch_up(open: &Open, name: &str, n: u64) -> untorn::Result<()> {
     let count = open.store.counter(&format!("count of {name}"))?;
     let counted = count.get()?;
@@ -388,7 +392,7 @@ fn store_cell(open: &Open, name: &str, n: u64) -> untorn::Result<()> {
     open.store.cell(&format!("cell of {name}"), CELL)?.store_durable(&sealed(n, CELL)).map(drop)
 }
 
-/// Makes the store larger for some rounds, and overwrites after that.
+/// Makes the store larger for some rounds, and overwrites in later rounds.
 fn grow(open: &Open, name: &str, round: u64) -> untorn::Result<()> {
     let growth = open.store.keyspace(&format!("growth of {name}"))?;
     let mut txn = open.store.begin_with(Durability::Visible)?;

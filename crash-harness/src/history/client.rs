@@ -60,7 +60,8 @@ impl Orders {
     }
 }
 
-/// Returns the path of the file that starts a history. Clients that are ready earlier wait for it.
+/// Returns the path of the file whose creation starts a history. Clients that are ready wait for
+/// the file.
 pub(super) fn starting_flag(store: &Path, history: u32) -> std::path::PathBuf {
     store.with_extension(format!("begin-{history}"))
 }
@@ -150,7 +151,8 @@ fn bytes_of(value: u64) -> Vec<u8> {
     sealed(value, if value.is_multiple_of(7) { 9000 } else { 30 })
 }
 
-/// Returns what a value shows. A torn value shows a number that was never written.
+/// Returns the number that a value contains. For a torn value, returns a number that was never
+/// written.
 pub(super) fn seen(found: Option<(&[u8], TxnId)>) -> Seen {
     found.map_or(Seen::Absent, |(value, version)| seen_value(value, Some(version.as_u64())))
 }
@@ -246,7 +248,7 @@ impl Direct {
         }
         let ticket = txn.commit()?;
         self.settle()?;
-        // A transaction that removed nothing has no id of its own.
+        // If the transaction only removed keys that did not exist, it has no id of its own.
         self.orders.done(read, changes.then(|| ticket.txn_id()));
         Ok(())
     }
@@ -269,7 +271,7 @@ impl Direct {
         Ok(())
     }
 
-    /// An operation of a client that uses transactions.
+    /// Performs an operation of a client that uses transactions.
     fn transaction(&mut self, random: &mut StdRng, value: u64) -> untorn::Result<()> {
         let key = random.random_range(0..KEYS);
         match random.random_range(0..10) {
@@ -283,8 +285,8 @@ impl Direct {
         }
     }
 
-    /// An operation of a client that swaps. At times it also requests a checkpoint, which changes
-    /// no data.
+    /// Performs an operation of a client that uses compare-and-swap. At times it also requests a
+    /// checkpoint, which changes no data.
     fn swap(&mut self, random: &mut StdRng, value: u64) -> untorn::Result<()> {
         let key = random.random_range(0..KEYS);
         if random.random_range(0..10) == 0 {
@@ -329,7 +331,8 @@ struct Messages {
     versions: BTreeMap<Key, u64>,
 }
 
-/// Retries until a server answers. A refused call has not happened.
+/// Retries a call until the server answers. A call that was refused did not happen, so it can be
+/// retried.
 fn patiently<T>(mut call: impl FnMut() -> untorn::Result<T>) -> untorn::Result<T> {
     let start = Instant::now();
     loop {

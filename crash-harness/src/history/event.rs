@@ -1,5 +1,5 @@
-//! The events of a history: which client began which operation at what time, and its answer. One
-//! JSON object a line.
+//! The events of a history: the beginnings and the answers of the clients' operations, with their
+//! times. Each event is one JSON object on a line of its own.
 //!
 //! Times are from CLOCK_MONOTONIC, which all processes of a machine share. A client writes the
 //! beginning before the call and the answer after it, each in one write. An operation whose process
@@ -41,12 +41,12 @@ pub(super) enum Seen {
 pub(super) enum Answer {
     /// The operation happened.
     Done {
-        /// What it read, by key.
+        /// The results of the reads, in the order of the operation's keys.
         read: Vec<Seen>,
-        /// The transaction that it wrote or read, if the answer contains it.
+        /// The transaction that the operation committed or read, if the answer contains it.
         at: Option<u64>,
     },
-    /// The operation did not happen, because this key has another version.
+    /// The operation did not happen, because this key does not have the expected version.
     Mismatch { key: Key, current: Option<u64> },
 }
 

@@ -10,25 +10,25 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) enum Verdict {
     Linearizable,
     NotLinearizable,
-    /// The search was given up: too many orders.
+    /// The search was given up because there are too many orders.
     Undecided,
 }
 
-/// A client's operations up to the next one without an answer. Threads that end in such an
-/// operation sort last, so that the tester first tries to do without operations that may never have
-/// happened.
+/// The operations of a client up to its next operation without an answer. The flag is set if the
+/// thread ends in such an operation. These threads sort last, so that the tester first tries orders
+/// without operations that may never have happened.
 type Thread = (bool, u32);
 
-/// Checks a history. Its events may come in any order.
+/// Checks a history. `events` may be in any order.
 ///
 /// # Errors
-/// If the events are no history: an answer without an operation.
+/// If the events do not form a history, for example if an answer has no operation.
 pub(super) fn judge(events: &[Event]) -> Result<Verdict, String> {
     let mut events: Vec<&Event> = events.iter().collect();
     // If an answer and a beginning have the same time, the operations count as concurrent.
     events.sort_by_key(|event| (event.at_ns, !matches!(event.what, What::Began(_))));
     let threads = threads(&events);
-    // A read without an answer has no effect.
+    // Drops reads without an answer, because they have no effect.
     let mut kept: Vec<(&Event, Thread)> = events.iter().copied().zip(threads).collect();
     let last_begin: BTreeMap<Thread, u64> = kept
         .iter()

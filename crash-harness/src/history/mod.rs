@@ -1,5 +1,5 @@
-//! Histories: the answers that real clients receive while processes are killed must be those of one
-//! map whose transactions happen one after the other.
+//! Histories: the answers that real clients receive while processes are killed. The answers must be
+//! consistent with one map whose transactions happen one after the other.
 //!
 //! Clients of each kind work on a few keys while clients and the logger are killed. Each beginning
 //! and each answer is recorded. Stateright's linearizability tester checks the history. If all
@@ -34,11 +34,12 @@ use std::time::{Duration, Instant};
 
 /// Concurrent clients.
 const CLIENTS: usize = 8;
-/// Operations of each client.
+/// Number of operations of each client.
 const OPERATIONS: u32 = 12;
-/// Most clients that are killed in one history. Each leaves an operation whose outcome is unknown.
+/// Maximum number of clients that are killed in one history. Each leaves an operation whose outcome
+/// is unknown.
 const DEATHS_MAX: usize = 6;
-/// Histories of one store.
+/// Number of histories of one store.
 const HISTORIES: u32 = 4;
 
 /// Runs the suite.
@@ -62,8 +63,8 @@ fn rounds(context: &Context, outcome: &mut Outcome, figures: &mut Figures) {
             return;
         }
         if context.wants(&name) {
-            // Process deaths need no disk. Kernel crashes are tried on a disk, whose syncs take
-            // time.
+            // Rounds that kill only processes need no disk. Rounds with kernel crashes use a disk,
+            // whose syncs take time.
             let is_durable = round % 2 == 1;
             let name = format!("history-{round}");
             let path = if is_durable { context.directory(&name) } else { context.directory_in_memory(&name) };
@@ -192,14 +193,16 @@ impl Round<'_> {
             crash_kernel(self.path);
             self.figures.kernel_crashes += 1;
         } else if random.random_bool(0.3) {
-            // If all processes were killed, the store is recovered, and its region not continued.
+            // If all processes were killed, the next logger now recovers the store instead of
+            // continuing its region.
             drop_from_memory(self.path, &MARKED);
         }
         events.extend(self.look(clients.next, history)?);
         Ok(events)
     }
 
-    /// Kills and stops clients until all have finished, or until all are to be killed.
+    /// Kills and stops clients until all have finished. A short history ends earlier, and the
+    /// caller kills the remaining clients.
     fn deaths(&mut self, clients: &mut Clients, random: &mut StdRng) -> Result<(), Finding> {
         let is_short = random.random_bool(0.5);
         let mut left = DEATHS_MAX;
@@ -217,7 +220,7 @@ impl Round<'_> {
             match random.random_range(0..8) {
                 0 => self.outcome.kills += kill_loggers(self.path) as u64,
                 1 => clients.stop_one(random),
-                // Several at once, including the logger.
+                // Kills several processes at once, including the logger.
                 2 if left > 1 => {
                     self.outcome.kills += kill_loggers(self.path) as u64 + clients.kill(2, random);
                     left -= 2;
@@ -305,7 +308,7 @@ impl<'c> Clients<'c> {
     }
 
     /// Describes the store after a timeout: its loggers, the errors that they wrote, the clients,
-    /// and the result of one more client.
+    /// and whether one more client succeeds.
     fn how_the_store_is(&mut self) -> String {
         let loggers = loggers(self.path);
         let left = ["logger.panic", "logger.note"].map(|name| {

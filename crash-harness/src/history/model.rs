@@ -24,7 +24,8 @@ pub(super) struct Step {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Entry {
     value: u64,
-    /// Unknown until an answer contains it, because its writer died before the answer.
+    /// `None` if the writer died before it received the version. The first answer that contains the
+    /// version sets it.
     version: Option<u64>,
 }
 
@@ -38,12 +39,13 @@ type Configuration = (Vec<u64>, Entries);
 struct Search {
     /// The ids of all transactions whose answers contain them, in order.
     ids: Vec<u64>,
-    /// Configurations from which the search has continued already. If the search reaches one again,
-    /// the first attempt has failed, so this one would fail, too. (The tester itself does not
-    /// memoize and would try each order of independent operations.)
+    /// Configurations from which the search has continued already. If the search reaches one of
+    /// them again, the first attempt from there has failed, so another one would fail, too. The
+    /// tester itself does not memoize. It would try each order of independent operations.
     tried: RefCell<HashSet<Configuration>>,
-    /// Configurations in which something was read. A read changes nothing, so it is as good now as
-    /// later: if the search from there failed, every other step from there fails, too.
+    /// Configurations in which a read was performed. A read changes nothing, so it can as well be
+    /// performed at once as later. If the search failed after that read, every other step from the
+    /// same configuration fails, too.
     read_in: RefCell<HashSet<Configuration>>,
 }
 
@@ -59,8 +61,8 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Creates an empty map at the beginning of a history of `operations` operations, in which
-    /// transactions got these ids.
+    /// Creates an empty map at the beginning of a history of `operations` operations. `ids` are the
+    /// ids of the transactions that the history's answers contain.
     pub(super) fn new(operations: usize, mut ids: Vec<u64>) -> Model {
         ids.sort_unstable();
         // Two transactions with the same id can't both be the next one.
@@ -76,7 +78,8 @@ impl Model {
         (tried, tried >= CONFIGURATIONS_MAX)
     }
 
-    /// Returns whether a key's version can be this one. If the version was unknown, this fixes it.
+    /// Returns whether a key can have this version. If the key's version was unknown, this call
+    /// sets it.
     fn has_version(&mut self, key: Key, version: Option<u64>) -> bool {
         match (self.entries.get_mut(&key), version) {
             (None, None) => true,
@@ -111,8 +114,9 @@ impl Model {
         }
     }
 
-    /// Returns whether a transaction can happen now. One that writes must be the next one. For one
-    /// that reads, all transactions up to it must have happened, and none after it.
+    /// Returns whether the transaction `at` can happen now. A transaction that writes must be the
+    /// next one. For a transaction that only reads, all transactions up to `at` must have happened,
+    /// and none after it.
     fn is_at(&mut self, at: u64, writes: bool) -> bool {
         let (before, after) = self.search.ids.split_at(self.known);
         if writes {
@@ -148,11 +152,11 @@ impl SequentialSpec for Model {
     type Op = Step;
     type Ret = Answer;
 
-    /// Applies an operation that has no answer but happens.
+    /// Applies an operation that happened although it has no answer.
     fn invoke(&mut self, step: &Step) -> Answer {
         self.is_dead_end |= self.search.read_in.borrow().contains(&self.configuration());
         let version = |entries: &Entries, key: &Key| entries.get(key).map(|entry| entry.version);
-        // No client can expect a version that no answer contained.
+        // An unknown version is unmet: no client can expect a version that no answer contained.
         let unmet = step.operation.expect.iter().find(|(key, expected)| match version(&self.entries, key) {
             None => expected.is_some(),
             Some(current) => current.is_none() || current != *expected,
@@ -181,7 +185,7 @@ impl SequentialSpec for Model {
             return false;
         }
         let writes = !step.operation.write.is_empty() && matches!(answer, Answer::Done { .. });
-        // A read that fixes an unknown version changes the state.
+        // A read that sets an unknown version changes the map's state, so it is not recorded here.
         if !writes && self.entries == before.1 {
             self.search.read_in.borrow_mut().insert(before);
         }

@@ -1,4 +1,4 @@
-//! The system calls on files, by the kinds in which they fail.
+//! The kinds of system calls on files, and the ways in which each can fail.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ pub enum Call {
 pub enum Effect {
     /// The call fails with this error and does nothing.
     Error(i32),
-    /// The call does the first half.
+    /// The call reads or writes only the first half of its data.
     Short,
 }
 
@@ -100,8 +100,8 @@ impl Call {
         }
     }
 
-    /// Returns whether a fault of this kind affects all similar calls. That is true for calls that
-    /// change something.
+    /// Returns whether a fault with this effect can spread to all similar calls. ENOSPC can spread
+    /// from calls that need space, and EIO from calls that change something.
     pub fn can_spread(self, effect: Effect) -> bool {
         match effect {
             Effect::Error(libc::ENOSPC) => self.allocates(true),
@@ -110,7 +110,8 @@ impl Call {
         }
     }
 
-    /// Returns whether the call changes the disk. An open does if it may create a file.
+    /// Returns whether the call changes the disk. An open does if it `makes`: it may create or
+    /// truncate a file.
     pub(super) fn changes(self, makes: bool) -> bool {
         match self {
             Call::Open => makes,

@@ -20,11 +20,13 @@ pub struct Site {
 /// How long calls fail.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Span {
-    /// The one call.
+    /// Only the one call fails.
     Once,
-    /// From then on each call of this kind on this class of files, from any program.
+    /// That call fails, and from then on each call of this kind on this class of files, from any
+    /// program.
     Lasting,
-    /// From then on each call that changes anything; for a full disk, each call that needs space.
+    /// That call fails, and from then on each call that changes anything. For a full disk, each
+    /// call that needs space.
     Everything,
 }
 

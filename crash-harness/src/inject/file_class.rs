@@ -22,7 +22,7 @@ pub(super) fn of_descriptor(tid: i32, descriptor: u64) -> Option<PathBuf> {
 pub(super) fn of_path(tid: i32, directory: u64, address: u64) -> Option<PathBuf> {
     let named = string(tid, address)?;
     let named = match named.strip_prefix("/proc/self") {
-        // The task's descriptors, not those of this process.
+        // The path names the task's descriptors, not those of this process.
         Ok(rest) => Path::new(&format!("/proc/{tid}")).join(rest),
         Err(_) => named,
     };
@@ -65,7 +65,7 @@ fn string(tid: i32, address: u64) -> Option<PathBuf> {
     let memory = std::fs::File::open(format!("/proc/{tid}/mem")).ok()?;
     let mut bytes = Vec::new();
     while bytes.len() < libc::PATH_MAX as usize {
-        // Not beyond a page, since the next one may be unmapped.
+        // Reads no further than the end of the page, because the next page may be unmapped.
         let at = address + bytes.len() as u64;
         let mut piece = vec![0; 256.min(4096 - (at % 4096) as usize)];
         let read = memory.read_at(&mut piece, at).ok()?;

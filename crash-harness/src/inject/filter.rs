@@ -22,7 +22,8 @@ pub(super) struct SystemCall {
     pub(super) number: libc::c_long,
     pub(super) call: Call,
     pub(super) names: Names,
-    /// The argument that holds its length in bytes, or in pieces of a vector.
+    /// The argument that holds the length of the data in bytes, if the call can do only a part of
+    /// its work.
     pub(super) length: Option<usize>,
     /// The argument that holds the flags of an open.
     pub(super) flags: Option<usize>,

@@ -2,10 +2,10 @@
 //! directory fails, once or from then on. The program may use any store.
 //!
 //! A program runs under `ptrace` with a seccomp filter, so that only its calls on files stop it;
-//! all else runs at full speed. Its threads, its children and the programs that they execute are
-//! traced, even a process that outlives it. At a stop the call is counted by its [`Site`]. If a
-//! [`Fault`] is due, the kernel does not execute the call: the caller gets the error, or the call
-//! does a part of its work.
+//! everything else runs at full speed. Its threads, its children and the programs that they execute
+//! are traced, even a process that outlives the program. At each stop the tracer counts the call
+//! under its [`Site`]. If a [`Fault`] is due, either the kernel skips the call and the caller gets
+//! the error, or the call does only a part of its work.
 //!
 //! | file | its one job |
 //! |---|---|
@@ -37,8 +37,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use untorn_test_kit::lines::Lines;
 
-/// Traces the programs that it starts and makes their calls fail. All are killed when it is
-/// dropped.
+/// Traces the programs that it starts and makes their calls fail. Dropping the injector kills all
+/// of them.
 pub struct Injector {
     shared: Arc<Shared>,
     tracers: Mutex<Vec<JoinHandle<()>>>,
@@ -65,7 +65,7 @@ impl Ended {
 
 /// The state that the tracers and the injector share.
 struct Shared {
-    /// The directory whose files count, without symbolic links.
+    /// The directory whose files count. Its path contains no symbolic links.
     root: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
@@ -109,7 +109,7 @@ impl Injector {
     /// names. The lines that it sends as a role are collected.
     ///
     /// # Errors
-    /// If the system refuses, as some containers forbid tracing.
+    /// If the system refuses. Some containers forbid tracing.
     pub fn spawn(&self, process: &str, mut command: Command) -> Result<Traced, String> {
         command.stdout(Stdio::piped());
         let (say, hear) = std::sync::mpsc::sync_channel(1);
@@ -147,7 +147,8 @@ impl Drop for Injector {
     fn drop(&mut self) {
         let tracers = std::mem::take(&mut *self.tracers.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for tracer in tracers {
-            // A process may start another one while it is killed. The next round finds that one.
+            // A process may start another one before it is killed. The next iteration kills that
+            // one.
             while !tracer.is_finished() {
                 let alive: Vec<i32> = self.shared.lock().alive.iter().copied().collect();
                 alive.into_iter().for_each(kill);
@@ -164,7 +165,7 @@ fn kill(pid: i32) {
     }
 }
 
-/// A program that was started. It is killed when this is dropped. Processes that it left behind
+/// A program that was started. Dropping this value kills the program. Processes that it left behind
 /// live until the injector is dropped.
 pub struct Traced {
     pid: i32,
@@ -183,7 +184,7 @@ impl Traced {
         self.lines.all()
     }
 
-    /// Waits for its end and until all its output is read. Returns `None` after `time`.
+    /// Waits until the program has ended and all its output is read. Returns `None` after `time`.
     pub fn wait(&mut self, time: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + time;
         let mut state = self.shared.lock();
@@ -200,7 +201,7 @@ impl Traced {
         Some(status)
     }
 
-    /// Kills it and waits for its end.
+    /// Kills the program and waits for its end.
     pub fn kill(&mut self) {
         kill(self.pid);
         self.wait(Duration::from_secs(60));

@@ -81,12 +81,12 @@ fn program_of(tid: i32) -> String {
 
 struct Tracer<'s> {
     shared: &'s Shared,
-    /// The name of the started program in sites, and its name as a program.
+    /// The name of the started program in sites, and the name under which it was executed.
     process: &'s str,
     program: String,
     /// Tasks whose first stop has been seen.
     known: HashSet<i32>,
-    /// Those that are threads of another process.
+    /// The known tasks that are threads of another process.
     threads: HashSet<i32>,
     /// The names of tasks in sites.
     names: HashMap<i32, String>,
@@ -211,7 +211,7 @@ impl Tracer<'_> {
         Some(effect)
     }
 
-    /// Returns the name of a task: the program, and the thread if that has another name.
+    /// Returns the name of a task: the name of its program, and the thread's name if that differs.
     fn name_of(&mut self, tid: i32) -> String {
         if let Some(name) = self.names.get(&tid) {
             return name.clone();

@@ -1,6 +1,6 @@
-//! Kills all processes at one named point. A thread that reaches the point is held there. The other
-//! processes continue for a short time as far as they can. Then all processes are killed and a
-//! kernel crash is simulated. Everything that was acknowledged as durable must be there.
+//! Kills all processes while a thread is held at a named point. The other processes continue for a
+//! short time as far as they can. Then all processes are killed and a kernel crash is simulated.
+//! Everything that was acknowledged as durable must be there.
 //!
 //! This is the strictest test of an acknowledgement, because no surviving process can repair the
 //! store afterwards. The acknowledgements of a writer, of a message-passing writer and of a
@@ -16,7 +16,7 @@ use crate::workload::oracle::{self, Acknowledged};
 use std::path::Path;
 use std::time::Duration;
 
-/// Time that the other processes run on: some tens of flushes.
+/// How long the other processes continue: the time of some tens of flushes.
 const MEANWHILE: Duration = Duration::from_millis(150);
 
 /// The processes that run beside the stopped one.
@@ -26,7 +26,7 @@ pub struct Others {
 }
 
 impl Others {
-    /// Starts them.
+    /// Starts the processes.
     pub fn start(path: &Path) -> Others {
         let own = instrumented::own();
         let follower = start_role(&own, "follower", path, &["durable"], &[]);
@@ -38,14 +38,14 @@ impl Others {
     }
 }
 
-/// Kills all processes after one was held, and checks the store. If the hold came before any work
-/// was done, there are no other processes.
+/// Kills all processes after one was held, and checks the store. There are no `others` if the
+/// process was held before it had done any work, or if it had to be alone with its logger.
 ///
 /// # Errors
 /// The first violation.
 pub fn end(path: &Path, mut writer: Process, mut others: Option<Others>) -> Result<(), Finding> {
     std::thread::sleep(MEANWHILE);
-    // Some of them may be blocked, which is no finding. None may have found damage.
+    // A blocked process is no finding here, but a process that found damage is.
     for process in std::iter::once(&mut writer).chain(others.iter_mut().flat_map(Others::all)) {
         process.refuse_finding()?;
         process.kill();

@@ -1,6 +1,6 @@
-//! Process deaths: at each named point in turn, of the process that reaches it and of its
-//! successor, at random instants under load, and of several processes at once. Processes are also
-//! stopped and continued.
+//! Process deaths at each named point in turn: the process that reaches the point dies, or its
+//! successor at the same point, too. Other deaths happen at random instants under load, some of
+//! several processes at once. Processes are also stopped and continued.
 //!
 //! After each death the other processes must make progress within a fixed time, without
 //! intervention, and find everything that was acknowledged. Then all processes die, which must lose
@@ -49,7 +49,7 @@ pub fn run(context: &Context) -> Outcome {
 enum Start {
     Empty,
     Used,
-    /// Without cells, and left in order: the first client makes the region.
+    /// Without cells, and left in order, so that the first client makes the region.
     InOrder,
     /// Used; then all processes died.
     Killed,
@@ -57,26 +57,26 @@ enum Start {
     Crashed,
 }
 
-/// Returns how a process gets to a point: the value of `UNTORN_CRASH`, the state of the store, and
+/// Returns how a process reaches a point: the value of `UNTORN_CRASH`, the state of the store, and
 /// the number of rounds after which the process leaves.
 fn way_to(point: &str, action: &str, path: &Path) -> (String, Start, &'static str) {
     let act = match action {
-        // Before an end only the thread that reaches the point is held. Other threads of its
-        // process could acknowledge too early.
+        // For the action `end`, only the thread that reaches the point is held. The other threads
+        // of its process continue, so that a premature acknowledgement by one of them is found.
         "end" => format!("hold={}", path.with_extension("hold").display()),
         "twice" => "kill".to_string(),
         action => action.to_string(),
     };
     let at = |passage: u32| format!("{point}@{passage}:{act}");
     match point {
-        // Skips the passages of the logger's recovery, because there must be something to lose, and
-        // the follower must have started.
+        // Skips the passages during the logger's recovery. At the chosen passage there must be data
+        // to lose, and the follower must have started.
         _ if action == "end" && point.starts_with("flush.") && point != "flush.failed" => (at(150), Start::Used, ""),
         _ if action == "end" && point.starts_with("sample.") => (at(12), Start::Used, ""),
         _ if action == "end" && point.starts_with("header.") => (at(3), Start::Used, ""),
         "flush.failed" => (format!("wal.sync@3:fail,{}", at(1)), Start::Used, ""),
         "logger.unneeded" | "logger.leave_begun" | "logger.byte_dropped" => (at(1), Start::Used, "1"),
-        // Points that are reached rarely, or once in a life.
+        // These points are reached rarely, or once in the life of a process.
         "grow.before_zeros" | "readers.chunk_claimed" => (at(1), Start::Empty, ""),
         "cell.resolved" => (format!("cell.dropped@2:kill,{}", at(1)), Start::Used, ""),
         "logger.byte_taken" | "logger.ready" | "client.entered" => (at(1), Start::Used, ""),
@@ -95,7 +95,8 @@ fn at_points(context: &Context, outcome: &mut Outcome, program: &Path) {
     let mut coverage = Coverage { of: "crash points".into(), hits: Vec::new() };
     for (index, point) in untorn::crash_points::ALL.iter().enumerate() {
         let mut hits = 0;
-        // A store is created once. A region beneath which a logger died is recovered.
+        // A store is created once. If a logger dies after it adopted a region, the next logger
+        // recovers the region.
         let is_passed_once = ["create.done", "adopt.attached"].contains(point);
         let actions = if is_passed_once { &["kill", "stop", "end"][..] } else { &["kill", "stop", "twice", "end"] };
         for action in actions {
@@ -124,8 +125,9 @@ fn at_points(context: &Context, outcome: &mut Outcome, program: &Path) {
     outcome.coverage.push(coverage);
 }
 
-/// A process dies at a point, or its successor does as well, or it is stopped there for a while.
-/// Then checks everything that must hold, also after the deaths of all processes.
+/// Tries an action at a point: the process dies there, its successor dies there, too, the process
+/// is stopped there for a while, or all processes are killed while it is held there. Then checks
+/// everything that must hold, also after the deaths of all processes.
 fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mut Outcome) -> Result<(), Finding> {
     let (orders, start, rounds) = way_to(point, action, path);
     prepare(path, start)?;
@@ -146,14 +148,14 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     while !mark.exists() {
         // The process may find a violation before it reaches the point.
         doomed.refuse_finding()?;
-        // Once the process has written, the logger is its own and has crash points. If the process
-        // must be alone with its logger, no other process is started.
+        // Once the process has written, it has started the logger itself, so the logger has crash
+        // points. If the process must be alone with its logger, no other process is started.
         if action == "end" && rounds.is_empty() && others.is_none() && doomed.newest("S ") > 0 {
             others = Some(crate::kill::end::Others::start(path));
         }
-        // The next process must reach the same point. After the death of a logger that is the next
-        // logger of the same writer. If the logger had to be left alone, it is that of the next
-        // writer.
+        // The next process must reach the same point. After the death of a logger, that is the next
+        // logger of the same writer. If the writer had to leave the logger alone, it is the logger
+        // of the next writer.
         let is_next = rounds.is_empty() || (first.exists() && acknowledged.is_empty());
         if action == "twice" && is_next && !doomed.is_running() {
             doomed.kill();
@@ -186,19 +188,21 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
         Ok::<_, Finding>(store)
     };
     acknowledged.push((name.clone(), Acknowledged::by(&doomed)));
-    // It is killed at its first commit, before its log is long enough for a checkpoint.
+    // This writer is killed at its first commit, before its log is long enough for a checkpoint.
     let mut other = start_role(&instrumented::own(), "writer", path, &["other"], &[]);
     other.wait_for("C", 1, HANGS)?;
     other.kill();
     other.refuse_finding()?;
     acknowledged.push(("other".to_string(), Acknowledged::by(&other)));
     let store = kept(&acknowledged, false)?;
-    // The process may have died between a publication and its acknowledgement. What a reader saw
-    // before a sync is durable all the same. Cells become durable with the next sample, not here.
+    // The process may have died after it published a transaction and before it acknowledged it.
+    // Everything that a reader saw before a sync is durable all the same. The sync does not cover
+    // cells, which become durable with the next sample.
     let seen = oracle::made_durable(&store)?;
     acknowledged.extend(seen.into_iter().map(|(name, acknowledged)| (name, Acknowledged { cell: 0, ..acknowledged })));
-    // A checkpoint must succeed after any number of interrupted ones. After one death none is
-    // requested, since it would hide from recovery what the log lacks.
+    // A checkpoint must succeed after any number of interrupted ones. After a single death no
+    // checkpoint is requested, because recovery would then not need the records that the log may
+    // lack.
     if action == "twice" {
         store.checkpoint().map_err(workload::misbehaved("checkpoint"))?;
     }
@@ -207,7 +211,8 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     acknowledged.push((name, Acknowledged::by(&doomed)));
     outcome.kills += 2 + kill_loggers(path) as u64;
     if action == "twice" {
-        // The log and the ring are replayed; otherwise the region is continued.
+        // Recovery then replays the log and the ring. Otherwise the next logger continues the
+        // region.
         drop_from_memory(path, &MARKED);
     }
     oracle::counters_not_ahead(&kept(&acknowledged, false)?)?;
@@ -215,8 +220,8 @@ fn death_at(path: &Path, program: &Path, point: &str, action: &str, outcome: &mu
     oracle::counters_not_ahead(&kept(&acknowledged, true)?)
 }
 
-/// A process is stopped in the middle of an operation. Readers must continue. When the process is
-/// continued, all other processes must, too.
+/// Checks that readers continue while a process is stopped in the middle of an operation. When the
+/// process is continued, all other processes must continue, too.
 fn while_stopped(path: &Path, stopped: &mut Process) -> Result<(), Finding> {
     // If the stopped process is a logger in recovery or a client that opens the store, other
     // processes wait to open it.

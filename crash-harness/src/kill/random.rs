@@ -33,7 +33,7 @@ const ROLES: [(&str, &str); 11] = [
 ];
 /// Number of times that all processes of one store die.
 const LIVES: usize = 3;
-/// Deaths in between.
+/// Number of deaths in each of these lives, before all processes die.
 const DEATHS: usize = 10;
 
 /// Runs rounds of random deaths, each in its own store, until the time is up.
@@ -92,7 +92,7 @@ impl Member {
         Some((self.name.clone(), acknowledged))
     }
 
-    /// Waits until it has printed another line.
+    /// Waits until the process has printed another line.
     fn check_progress(&mut self) -> Result<(), Finding> {
         let heard = self.process.lines_count();
         let begun = Instant::now();
@@ -142,8 +142,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Kills or stops some. Then a writer must make progress, and no process may have found a
-    /// violation.
+    /// Kills or stops some processes. Then a writer must make progress, and no process may have
+    /// found a violation.
     fn death(&mut self, processes: &mut [Member], name: &str, random: &mut StdRng) -> Result<(), Finding> {
         match random.random_range(0..8) {
             0 => self.outcome.kills += kill_loggers(self.path) as u64,
@@ -204,9 +204,9 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Kills all, sometimes simulates a kernel crash, and checks the remaining store.
+    /// Kills all processes, sometimes simulates a kernel crash, and checks the remaining store.
     fn end(&mut self, mut processes: Vec<Member>, random: &mut StdRng) -> Result<(), Finding> {
-        // All at once; the logger first, last or not at all.
+        // The processes are killed at once. The loggers are killed before or after them.
         let logger_first = random.random_bool(0.5);
         if logger_first {
             self.outcome.kills += kill_loggers(self.path) as u64;
@@ -224,7 +224,8 @@ impl Round<'_> {
         if is_kernel_dead {
             crash_kernel(self.path);
         } else if random.random_bool(0.5) {
-            // The log and the ring are replayed; otherwise the region is continued.
+            // Recovery then replays the log and the ring. Otherwise the next logger continues the
+            // region.
             drop_from_memory(self.path, &MARKED);
         }
         let store = workload::open(self.path)?;

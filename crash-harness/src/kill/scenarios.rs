@@ -4,9 +4,9 @@
 //! | scenario | what happens | what is tested |
 //! |---|---|---|
 //! | `unfinished stream` | a writer dies in the middle of a streamed transaction, and the next writer streams, too | recovery does not combine the frames of both |
-//! | `recycled segment` | the log reuses its segments in small batches, then all processes die and the kernel crashes | recovery does not take old data behind the log's end, from a segment's former use, for its continuation |
+//! | `recycled segment` | the log reuses its segments in small batches, then all processes die and the kernel crashes | recovery does not replay old data behind the log's end, from a segment's former use |
 //! | `overwritten large values` | large values are overwritten again and again without a checkpoint, then all processes die and the kernel crashes | an extent to which the log refers is not reused |
-//! | `stalled reader` | a reader is held between its pin and its image while others commit, and they commit more after it continues | its pin protects the pages of its snapshot |
+//! | `stalled reader` | a reader is held after it has pinned a transaction and before it copies the image, while a writer commits; the writer commits more after the reader continues | its pin protects the pages of its snapshot |
 //! | `recycled under a follower` | a follower is held while the log that it has not read is recycled | it gets an error instead of continuing after the gap |
 //! | `namespaces` | writers in pid namespaces of their own, where each is process 1, are killed | no live process is taken for dead, and no dead process for live |
 
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use untorn::{Durability, Error, Feed};
 use untorn_test_kit::process::HoldPoint;
 
-/// A scenario. It returns false if it can't be played here.
+/// A scenario. It returns false if it can't be played on this machine.
 type Scenario = fn(&Path, &mut Outcome) -> Result<bool, Finding>;
 
 /// All scenarios.
@@ -80,8 +80,8 @@ pub fn play(role: &Role) -> Option<Result<(), Finding>> {
 
 // ---- a stream that never commits
 
-/// Options without samples, whose small transactions would come in between, and without
-/// checkpoints, which would make recovery skip the streams.
+/// Returns options without samples and without checkpoints. The small transactions of samples would
+/// come between the streams. A checkpoint would make recovery skip the streams.
 fn unsampled() -> untorn::Options {
     let mut options = workload::options();
     options.sample_interval(Duration::from_secs(3600)).checkpoint_bytes(1 << 30).segment_size(4 << 20);
@@ -201,8 +201,8 @@ fn overwritten_large_values(path: &Path, outcome: &mut Outcome) -> Result<bool, 
 
 // ---- a reader that stalls
 
-/// Commits while the reader is held and again after that. They suffice for pages that no pin
-/// protects to be reused.
+/// Number of commits while the reader is held, and again after that. This number suffices to reuse
+/// the pages that no pin protects.
 const COMMITS_AROUND: u64 = 200;
 
 fn stalled_reader(path: &Path, outcome: &mut Outcome) -> Result<bool, Finding> {
@@ -256,8 +256,8 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
     let mut follower = start_role(program, "follower", path, &["durable"], &[("UNTORN_CRASH", &orders)]);
     follower.wait_for("ok", 1, HANGS)?;
     copy.arm();
-    // The follower reaches the hold with the next commit or one soon after. More commits are made
-    // now than it has read by then.
+    // The follower reaches the hold with the next commit or one soon after. By then the loop has
+    // made more commits than the follower has read.
     let begun = Instant::now();
     while !copy.is_reached() {
         commit(1).map_err(misbehaved("commit"))?;
@@ -279,7 +279,7 @@ fn recycled_under_a_follower(path: &Path, outcome: &mut Outcome) -> Result<bool,
         }
     }
     copy.release();
-    // Waits until it has received the newest change or an error about the gap.
+    // Waits until the follower has received the newest change or an error about the gap.
     let heard = follower.lines().iter().filter(|line| line.as_str() == "ok").count();
     follower.wait_for("ok", heard + 2, HANGS)?;
     follower.kill();
@@ -320,7 +320,8 @@ fn contained(role: &Role) -> Result<(), Finding> {
     Role { name: name.clone(), store: role.store.clone(), arguments: arguments.to_vec() }.assign_to(&mut command);
     // The child prints its findings on the same output. A parent-death signal is not enough: if the
     // parent is killed before the child requests the signal, the child stays. Process 1 of a
-    // namespace can't learn its parent's id, so the end of a pipe informs it.
+    // namespace can't learn its parent's id either. The child therefore waits for the end of a
+    // pipe, which the parent's death closes.
     command.stdin(std::process::Stdio::piped()).env(TIED, "1");
     let failed = |error| Finding::new(Kind::Misbehaved, format!("starting {name}: {error}"));
     let mut child = command.spawn().map_err(failed)?;

@@ -44,7 +44,7 @@ pub enum FileSystem {
 pub const ALL: [FileSystem; 3] = [FileSystem::Ext4, FileSystem::Xfs, FileSystem::Btrfs];
 
 impl FileSystem {
-    /// Returns the kernel's name of it.
+    /// Returns the kernel's name of the file system.
     pub fn name(self) -> &'static str {
         match self {
             FileSystem::Ext4 => "ext4",
@@ -93,7 +93,7 @@ impl FileSystem {
     }
 }
 
-/// Returns a command for an administrator's program, which may be missing from `PATH`.
+/// Returns a command for an administrator's program, whose directory may be missing from `PATH`.
 fn tool(program: &str) -> Command {
     let mut command = Command::new(program);
     let path = std::env::var("PATH").unwrap_or_default();
@@ -131,8 +131,8 @@ impl From<Finding> for Unmade {
     }
 }
 
-/// Runs a plain life on a file system, which is mounted at `directory`, a directory that does not
-/// exist yet. Cuts are of interest from the first mount on.
+/// Runs a plain life on a file system that is mounted at `directory`. The directory must not exist
+/// yet. Cuts are made only from the first mount on.
 ///
 /// # Errors
 /// The reason why there is no record.
@@ -206,7 +206,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Creates one for this file system.
+    /// Creates a bench for this file system.
     pub fn new(file_system: FileSystem) -> Devices {
         Devices { file_system, one_at_a_time: Mutex::new(()) }
     }
@@ -225,7 +225,7 @@ impl Devices {
     }
 }
 
-/// Moves this thread and its future children to another boot.
+/// Makes this thread and its future children see the id of another boot.
 fn enter_another_boot(directory: &Path) -> io::Result<()> {
     own_mounts()?;
     if std::fs::read_to_string(BOOT_ID)? != ANOTHER_BOOT {
@@ -254,7 +254,7 @@ impl Bench for Devices {
         let judged = recovered(&store, store.join("checkpoint").exists(), acknowledged);
         drop(mounted);
         if is_alone {
-            // Otherwise btrfs would reject an older image.
+            // Without this scan, btrfs would reject an older image.
             let _ = tool("btrfs").args(["device", "scan", "--forget"]).output();
         }
         let _ = std::fs::remove_dir_all(directory);

@@ -1,6 +1,6 @@
 //! Syncs that fail while processes die. The data of a failed sync is lost unless it is written
 //! again, although the page cache holds it and later syncs succeed. The next process must therefore
-//! not rely on what it reads.
+//! not rely on data that it reads from the page cache.
 
 use super::lives::{Life, Lived};
 use crate::outcome::{Finding, Kind};
@@ -12,30 +12,30 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn_test_kit::processes::state_of;
 
-/// The files of the log; one of them is written at a time.
+/// The prefix of the names of the log's files. The log writes to one file at a time.
 const LOG: &str = "wal/seg-";
 const ARENA: &str = "arena";
 const HEADER: &str = "checkpoint";
 
-/// The processes that die while a sync is held that fails afterwards.
+/// The processes that die while a sync is held. The sync fails after that.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Dies {
     None,
     Logger,
     /// The logger and, at the first failure, the clients. The store is recovered.
     All,
-    /// The same processes. The next logger continues their region.
+    /// As `All`, but the next logger continues the region.
     AllInMemory,
 }
 
-/// Syncs that fail one after the other: the file of each, and how many of its syncs succeed before.
-/// The logger that made the call dies each time, unless no process is to die. The next logger meets
-/// the next failure.
+/// A scenario of syncs that fail one after the other: the file of each, and the number of syncs of
+/// that file that succeed before. The logger that made the call dies each time, unless no process
+/// is to die. The next failure then affects the next logger.
 #[derive(Clone, Copy, Debug)]
 pub struct Failures {
     dies: Dies,
     syncs: &'static [(&'static str, usize)],
-    /// The store then refuses writes until all processes have closed it.
+    /// Whether the store refuses writes after the failures, until all processes have closed it.
     sticky: bool,
 }
 
@@ -49,12 +49,14 @@ const fn sticky(syncs: &'static [(&'static str, usize)]) -> Failures {
 
 /// All scenarios.
 ///
-/// A failed sync of the log: the same logger writes the bytes again elsewhere. Or its successor
-/// does, beside living clients. Or recovery does, which reads them from the page cache although the
-/// disk never received them. The successor may fail, too, at each of the syncs of its new segment;
-/// the third one starts at the same position. A failed sync of the arena: the logger dies before it
-/// can report the failure. Its successor finds clean pages that the disk never received. A failed
-/// sync of the checkpoint's header is similar.
+/// After a failed sync of the log, its bytes must be written again elsewhere. The same logger does
+/// that, or its successor beside living clients, or recovery. Recovery reads the bytes from the
+/// page cache although the disk never received them. The successor may fail, too, at each of the
+/// syncs of its new segment. A third logger then starts at the same position.
+///
+/// In a failed sync of the arena, the logger dies before it can report the failure. Its successor
+/// finds clean pages that the disk never received. A failed sync of the checkpoint's header is
+/// similar.
 pub const ALL: &[Failures] = &[
     failures(Dies::None, &[(LOG, 0)]),
     sticky(&[(ARENA, 0)]),
@@ -107,8 +109,8 @@ impl Failures {
         format!("failed syncs {}, {dies}", syncs.join(" "))
     }
 
-    /// Writers work while syncs fail and lose their data, and continue after that. Cuts are of
-    /// interest from the first failure on.
+    /// Runs writers while syncs fail and lose their data. The writers continue after that. Cuts are
+    /// made only from the first failure on.
     ///
     /// # Errors
     /// The findings of the processes.
@@ -171,7 +173,7 @@ fn logger_of_thread(thread: u32, store: &Path) -> Result<Pid, Finding> {
 }
 
 /// Waits until all threads of a killed process have ended, except one that hangs in a call. Other
-/// threads may then hang as well, behind a kernel lock that it holds.
+/// threads may then hang as well, because they wait for a kernel lock that this thread holds.
 fn wait_until_gone(process: Pid, hanging: Option<u32>) -> Result<(), Finding> {
     let process = process.as_raw_nonzero();
     let start = Instant::now();

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 use untorn::{ChangeKind, Durability, Error, Feed, Options, Snapshot, Store};
 
-/// Transactions of a writer before each of its large ones.
+/// Number of transactions of a writer before each of its large transactions.
 pub const PER_ROUND: u64 = 12;
 
 /// The acknowledgements before the cut.
@@ -83,8 +83,8 @@ pub fn play(path: &Path, acknowledged: &str, has_store: &str) -> Result<(), Find
     examine(path, has_store == "true", &acknowledged)
 }
 
-/// Options under which a thread of this process recovers the store, so that no other process
-/// remains.
+/// Returns options under which a thread of this process recovers the store, so that no other
+/// process remains.
 fn in_process() -> Options {
     let mut options = Store::options();
     options.logger_thread(true).logger_idle(Duration::from_millis(1)).create(false);
@@ -143,8 +143,8 @@ pub fn examine(path: &Path, has_store: bool, acknowledged: &AcknowledgedAtCut) -
     check_progress(&store)
 }
 
-/// Checks the order of a large transaction: the last one before the n-th transaction is there, and
-/// everything that was acknowledged of it.
+/// Checks the order of large transactions. The last large transaction must be the one that precedes
+/// the n-th transaction, and no acknowledged one may be missing.
 fn check_large(snapshot: &Snapshot, name: &str, n: u64, acknowledged: u64) -> Result<(), Finding> {
     // Only some writers have large transactions.
     let extra = snapshot.find_keyspace(&format!("extra {name}")).map_err(misbehaved("find_keyspace"))?;
@@ -186,14 +186,16 @@ fn check_versions(store: &Store, name: &str, acknowledged: &AcknowledgedAtCut) -
     Ok(())
 }
 
-/// All records by keyspace and key, without the samples of cells, which come at any time.
+/// All records by keyspace and key. Samples of cells are left out, because they are committed at
+/// any time.
 type Records = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
 fn is_ordinary(keyspace: &str) -> bool {
     !keyspace.starts_with("untorn.")
 }
 
-/// Checks that the log contains the same history as the pages, if it is kept from the beginning.
+/// Checks that the log contains the same history as the pages, if the log is retained from the
+/// beginning.
 fn check_history(store: &Store) -> Result<(), Finding> {
     let until = store.durable_snapshot().map_err(misbehaved("durable_snapshot"))?.txn_id();
     let mut changes = match store.changes(untorn::TxnId::ZERO, Feed::Durable) {

@@ -190,8 +190,8 @@ impl Life {
     }
 }
 
-/// Several writers, from the creation of the store on. In between all processes leave in order and
-/// come back.
+/// Runs several writers from the creation of the store on. In between, all processes leave in order
+/// and are started again.
 ///
 /// # Errors
 /// The findings of the processes.
@@ -204,7 +204,7 @@ pub fn plain(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(0))
 }
 
-/// Several message-passing writers.
+/// Runs several message-passing writers.
 ///
 /// # Errors
 /// The findings of the processes.
@@ -219,8 +219,8 @@ pub fn by_message(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(0))
 }
 
-/// Loggers, and at times all writers, are killed during their work. Others continue, and the power
-/// fails later.
+/// Kills loggers, and at times all writers, during their work. The remaining processes continue,
+/// and the power fails later.
 ///
 /// # Errors
 /// The findings of the processes.
@@ -245,7 +245,7 @@ pub fn with_kills(mut life: Life, random: &mut StdRng) -> Result<Lived, Finding>
     Ok(life.end(0))
 }
 
-/// One process takes one checkpoint after the other while others write.
+/// Runs a process that takes one checkpoint after the other while others write.
 ///
 /// # Errors
 /// The findings of the processes.
@@ -265,7 +265,7 @@ pub fn checkpoints(mut life: Life, _: &mut StdRng) -> Result<Lived, Finding> {
     Ok(life.end(from))
 }
 
-/// The log receives so much at once that one sync covers two batches.
+/// Commits so much at once that one sync of the log covers two batches.
 ///
 /// # Errors
 /// The finding of the process.
@@ -285,8 +285,8 @@ pub fn live_on(mut life: Life, random: &mut StdRng, role: &str, kills: u64) -> R
     let from = life.recorder.position();
     for _ in 0..kills {
         let short = life.processes.start(role, &["x0"]);
-        // Roughly within the time of a recovery. Opening fails after a few dead loggers, so the
-        // process is killed, too.
+        // The kills come roughly within the time of a recovery. Opening fails after a few dead
+        // loggers, so the process is killed, too.
         std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
         life.processes.kill_loggers();
         drop(short);

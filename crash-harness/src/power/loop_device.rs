@@ -1,5 +1,5 @@
-//! A block device made of a file. The kernel removes it when it is no longer open or mounted, so
-//! none is left behind, however this process ends.
+//! A block device made of a file. The kernel removes the device when it is no longer open or
+//! mounted, so no device is left behind, however this process ends.
 
 use std::fs::File;
 use std::io;

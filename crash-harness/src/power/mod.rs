@@ -2,16 +2,16 @@
 //! The store must open. Everything acknowledged as durable must be there. Every transaction must be
 //! whole or absent, in order. New work must be possible.
 //!
-//! Real processes work on a file system of this process that records what a disk would receive (see
-//! [`crate::recorder`]). Meanwhile another process makes the kernel write mapped pages back all the
-//! time. Then the record is cut at many places. States that the cut could have left are laid out in
-//! memory, recovered by a new process, and checked. Some of these states are used further, on
-//! another recorder, and the power fails again.
+//! Real processes work on a file system that this process serves. It records what a disk would
+//! receive (see [`crate::recorder`]). Meanwhile another process makes the kernel write mapped pages
+//! back all the time. Then the record is cut at many places. States that the cut could have left
+//! are laid out in memory, recovered by a new process, and checked. Some of these states are used
+//! further, on another recorder, and the power fails again.
 //!
 //! | module | its one job |
 //! |---|---|
 //! | [`roles`], [`lives`], [`failures`] | what processes do on a recorder, and what happens to them |
-//! | [`device`], [`loop_device`] | the same beneath a real file system, on a block device |
+//! | [`device`], [`loop_device`] | power cuts beneath a real file system, on a block device |
 //! | [`judge`] | the checks of a state |
 //! | [`search`], [`operations`] | the states that are tried, and the operations before them |
 //! | [`replay`] | repeats a state that violated a promise |
@@ -50,7 +50,7 @@ const STATES_ONLY: u64 = 300;
 /// If a cut has at most this many combinations, all are tried: in a short run, in a long one.
 const EXHAUST: (u64, u64) = (64, 256);
 
-/// How the record is made whose states are tried.
+/// How a record is made whose states are then tried.
 #[derive(Clone, Copy)]
 enum Story {
     /// From the store's creation on.
@@ -125,10 +125,11 @@ pub fn run(context: &Context) -> Outcome {
     outcome
 }
 
-/// Checks that file systems can be mounted here. They vanish with this process, however it ends.
+/// Checks that file systems can be mounted here. The mounts vanish with this process, however it
+/// ends.
 ///
 /// # Errors
-/// The reason why they can't.
+/// The reason why they can't be mounted.
 pub fn prepare() -> Result<(), String> {
     own_mounts().map_err(|error| format!("no mounts of its own (that takes root): {error}"))?;
     let tried = Recorder::mount(lives::of_one_boot(), None);
@@ -160,7 +161,7 @@ struct Suite<'a> {
 enum Ended {
     /// A check of a process failed.
     Found(Finding),
-    /// The same, and the command that repeats the state that it continued from.
+    /// As `Found`, with the command that repeats the state from which the process continued.
     FoundAfter(Finding, String),
     /// The state could not be reached.
     NotReached(String),
@@ -214,8 +215,8 @@ impl<'a> Suite<'a> {
                 .uncovered
                 .extend(left_out.map(|name| format!("{name}: needs a run of at least 1,200 seconds")));
         }
-        // There are many of these. A random order ensures that a short run does not always omit the
-        // same ones.
+        // There are many scenarios of failing syncs. A random order ensures that a short run does
+        // not always omit the same scenarios.
         let is_failing = |item: &Item| matches!(item.story, Story::Failing(_));
         let first = items.iter().position(is_failing).unwrap_or(items.len());
         items[first..].shuffle(&mut self.context.random(0));
@@ -402,7 +403,6 @@ impl<'a> Suite<'a> {
         };
         figure("lives", lives);
         figure("writes recorded", writes);
-        // Each by its own process.
         figure("states recovered by a fresh process", tried.iter().map(|(_, states)| *states).sum());
         figure("cuts", counts.cuts);
         figure("cuts of which every combination was tried", counts.exhausted);
@@ -415,7 +415,7 @@ impl<'a> Suite<'a> {
     }
 }
 
-/// Returns the stretches between two marks.
+/// Returns the ranges of events between these two marks.
 fn between(record: &Record, from: &str, to: &str) -> Vec<RangeInclusive<usize>> {
     let mut spans = Vec::new();
     let mut begun = None;
@@ -452,10 +452,10 @@ fn later_batch(
     Ok(Lead::new(lived, acknowledged.next_life()))
 }
 
-/// Returns the position of a sync that covers two batches, and that of the write of the first
-/// batch.
+/// Returns the position of a sync that covers two batches, and the position of the first batch's
+/// write.
 fn two_batches(record: &Record) -> Option<(usize, usize)> {
-    /// A batch of the largest size of one write.
+    /// Number of pages of a batch that fills the largest possible write.
     const WHOLE: usize = 256;
     let mut writes: Vec<usize> = Vec::new();
     let mut begun = false;

@@ -23,7 +23,7 @@ pub fn of(record: &Record) -> Vec<String> {
     record.events.iter().map(name).collect()
 }
 
-/// Returns the kind of a file or directory, by its last path.
+/// Returns the kind of a file or directory, from its last path.
 fn kind_of(path: &str) -> &'static str {
     let within = path.strip_prefix(STORE).map(|rest| rest.trim_start_matches('/'));
     match within {

@@ -29,9 +29,9 @@ use untorn::{Batch, Client, CommitOutcome, Durability, FlushPolicy, Store};
 /// Prefix of the names of this suite's roles.
 pub const PREFIX: &str = "power-";
 
-/// Retains the log from the beginning on.
+/// The argument that retains the log from its beginning on.
 pub const KEEPS_ALL: &str = "all";
-/// Retains as little of the log as possible.
+/// The argument that retains as little of the log as possible.
 pub const KEEPS_LITTLE: &str = "little";
 
 /// Plays a role. The first arguments are the file for marks and how much of the log is retained.
@@ -68,9 +68,9 @@ impl Marks {
         opened.map(Marks).map_err(|error| Finding::new(Kind::Misbehaved, format!("opening {path}: {error}")))
     }
 
-    /// Writes a mark, after the call that it is about has returned.
+    /// Writes a mark. The caller does so after the call that the mark reports has returned.
     fn say(&mut self, line: impl std::fmt::Display) {
-        // One write call is one mark. After a power cut it fails.
+        // One write call is one mark. After a power cut the write fails.
         let _ = self.0.write_all(line.to_string().as_bytes());
     }
 }
@@ -123,7 +123,7 @@ fn work(store: &Store, marks: &mut Marks, name: &str, rounds: u64) -> Result<(),
     Ok(())
 }
 
-/// Commits as [`Writer`] does, but by message, each commit acknowledged as durable.
+/// Commits as [`Writer`] does, but by message. Each commit is acknowledged as durable.
 fn remote(_: &Store, path: &Path, marks: &mut Marks, names: &[String]) -> Result<(), Finding> {
     let client = Client::connect(path.join("logger.sock")).map_err(misbehaved("connecting"))?;
     for name in names {
@@ -140,7 +140,8 @@ fn remote(_: &Store, path: &Path, marks: &mut Marks, names: &[String]) -> Result
     Ok(())
 }
 
-/// Serves as under a supervisor: a logger that stays, and a new one when that has left.
+/// Serves the store as under a supervisor: runs a logger that stays, and a new one whenever it has
+/// left.
 fn supervised(path: &Path) -> Result<(), Finding> {
     loop {
         LoggerOptions::default().idle(Duration::MAX).run(path).map_err(misbehaved("a logger in the foreground"))?;
@@ -166,7 +167,7 @@ fn press(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Writes marks for everything that is there.
+/// Writes marks for everything that the store contains.
 fn say_found(store: &Store, marks: &mut Marks) -> Result<(), Finding> {
     for (name, n) in oracle::check(&store.snapshot().map_err(misbehaved("snapshot"))?)? {
         marks.say(format_args!("F {name} {n}"));
@@ -175,14 +176,14 @@ fn say_found(store: &Store, marks: &mut Marks) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The life after a power cut: writes marks for everything that is there, then works like the lives
-/// before, with records of the same lengths.
+/// The life after a power cut. It first writes marks for everything that the store contains. Then
+/// it works like the earlier lives, with records of the same lengths.
 fn second(store: &Store, marks: &mut Marks, name: &str) -> Result<(), Finding> {
     say_found(store, marks)?;
     work(store, marks, name, 2)
 }
 
-/// Opens the store, which recovers it, and writes marks for everything that is there.
+/// Opens the store, which recovers it, and writes marks for everything that the store contains.
 fn recover(store: Store, marks: &mut Marks) -> Result<(), Finding> {
     say_found(&store, marks)?;
     store.close().map_err(misbehaved("close"))

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// Approximate number of states per cut, if there are too many to try all.
 const PER_CUT: u64 = 6;
 
-/// How the states of a record are made into stores and checked.
+/// Makes stores from the states of a record and checks them.
 pub trait Bench: Sync {
     /// Returns the granularity of torn writes in bytes.
     fn sector(&self) -> usize;
@@ -38,7 +38,7 @@ pub trait Bench: Sync {
     fn judge(&self, image: &Image, directory: &Path, acknowledged: &Path) -> Result<(), Finding>;
 }
 
-/// The store's files are laid out in a directory.
+/// Lays the store's files out in a directory.
 pub struct Files;
 
 impl Bench for Files {
@@ -84,7 +84,7 @@ pub fn recovered(path: &Path, has_store: bool, acknowledged: &Path) -> Result<()
     if ended_well { Ok(()) } else { Err(Finding::new(Kind::Misbehaved, "the recovering process was killed")) }
 }
 
-/// How much was checked.
+/// Counts of the cuts and states that were checked.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counts {
     /// Cuts that were made.
@@ -388,7 +388,7 @@ pub fn samples(
     let is_log = |number: &u64| paths.get(number).is_some_and(|path| path.contains("/wal/"));
     let len = record.events.len();
     let mut found = Vec::new();
-    // More tries than are ever needed.
+    // This is more tries than are ever needed.
     for _ in 0..200 * count {
         if found.len() == count {
             break;
@@ -424,7 +424,7 @@ fn choices(disk: &Disk, random: &mut StdRng) -> Vec<Choice> {
     choices
 }
 
-/// Two random states, in which writes may be torn at sectors.
+/// Returns two random choices, in which writes may be torn at sectors.
 fn torn(random: &mut StdRng) -> [Choice; 2] {
     [Choice::Random(random.random()), Choice::Random(random.random())]
 }

@@ -14,8 +14,8 @@ pub fn program() -> Result<&'static Path, String> {
     if cfg!(untorn_instrumented) {
         return Ok(OWN.get_or_init(own));
     }
-    // The dependencies are those of this build: in `cargo test` with the features that tests
-    // request.
+    // The dependencies have the features that they have in this build. In `cargo test`, these
+    // include the features that tests request.
     let select: &[&str] = match cfg!(debug_assertions) {
         true => &["test", "--no-run", "--test", "controls"],
         false => &["build", "--release", "-p", "crash-harness", "--bin", "crash-harness"],

@@ -1,4 +1,4 @@
-//! Processes that the harness starts. What one reports as violated becomes a finding.
+//! Processes that the harness starts. A violation that a process reports becomes a finding.
 
 use crate::outcome::{Finding, Kind};
 use crate::processes::role;
@@ -18,12 +18,12 @@ pub fn start_role(program: &Path, role: &str, store: &Path, arguments: &[&str], 
     Process::start(command, &Role::new(role, store, arguments))
 }
 
-/// Checks of a process whose checks of the store may fail.
+/// Waits for the output of a process, and reports the checks that failed in the process.
 pub trait Checked {
-    /// Waits until it has sent `count` lines that begin with `prefix`.
+    /// Waits until the process has sent `count` lines that begin with `prefix`.
     ///
     /// # Errors
-    /// A finding if it does not within `time`, or if a check of the process failed.
+    /// A finding if the lines do not come within `time`, or if a check of the process failed.
     fn wait_for(&mut self, prefix: &str, count: usize, time: Duration) -> Result<(), Finding>;
 
     /// Checks that no check of the process failed, and that the process has not ended with a

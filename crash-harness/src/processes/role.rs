@@ -1,5 +1,6 @@
-//! Roles: the harness starts itself as a process in a role, which sends the acknowledgements that
-//! it receives, line by line. Beside the lines of [`untorn_test_kit::role`]:
+//! Roles: the harness starts itself as a process in a role. The process prints the acknowledgements
+//! that it receives, one a line. It prints these lines in addition to those of
+//! [`untorn_test_kit::role`]:
 //!
 //! | line | means |
 //! |---|---|
@@ -20,8 +21,8 @@ const FOUND: u8 = 9;
 /// Returns the role that this process was started for.
 pub fn of_this_process() -> Option<Role> {
     let role = Role::of_this_process()?;
-    // The terminal sends Ctrl-C to its foreground process group. Only the harness handles it, and
-    // ends in order.
+    // The terminal sends Ctrl-C to its foreground process group. The role leaves that group, so
+    // that only the harness handles Ctrl-C and can end in order.
     let _ = rustix::process::setpgid(None, None);
     Some(role)
 }

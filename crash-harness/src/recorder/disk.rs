@@ -1,10 +1,10 @@
 //! The states that a power cut could have left, given the record up to the cut.
 //!
-//! What a completed sync covered is durable. Any part of the later changes may be on the disk. Each
-//! sector holds its durable version or any version written since. Each directory has its durable
-//! names or those after any number of its later changes. Each file has its durable length or a
-//! later one. Writes that a failed sync covered stay in doubt until something newer at the same
-//! place becomes durable.
+//! Data that a completed sync covered is durable. Any part of the later changes may be on the disk.
+//! Each sector holds its durable version or any version written since. Each directory has its
+//! durable names or the names after any number of its later changes. Each file has its durable
+//! length or a later one. Writes that a failed sync covered stay in doubt until something newer at
+//! the same place becomes durable.
 
 use super::choice::Choice;
 use super::event::{Event, NameChange, OfOneBoot, PAGE, Page, ROOT};
@@ -57,9 +57,10 @@ struct DiskDir {
 enum Mode {
     Nothing,
     Everything,
-    /// Everything written before this event.
+    /// Everything that was written before this event.
     Until(usize),
-    /// Each page independently: one in so many is the durable one, the others are any version.
+    /// Each page independently: one page in so many has its durable version, the others have any
+    /// later version.
     Pages(usize),
     /// Each sector independently, in the same way.
     Sectors(usize),
@@ -139,7 +140,7 @@ impl Disk {
                     NameChange::Made { name, .. } | NameChange::Removed { name } => &[name],
                     NameChange::Moved { from, to } => &[from, to],
                 };
-                // Names that no cut leaves are never in doubt.
+                // Names of files that do not survive a cut are never in doubt.
                 if names.iter().any(|name| !self.of_one_boot.has(name)) {
                     self.dirs.entry(*dir).or_default().later.push((at, change.clone()));
                 }
@@ -284,8 +285,9 @@ impl DiskFile {
         }
     }
 
-    /// Returns those of the first `count` lengths that are shorter than the previous one, with
-    /// their events. Data written earlier beyond them is gone, even if the file grows again.
+    /// Returns the truncations among the first `count` changes of the length: the event and the new
+    /// length of each. Data that was written earlier beyond that length is gone, even if the file
+    /// grows again.
     fn cuts(&self, count: usize) -> Vec<(usize, u64)> {
         let mut before = self.size;
         let is_cut = |(_, size): &&(usize, u64)| std::mem::replace(&mut before, *size) > *size;
@@ -316,7 +318,8 @@ impl DiskFile {
     fn image(&self, inode: u64, path: PathBuf, chooser: &mut Chooser<'_>, sector: usize) -> FileImage {
         let is_random = matches!(chooser.choice, Choice::Random(_));
         let mode = if is_random { self.mode(chooser) } else { Mode::Nothing };
-        // A length may be on the disk without the bytes before it. Bytes beyond the length are not.
+        // A length may be on the disk without the bytes before it. Bytes beyond the length are
+        // never on the disk.
         let nth = match chooser.choice {
             Choice::Nothing { .. } => 0,
             Choice::Everything { .. } | Choice::Without(_) => self.later_sizes.len(),
@@ -375,7 +378,7 @@ impl DiskFile {
 }
 
 impl Version {
-    /// Returns what is left of it after later truncations to these lengths.
+    /// Returns the content that is left after later truncations to these lengths.
     fn cut(&self, page: u64, cuts: &[(usize, u64)]) -> Page {
         let shortest = cuts.iter().filter(|(at, _)| *at > self.event).map(|(_, size)| *size).min();
         let left = shortest.map_or(PAGE as u64, |size| size.saturating_sub(page * PAGE as u64)) as usize;
@@ -390,7 +393,7 @@ impl Version {
 
 impl DiskPage {
     fn any_version(&self, chooser: &mut Chooser<'_>) -> &Version {
-        // The newest version is as likely as all older ones together.
+        // The newest version is at least as likely as all older ones together.
         let newest = self.later.len() - 1;
         let at = if chooser.below(2) == 0 { newest } else { chooser.below(self.later.len()) };
         &self.later[at]
@@ -453,7 +456,7 @@ mod tests {
         events.extend([write(3, 0, 1), Event::Synced { file: 3, before: 3 }, write(3, 0, 2)]);
         events.extend([Event::SyncFailed { file: 3, before: 5 }, Event::Synced { file: 3, before: 6 }]);
         assert_eq!(states(&events), BTreeSet::from([Some(vec![1, 0]), Some(vec![2, 0])]));
-        // Until newer data is durable.
+        // The lost version is in doubt until newer data is durable.
         events.extend([write(3, 0, 3), Event::Synced { file: 3, before: 8 }]);
         assert_eq!(states(&events), BTreeSet::from([Some(vec![3, 0])]));
     }

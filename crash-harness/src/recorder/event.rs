@@ -90,7 +90,7 @@ pub enum NameChange {
         /// Whether it is a directory.
         is_dir: bool,
     },
-    /// It was renamed, and replaced a file of the new name if there was one.
+    /// A file or directory was renamed, and replaced a file of the new name if there was one.
     Moved {
         /// The old name.
         from: String,

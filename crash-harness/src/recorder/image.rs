@@ -24,13 +24,13 @@ pub struct FileImage {
     pub path: PathBuf,
     /// Its length.
     pub size: u64,
-    /// The pages that are not all zeros; it may contain others.
+    /// All pages that are not all zeros. The map may also contain pages of zeros.
     pub pages: BTreeMap<u64, Page>,
 }
 
 impl Image {
-    /// Returns a hash that identifies the image. Equal contents of different events count as
-    /// different.
+    /// Returns a hash that identifies the image. Equal contents that different events wrote count
+    /// as different.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.dirs.hash(&mut hasher);

@@ -11,17 +11,19 @@
 //! | [`image`] | the files after a cut |
 //! | [`saved`] | a record in a file, to be replayed |
 //!
-//! One thread of this process serves the file system, so the order is real. Files are opened with
-//! the page cache, so they can be mapped shared. There is no write-back cache: write calls arrive
-//! at once, and mapped pages arrive when the kernel writes them back. Each write to the file
-//! [`MARK`] is recorded as a mark, so acknowledgements are part of the same order.
+//! One thread of this process serves the file system, so the order of the events is the real one.
+//! Files are opened with the page cache, so they can be mapped shared. There is no write-back
+//! cache: write calls arrive at once, and mapped pages arrive when the kernel writes them back.
+//! Each write to the file [`MARK`] is recorded as a mark, so acknowledgements are part of the same
+//! order.
 //!
-//! The process that serves the file system must not map its files. Unmapping waits for the server,
-//! which may wait for the same memory map to grow its own. Only other processes map the files.
+//! The process that serves the file system must not map its files. Unmapping locks the memory map
+//! of the process and waits for the server. The server may wait for the same lock, to map memory of
+//! its own. Only other processes map the files.
 //!
-//! A sync can be held and then made to fail. Its data is lost unless it is written again, although
-//! the page cache keeps it and later syncs succeed. Linux behaves like this after a failed
-//! write-back.
+//! A sync can be held and then made to fail. The data of the failed sync is lost unless it is
+//! written again, although the page cache keeps it and later syncs succeed. Linux behaves like this
+//! after a failed write-back.
 //!
 //! ```no_run
 //! use crash_harness::recorder::{OfOneBoot, Recorder, SECTOR, choice::Choice};
@@ -63,9 +65,9 @@ const FOR_EVER: Duration = Duration::from_secs(1 << 20);
 
 /// The sync that is to be held.
 struct Order {
-    /// Prefix of its path in the file system.
+    /// Prefix of the file's path in the file system.
     prefix: String,
-    /// Number of syncs that pass before.
+    /// Number of such syncs that pass before.
     skip: usize,
 }
 
@@ -119,8 +121,9 @@ impl Shared {
     }
 }
 
-/// Moves this thread to a mount namespace, once. Mounts by this thread and by threads and processes
-/// that it starts later are invisible elsewhere, and vanish with them, however they end.
+/// Moves this thread to a mount namespace of its own, once. Mounts by this thread, and by threads
+/// and processes that it starts later, are invisible elsewhere. The mounts vanish when these
+/// threads and processes end, however they end.
 ///
 /// # Errors
 /// If the system refuses.
@@ -188,13 +191,13 @@ impl Recorder {
         let _ = self.shared.slow.set(slow::Slow::start(takes, Arc::downgrade(&self.shared)));
     }
 
-    /// Holds the next sync of a file whose path in the store begins with `prefix` and that has
-    /// something to sync, after `skip` of them have passed.
+    /// Holds the next sync of a file whose path in the store begins with `prefix`, after `skip`
+    /// such syncs have passed. Syncs that have nothing to sync do not count.
     pub fn hold_sync(&self, prefix: &str, skip: usize) {
         self.shared.lock().order = Some(Order { prefix: format!("{STORE}/{prefix}"), skip });
     }
 
-    /// Waits for the sync that is to be held.
+    /// Waits for the sync that is to be held, for at most this time.
     pub fn held(&self, at_most: Duration) -> Option<Held> {
         let end = Instant::now() + at_most;
         let mut tree = self.shared.lock();
@@ -245,7 +248,7 @@ impl Recorder {
             tree.order = None;
             tree.held.take()
         };
-        // Dropping it sends the answer, which takes the lock.
+        // Dropping the held sync sends its answer, which takes the lock.
         drop(held);
         let Some(mount) = self.mount.take() else { return };
         // Forced and lazy: pending requests fail, so no process is kept from exiting.

@@ -1,7 +1,7 @@
 //! A record in a file, so that a state that violated a promise can be laid out again exactly.
 //!
-//! The file contains a line of JSON for the whole, a line for each event, and then each page once.
-//! The events refer to pages by number.
+//! The file contains a line of JSON for the whole record, a line for each event, and then each page
+//! once. The events refer to pages by number.
 
 use super::event::{Event, NameChange, OfOneBoot, PAGE, Page, Record};
 use serde::de::DeserializeOwned;

@@ -195,8 +195,8 @@ impl Filesystem for Server {
             state.note(Event::Mark(said));
             Ok(())
         } else {
-            // The page cache is written through, so it sends only pages that were changed through a
-            // mapping.
+            // The flag marks a write by the page cache. The page cache is write-through, so it
+            // sends only pages that were changed through a mapping.
             state.write(inode.0, offset, data, flags.contains(WriteFlags::FUSE_WRITE_CACHE))
         };
         match written {

@@ -49,7 +49,8 @@ fn page(outcomes: &[Outcome]) -> String {
     html
 }
 
-/// Writes a line per suite. The bar is its share of all states, on a logarithmic scale.
+/// Writes a line per suite. The bar compares its number of states with the largest number, on a
+/// logarithmic scale.
 fn overview(html: &mut String, outcomes: &[Outcome]) {
     let most = outcomes.iter().map(|outcome| outcome.states).max().unwrap_or(0).max(1) as f64;
     html.push_str(

@@ -1,7 +1,7 @@
-//! Coverage maps as inline SVG. The names of the cells select the drawing. Stretches of
-//! instructions are a strip. `call:file` and `process:call:file` are a matrix if it is not too
-//! wide. `area.point` and other names with parts are a row of squares per area. Names without parts
-//! are bars.
+//! Coverage maps as inline SVG. The form of the cells' names selects the drawing. Ranges of
+//! instructions become a strip. `call:file` and `process:call:file` become a matrix if it is not
+//! too wide. `area.point` and other names with parts become a row of squares per area. Names
+//! without parts become bars.
 
 use super::html::escape;
 use crate::outcome::Coverage;
@@ -65,7 +65,7 @@ fn in_two(coverage: &Coverage) -> Option<Vec<(String, String)>> {
 }
 
 /// Returns the row and the column of a name. For `call:file` the call is the row. For
-/// `process:call:file` the program is the column, because there are few of them. A thread is shown
+/// `process:call:file` the program is the column, because there are few programs. A thread is shown
 /// by its own name alone.
 fn arranged((first, rest): (&str, &str)) -> (String, String) {
     if rest.contains(':') {
@@ -85,8 +85,8 @@ fn end(html: &mut String, caption: &str) {
     let _ = write!(html, "</svg><figcaption>{}</figcaption></figure>", escape(caption));
 }
 
-/// Draws one line per update with its instructions from left to right. The more of them changed
-/// shared memory or files, the fuller the color.
+/// Draws one line per update with its instructions from left to right. The more instructions of a
+/// cell changed shared memory or files, the stronger is its color.
 fn draw_strips(html: &mut String, coverages: &[Coverage]) {
     begin(html, coverages.len() * LINE, "instructions");
     for (line, coverage) in coverages.iter().enumerate() {

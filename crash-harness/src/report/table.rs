@@ -3,7 +3,8 @@
 use crate::outcome::Outcome;
 use std::fmt::Write;
 
-/// Longest line about what is not covered. The report contains it in full.
+/// Largest length of a line about items that are not covered. The HTML report contains the whole
+/// text.
 const LINE_MAX: usize = 160;
 
 /// Returns a line per suite, then everything that was skipped, not covered, or violated.

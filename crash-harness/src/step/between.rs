@@ -1,12 +1,12 @@
 //! Interleavings of one operation with other processes. A process that reads or adds to a counter
-//! is stepped to its k-th instruction. Then another process writes enough to overwrite what the
-//! first was about to read, and the first continues on its own. Everything that it reads must be
-//! whole.
+//! is stepped to its k-th instruction. Then another process overwrites the data that the first was
+//! about to read. The first process then continues without single steps. All data that it reads
+//! must be whole.
 //!
-//! This is the counterpart of the other steps: there a writer is stopped and readers check the
-//! state, here a reader is stopped and writers continue. Few instants matter, and they are known:
-//! those before and after each instruction with which the operation changes shared memory (a pin,
-//! an addition). All of them are tried, and others at regular intervals.
+//! In the other steps a writer is stopped and readers check the state. Here a reader is stopped and
+//! writers continue. Few instants matter: those before and after each instruction with which the
+//! operation changes shared memory (a pin, an addition). All of these are tried, and others at
+//! regular intervals.
 
 use super::memory::Memory;
 use super::trace::{Stopped, Traced, stand_still};
@@ -27,16 +27,16 @@ use untorn::{Cell, Counter, Durability, Keyspace, Store};
 pub const OPERATIONS: &[&str] = &["cell load", "counter addition", "snapshot read"];
 /// Length of the cell in bytes.
 const CELL: usize = 256;
-/// Number of values; they pass all copies of a cell.
+/// Number of values that are stored. They overwrite all copies of a cell.
 const STORES: u64 = 5;
-/// Commits before and after a checkpoint, by which pages of the first commit's predecessor have been
-/// reused. Without that checkpoint, the newest one may be of the predecessor itself, and no page of
-/// it is reused. The sum is less than the number of commit slots: a reader repeats its pin if the
-/// slot of its transaction was reused.
+/// Number of commits before and after a checkpoint. They reuse pages of the state before the first
+/// of these commits. Without that checkpoint, the newest checkpoint may be of that very state, so
+/// that none of its pages is reused. The sum is less than the number of commit slots: a reader
+/// repeats its pin if the slot of its transaction was reused.
 const COMMITS: [u64; 2] = [8, 40];
-/// Instructions before and after one that changes shared memory.
+/// Number of instants that are tried before and after an instruction that changes shared memory.
 const AROUND: u64 = 16;
-/// Further instants in a short run.
+/// Number of further instants in a short run.
 const SPREAD: u64 = 20;
 /// More instructions than any of these operations has.
 const STEPS_MAX: u64 = 1_000_000;
@@ -94,7 +94,8 @@ impl Shared {
             "counter addition" => self.counter.add(1).map_err(misbehaved("add")),
             _ => {
                 let snapshot = self.store.snapshot().map_err(misbehaved("snapshot"))?;
-                // Of the transaction itself: two pages that were reused together would agree, too.
+                // The values must also match the transaction: two pages that were reused together
+                // would agree.
                 let mut numbers = BTreeSet::from([Some(snapshot.txn_id().as_u64() - 1)]);
                 for (keyspace, i) in [(&self.left, 0u64), (&self.right, 3)] {
                     let value = snapshot.get(keyspace, &i.to_be_bytes()).map_err(misbehaved("get"))?;
@@ -147,7 +148,7 @@ pub(super) fn try_all(context: &Context, path: &Path, operation: &str, outcome: 
     others(&mut n)?;
     let role = format!("between {operation}");
     let mut stepped = Traced::start(start_role(&instrumented::own(), "stepped", path, &[&role], &[]))?;
-    // Writes precede each tried operation, which then takes another path than a repeated one.
+    // Writes precede each tried operation, which then takes another path than a repeated operation.
     others(&mut n)?;
     // No other process may change anything while the changes of the operation are recorded.
     signal_loggers(path, Signal::STOP);

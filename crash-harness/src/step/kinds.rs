@@ -40,7 +40,7 @@ fn value(n: u64) -> Vec<u8> {
 /// The content of a store: a hash of each keyspace and of each cell.
 pub type Digest = BTreeMap<String, u64>;
 
-/// Reads everything.
+/// Reads the whole content.
 ///
 /// # Errors
 /// An error of the store.
@@ -175,7 +175,7 @@ fn die(store: &Store, how: &str) -> Result<(), Finding> {
         say("ok");
         std::process::abort();
     }
-    // The store of a value is killed at some point, which is as good as any of its instructions.
+    // Kills the process at some instant while it stores values. Any instruction of a store will do.
     let cell = store.cell("cell", 64).map_err(misbehaved("cell"))?;
     let pid = rustix::process::getpid();
     std::thread::spawn(move || {
@@ -187,7 +187,7 @@ fn die(store: &Store, how: &str) -> Result<(), Finding> {
     }
 }
 
-/// Writes what the next writer writes after a death; [`undo_write_on`] reverts it.
+/// Writes as the next writer does after a death; [`undo_write_on`] reverts it.
 ///
 /// # Errors
 /// Those of the store.

@@ -1,6 +1,6 @@
 //! The logger's steps. Its threads execute one instruction each in turn, through a checkpoint with
 //! its header, a flush of the log, and a sample of cells. Each state of shared memory and of the
-//! files is checked as a writer's is.
+//! files is checked in the same way as the states of a writer's update.
 //!
 //! The logger runs as threads of a process that does nothing else. The threads that take part are
 //! stepped, one instruction of each in turn, which is one of many possible orders. The other
@@ -66,7 +66,7 @@ fn set_up(path: &Path, (kind, threads): (&str, &[&str])) -> Result<LoggerSetup, 
     process.wait_for("ready", 1, HANGS)?;
     let store = options().open(path).map_err(misbehaved("opening"))?;
     let keys = store.keyspace("keys").map_err(misbehaved("keyspace"))?;
-    // Gives a checkpoint pages to sum.
+    // Writes pages whose checksums a checkpoint must compute.
     for i in 0..3u64 {
         keys.put(&(i * 20).to_be_bytes(), &sealed(i + 50, 100)).map_err(misbehaved("put"))?;
     }
@@ -113,14 +113,14 @@ pub(super) fn through(
             last = visible;
             if is_over || is_news || context.is_long() || changed_at.len() as u64 % RECOVER_EACH == 1 {
                 let found = recovered(context, path, true)?;
-                // The requesting thread is not stepped. Its commit may have come between the copy
-                // and this check.
+                // The requesting thread is not stepped. It may have committed between the copy and
+                // this check.
                 let now = digest(&store)?;
                 in_order(kind, &before, &last, &now, steps)?;
                 judge_recovered(&found, true, &[&last, &now], steps)?;
                 last = now;
-                // What is visible becomes durable in one of these states; what was acknowledged is
-                // durable.
+                // The visible content becomes durable in one of these states. Once the request is
+                // acknowledged, the content must be durable.
                 let durable: &[&Digest] = if is_over { &[&last] } else { &[&before, &last] };
                 judge_recovered(&recovered(context, path, false)?, false, durable, steps)?;
                 recoveries += 1;
@@ -158,8 +158,8 @@ pub(super) fn through(
     Ok(steps)
 }
 
-/// Checks the visible state: a checkpoint never changes it. Other operations change it once and not
-/// back.
+/// Checks the visible state: a checkpoint never changes it. Other operations may change it once,
+/// and never back.
 fn in_order(kind: &str, before: &Digest, last: &Digest, now: &Digest, step: u64) -> Result<(), Finding> {
     let may_change = last == before && !kind.contains("checkpoint");
     if now == last || may_change {

@@ -13,7 +13,7 @@ use untorn::Store;
 
 /// The part of the arena that a small store uses.
 const ARENA_BYTES: usize = 1 << 20;
-/// Of that, the part that an update may add.
+/// The part of those bytes that an update may add.
 const UPDATE_BYTES: usize = 192 << 10;
 
 /// The mapped shared files, and their previous content.
@@ -77,8 +77,9 @@ impl Memory {
     /// Saves the current content.
     pub(super) fn look(&mut self) {
         for range in &mut self.ranges {
-            // SAFETY: mapped as long as this lives. The processes that write there are stopped, or
-            // are this process's own reader, whose calls have returned.
+            // SAFETY: the range is mapped as long as `self` lives. The processes that write to it
+            // are stopped. The reader in this process also writes to it, but its calls have
+            // returned.
             let now = unsafe { std::slice::from_raw_parts(range.at, range.held.len()) };
             range.held.copy_from_slice(now);
         }
@@ -97,7 +98,7 @@ impl Range {
     }
 
     fn has_changed(&self) -> bool {
-        // SAFETY: both have this length. Otherwise as in `look`.
+        // SAFETY: both buffers have this length. The rest of the argument is that of `look`.
         unsafe { libc::memcmp(self.at.cast(), self.held.as_ptr().cast(), self.held.len()) != 0 }
     }
 }

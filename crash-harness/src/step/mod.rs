@@ -11,9 +11,9 @@
 //! [`between`]). Then processes are killed at every k-th instruction, and another process writes
 //! afterwards.
 //!
-//! The logger is stopped during this, so that nothing else changes: a writer changes files only
-//! through the arena's mapping. The logger's own operations are stepped in `logger`, which also
-//! watches the files. Its recovery is stepped in `recovery`.
+//! The logger is stopped during this, so that only the writer changes anything. A writer changes
+//! files only through the arena's mapping. The logger's own operations are stepped in `logger`,
+//! which also watches the files. Its recovery is stepped in `recovery`.
 
 pub mod between;
 pub mod kinds;
@@ -106,9 +106,9 @@ fn each<T>(
     answer
 }
 
-/// Returns an error if an update can't be stepped on this machine. Where atomic operations are loops
-/// of a load-exclusive and a store-exclusive instruction, a step between the two makes the store
-/// fail each time, so the loop never ends.
+/// Returns an error if an update can't be stepped on this machine. Where atomic operations are
+/// loops of a load-exclusive and a store-exclusive instruction, a step between the two makes the
+/// store fail each time, so the loop never ends.
 fn supported() -> Result<(), String> {
     if cfg!(target_arch = "x86_64") { Ok(()) } else { Err("single steps are made on x86_64 only".into()) }
 }
@@ -243,8 +243,8 @@ fn one_switch(kind: &str, seen: &[(u64, Digest)]) -> Result<(), Finding> {
     }
 }
 
-/// Recovers copies: with the shared region a recovery must find what was visible, without it what
-/// may have been durable.
+/// Recovers two copies. A recovery with the shared region must find the visible content. A recovery
+/// without it must find a content that may have been durable.
 fn judge_copies(
     context: &Context,
     path: &Path,
@@ -269,7 +269,7 @@ fn judge_copy(
     Ok(found)
 }
 
-/// Copies the store in its current state and returns what a recovery of the copy finds.
+/// Copies the store in its current state and returns the content that a recovery of the copy finds.
 fn recovered(context: &Context, path: &Path, keeps_region: bool) -> Result<Digest, Finding> {
     let copy = context.directory_in_memory("copy");
     memory::copy_store(path, &copy, keeps_region)?;
@@ -291,7 +291,7 @@ fn judge_recovered(found: &Digest, kept_region: bool, expected: &[&Digest], step
     Err(Finding::new(kind, what))
 }
 
-/// Returns the stretches of an update's instructions that change shared memory.
+/// Returns a map of an update's instructions: for each range, how many change shared memory.
 fn map(kind: &str, unit: &str, steps: u64, changed_at: &[u64]) -> Coverage {
     let width = steps.div_ceil(MAP_CELLS).max(1);
     let cell = |index: u64| {
@@ -313,7 +313,8 @@ fn kills(context: &Context, lengths: &[(&'static str, u64)], outcome: &mut Outco
         return;
     }
     let mut tried = 0_u64;
-    // By bisection: the first kills are spread over the whole update, later ones fill the gaps.
+    // The instants are chosen by bisection: the first kills are spread over the whole update, later
+    // ones fill the gaps.
     for halving in 0..20_u32 {
         for (kind, steps) in lengths {
             let parts = 1_u64 << halving;

@@ -4,9 +4,9 @@
 //! middle of recovery.
 //!
 //! A recovery changes files only by system calls, except for the mapped pages of the arena. Changes
-//! to those are checked at the next call, not store by store. (A recovery has millions of
-//! instructions, nearly all of which read and sum.) A new region has another name until it is
-//! complete. Kills also hit instructions between system calls.
+//! to those pages are checked at the next call, not after each instruction. (A recovery has
+//! millions of instructions, nearly all of which read pages and compute checksums.) A new region
+//! has another name until it is complete. Kills also hit instructions between system calls.
 
 use super::kinds::{Digest, digest, prepare};
 use super::trace::Traced;
@@ -25,13 +25,14 @@ use std::path::Path;
 use untorn::Durability;
 use untorn::logger::LoggerOptions;
 
-/// With the region of the dead processes; without one, as after a kernel crash; and a start that
-/// continues that region.
+/// The kinds of recovery: with the region of the dead processes; without a region, as after a
+/// kernel crash; and a start that continues the region.
 pub(super) const KINDS: &[&str] =
     &["recovery with the region", "recovery without a region", "continuation of the region"];
 /// More stops than any recovery of a small store has.
 const STOPS_MAX: u64 = 100_000;
-/// The number of a kill is the number of stops times this, plus the number of single instructions.
+/// A kill point is encoded as the number of stops times this, plus the number of single
+/// instructions.
 pub(super) const INSTRUCTIONS: u64 = 1000;
 
 /// Plays the traced process: recovers the store and is its logger.
@@ -45,10 +46,11 @@ pub(super) fn play(path: &Path) -> Result<(), Finding> {
 
 /// A store whose processes have all died, and a process that is stopped before its recovery.
 struct RecoverySetup {
-    /// What a recovery without the region may find, in the order in which it becomes possible: what
-    /// was durable, the same with all visible commits, and everything visible including the cells.
+    /// The contents that a recovery without the region may find, in the order in which they become
+    /// possible: the durable content, the same with all visible commits, and all visible content
+    /// including the cells.
     without: Vec<Digest>,
-    /// What a recovery with the region must find.
+    /// The content that a recovery with the region must find.
     visible: Digest,
     recovering: Traced,
 }
@@ -105,7 +107,7 @@ fn files(path: &Path) -> Files {
 pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut Outcome) -> Result<u64, Finding> {
     let RecoverySetup { without, visible, mut recovering } = set_up(path, kind)?;
     let (mut stops, mut changed_at, mut last, mut stage) = (0, Vec::new(), Files::new(), 0);
-    // The recovery ends when its other threads start, which serve.
+    // The recovery ends when the logger starts its other threads, which serve clients.
     while recovering.threads() == 1 {
         let now = files(path);
         if now != last {
@@ -133,7 +135,8 @@ pub(super) fn through(context: &Context, path: &Path, kind: &str, outcome: &mut 
             return Err(Finding::new(Kind::BlockedReader, format!("{kind}: not finished after {STOPS_MAX} stops")));
         }
     }
-    // The commits that it serves are durable. Cells become durable with the next sample.
+    // All commits are durable once the logger serves clients. Cells become durable with the next
+    // sample.
     judge_copy(context, path, false, &[&without[1], &visible], stops)?;
     judge_copy(context, path, true, &[&visible], stops)?;
     recovering.kill();

@@ -54,8 +54,8 @@ fn instruction_of(_: libc::pid_t) -> u64 {
 
 struct Thread {
     tid: libc::pid_t,
-    /// Whether it is stopped before an instruction. Otherwise it is in the kernel, sleeping or
-    /// running.
+    /// Whether the thread is stopped before an instruction. Otherwise it is in the kernel, sleeping
+    /// or running.
     stands: bool,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Threads {
     others: Vec<libc::pid_t>,
     stepped: Vec<Thread>,
     next: usize,
-    /// The address range of the kernel's code for clocks in the process.
+    /// The address range of the vDSO, the kernel's code for clocks in the process.
     vdso: Range<u64>,
     _thread: PhantomData<*const ()>,
 }
@@ -128,8 +128,8 @@ impl Threads {
         }
     }
 
-    /// Executes the next instruction of the next thread. Returns `false` if all of them sleep,
-    /// waiting for something that none of them does.
+    /// Executes the next instruction of the next thread. Returns `false` if all stepped threads
+    /// sleep and none of them will wake another one.
     pub(super) fn step(&mut self) -> Result<bool, Finding> {
         let begun = Instant::now();
         while begun.elapsed() < QUIET {
@@ -143,7 +143,7 @@ impl Threads {
         Ok(false)
     }
 
-    /// Executes one instruction of one thread and returns whether it is done.
+    /// Executes one instruction of one thread. Returns whether the instruction is done.
     ///
     /// Reading a clock counts as one instruction. The vDSO retries if the kernel has updated the
     /// clock in the meantime, and between two updates slow single steps never reach its end.

@@ -78,7 +78,7 @@ impl Traced {
         }
     }
 
-    /// Continues it to the entry or exit of its next system call.
+    /// Continues the process to the entry or exit of its next system call.
     pub(super) fn run_to_call(&mut self) -> Result<(), Finding> {
         // SAFETY: the process is a child, traced by this thread, and stopped.
         if unsafe { libc::ptrace(libc::PTRACE_SYSCALL, self.pid, 0, 0) } != 0 {
@@ -90,12 +90,12 @@ impl Traced {
         }
     }
 
-    /// Returns the number of its threads. Only the first is traced.
+    /// Returns the number of the process's threads. Only the first is traced.
     pub(super) fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count)
     }
 
-    /// Continues it to its next stop.
+    /// Continues the process to its next stop.
     pub(super) fn run_on(&mut self) -> Result<(), Finding> {
         // SAFETY: the process is a child, traced by this thread, and stopped.
         if unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) } != 0 {
@@ -107,12 +107,12 @@ impl Traced {
         }
     }
 
-    /// Kills it at the current instruction.
+    /// Kills the process at the current instruction.
     pub(super) fn kill(mut self) {
         self.process.kill();
     }
 
-    /// Detaches from it and waits for its end.
+    /// Detaches from the process and waits for its end.
     pub(super) fn resume(mut self) {
         // SAFETY: the process is a child, traced by this thread, and stopped.
         unsafe { libc::ptrace(libc::PTRACE_DETACH, self.pid, 0, 0) };

@@ -23,9 +23,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Batches of all writers of a record together.
+/// Number of batches of all writers of a record together.
 const BATCHES: u64 = 120;
-/// Cuts of one record, after which the next one is made.
+/// Number of cuts of one record, after which the next record is made.
 const CUTS: usize = 14;
 /// Number of findings after which a store is not searched further.
 pub(super) const ENOUGH: usize = 12;
@@ -33,8 +33,8 @@ pub(super) const ENOUGH: usize = 12;
 /// The figure for states of a store in which no commit had returned yet.
 pub const UNFINISHED: &str = "states before the first commit that the store refuses to open";
 
-/// Records that a store can't be opened that was being created. Nothing had been acknowledged yet,
-/// but the user must remove it.
+/// Counts a store that can't be opened because its creation was interrupted. Nothing had been
+/// acknowledged yet, but the user must remove the store.
 pub(super) fn unfinished(outcome: &mut Outcome, what: &str) {
     let count = outcome.figures.entry(UNFINISHED.into()).or_default();
     *count += 1.0;
@@ -46,7 +46,8 @@ pub(super) fn unfinished(outcome: &mut Outcome, what: &str) {
 /// Assumptions about the disk and its file system.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
-    /// Bytes that are written atomically. Smaller units than a page may be new beside old ones.
+    /// Bytes that are written atomically. If this is less than a page, new and old parts of a page
+    /// may be mixed.
     pub sector: usize,
     /// Whether a new file's name becomes durable only by a sync of its directory, which is all that
     /// POSIX guarantees. Otherwise a sync of the file makes its name durable, too, as the journals
@@ -288,8 +289,8 @@ impl<'a> State<'a> {
         self.done = cut;
     }
 
-    /// Makes the name of a synced file durable, with all earlier changes in its directory, and so
-    /// on upwards.
+    /// Makes the name of a synced file durable, with all earlier changes in its directory. Then
+    /// does the same for the directory and those above, if their names are not durable yet.
     fn name(&mut self, file: u64, at: usize) {
         let mut inode = file;
         while let Some((dir, made)) = self.unnamed.remove(&inode) {

@@ -1,7 +1,8 @@
-//! Failing calls: one system call on a store's files fails, once or from then on. It may be a
-//! write, a sync or an open, and the cause may be a full disk or a disk error. Or the call does
-//! only half of its work. The writer retries and reopens the store. Then the cause is removed, and
-//! a new process opens and checks the store: everything that had returned must be there.
+//! Failing calls: one system call on a store's files fails, once or from then on. The call may be a
+//! write, a sync or an open, and the cause may be a full disk or a disk error. In other runs, the
+//! call does only half of its work. The writer retries and reopens the store. Then the cause is
+//! removed, and a new process opens and checks the store. Every batch that the store promises to
+//! keep after a power cut must be there.
 //!
 //! The effect of a failed sync on the page cache is simulated by [`super::faults`], not here.
 
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-/// Batches of the writer whose call fails.
+/// Number of batches of the writer whose call fails.
 const BATCHES: &str = "40";
 
 /// Runs failing calls until the time is up.
@@ -144,8 +145,8 @@ fn write(
     }
     let acknowledged = work::acknowledged("w0", &lines);
     match checked(tested, path, "close") {
-        // Calls that fail permanently may lose what no sync had covered, as a power cut does. No
-        // store here promises more.
+        // Calls that fail permanently may lose data that no sync had covered, as a power cut does.
+        // No store here promises more.
         Ok(found) => drop(judge::kept(&found.there, &acknowledged, about.after_cut)?),
         Err(finding) if acknowledged.is_empty() && finding.kind == Kind::Misbehaved => {
             let fault = fault.map(ToString::to_string).unwrap_or_default();

@@ -18,9 +18,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Batches of the writer whose syncs fail, and of the next one.
+/// Number of batches of the writer whose syncs fail, and of the next writer.
 const BATCHES: (&str, &str) = ("30", "8");
-/// Cuts after each failure.
+/// Number of cuts after each failure.
 const CUTS: usize = 4;
 
 /// Number of writers without a failing sync after which the store counts as one that never syncs.
@@ -64,7 +64,7 @@ pub fn run(context: &Context, tested: &dyn StoreUnderTest, model: Model, outcome
     }
 }
 
-/// Runs a writer whose syncs fail, and one after it.
+/// Runs a writer whose syncs fail, and another writer after it.
 fn record(tested: &dyn StoreUnderTest, random: &mut StdRng, outcome: &mut Outcome) -> Result<Option<Record>, Finding> {
     let Some(recorder) = recorder(tested, outcome) else { return Ok(None) };
     let path = store_path(&recorder)?;

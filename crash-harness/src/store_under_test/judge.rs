@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 pub struct AcknowledgedBatches {
     returned: BTreeMap<String, u64>,
     synced: BTreeMap<String, u64>,
-    /// The batch after which it continued when it was started. That batch was there, even if its
-    /// own return was lost.
+    /// For each writer, the batch after which it continued when it was started. That batch was
+    /// there, even if the line about its return was lost.
     begun: BTreeMap<String, u64>,
 }
 
@@ -41,7 +41,8 @@ impl AcknowledgedBatches {
         self.begun.extend(other.begun);
     }
 
-    /// Returns what a check found as acknowledgements, because nothing of it may be lost later.
+    /// Converts the batches that a check found into acknowledgements, because none of them may be
+    /// lost later.
     pub fn found(found: &BTreeMap<String, u64>) -> AcknowledgedBatches {
         AcknowledgedBatches { returned: found.clone(), synced: found.clone(), begun: found.clone() }
     }

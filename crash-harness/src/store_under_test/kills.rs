@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Number of deaths of one store, after which a new one is made.
+/// Number of deaths of one store, after which a new store is made.
 const LIVES: u64 = 8;
 
 /// Runs kills until the time is up.
@@ -55,7 +55,8 @@ pub fn start(tested: &dyn StoreUnderTest, role: &str, path: &Path, arguments: &[
 pub struct Found {
     /// The last batch of each writer that was there.
     pub there: BTreeMap<String, u64>,
-    /// The same after the check has written more, which is durable.
+    /// The last batch of each writer after the check has written more. All of these batches are
+    /// durable.
     pub afterwards: BTreeMap<String, u64>,
 }
 

@@ -8,8 +8,8 @@
 //! | [`kills`], [`cuts`], [`faults`], [`errors`] | killed processes, power cuts, failing syncs, any failing call |
 //! | [`untorn`] | untorn as one store among others |
 //!
-//! A store is added by implementing [`StoreUnderTest`] and [`Store`]. For example, this one writes
-//! a new file and renames it for each batch:
+//! A store is added by implementing [`StoreUnderTest`] and [`Store`]. For example, this store
+//! writes a new file and renames it for each batch:
 //!
 //! ```
 //! use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
@@ -152,7 +152,7 @@ impl std::fmt::Display for Promise {
 /// documentation promises.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
-    /// The row's name, for the command line.
+    /// The name of the store's row, for the command line.
     pub name: &'static str,
     /// The store's version.
     pub version: String,

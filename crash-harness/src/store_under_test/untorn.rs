@@ -10,7 +10,7 @@ use untorn::{Durability, Keyspace};
 
 /// untorn, with commits that either all wait until they are durable, or do not wait.
 pub struct Untorn {
-    /// Whether commits wait.
+    /// Whether commits wait until they are durable.
     pub durable: bool,
 }
 

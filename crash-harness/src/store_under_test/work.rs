@@ -1,5 +1,5 @@
-//! The processes that use a store of any kind. Every state of their batches shows whether it is
-//! whole, and other processes check it.
+//! The processes that use a store of any kind. Their batches are such that a check of any state
+//! finds a batch that is there only in part. Other processes make this check.
 //!
 //! A writer's n-th batch is a function of n, so the writer's mark determines everything that must
 //! be there.
@@ -24,12 +24,12 @@ use std::time::Duration;
 pub const LARGE_EACH: u64 = 16;
 /// Length of the large value in bytes.
 const LARGE: usize = 90_000;
-/// Batches between two syncs of a store that promises durability only with a sync.
+/// Number of batches between two syncs of a store that promises durability only with a sync.
 const SYNC_EACH: u64 = 8;
-/// Batches after which a writer checks a snapshot.
+/// Number of batches after which a writer checks a snapshot.
 const LOOK_EACH: u64 = 12;
 
-/// Number of tries of a stubborn writer.
+/// Number of retries of a stubborn writer.
 const ATTEMPTS: u32 = 4;
 
 /// The name under which a check writes.
@@ -51,7 +51,7 @@ pub fn mark(name: &str) -> Vec<u8> {
     format!("mark/{name}").into_bytes()
 }
 
-/// Returns the key of its large value.
+/// Returns the key of a writer's large value.
 pub fn large(name: &str) -> Vec<u8> {
     format!("large/{name}").into_bytes()
 }
@@ -121,9 +121,10 @@ impl Voice<'_> {
     }
 }
 
-/// Writes batches until killed, or a number of them, continuing where it left off. `B n`: it
-/// continues after the n-th; `V n`: the n-th has returned; `S n`: a sync after it has returned. A
-/// writer that is not stubborn ends with the first failure.
+/// Writes batches until killed, or a number of them, and continues after the last batch that is
+/// there. The line `B n` means that it continues after the n-th batch, `V n` that the n-th batch
+/// has returned, and `S n` that a sync after it has returned. A writer that is not stubborn ends
+/// with the first failure.
 fn write(tested: &dyn StoreUnderTest, path: &Path, name: &str, rounds: u64, stubborn: bool) -> Result<(), Finding> {
     let about = tested.about();
     let syncs = about.after_kill == super::Promise::Sync || about.after_cut == super::Promise::Sync;
@@ -208,9 +209,9 @@ fn read(tested: &dyn StoreUnderTest, path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Opens the store after a failure, prints what is there, checks it, and writes more. Then it
-/// closes the store or ends as if killed. `F name n`: the n-th batch of this writer is its last one
-/// there.
+/// Opens the store after a failure, prints the last batch of each writer, checks the content, and
+/// writes more. Then it closes the store or ends as if killed. The line `F name n` means that the
+/// n-th batch of this writer is its last one there.
 fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), Finding> {
     let mut store = open(tested, path)?;
     for (name, n) in judge::whole(&store.snapshot().map_err(|failure| failure.finding("snapshot"))?)? {
@@ -239,7 +240,8 @@ fn check(tested: &dyn StoreUnderTest, path: &Path, abandon: bool) -> Result<(), 
 }
 
 /// Makes the kernel write back dirty pages of the store's files all the time, until killed. The
-/// kernel may do so at any time. Without it, a store that syncs in the wrong order could pass.
+/// kernel may do so at any time. Without this process, a store that syncs in the wrong order could
+/// pass.
 fn press(path: &Path) -> Result<(), Finding> {
     loop {
         for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {

@@ -1,11 +1,12 @@
 //! Advice: the measured setting to use if at most a given number of records, or of milliseconds,
 //! may be at risk.
 //!
-//! A setting fits if no cut lost more and if its worst case by the model is not more either; a few
-//! dozen cuts do not show the worst case. Among those that fit, the setting with the shortest wait
-//! is best. Among those that are about as fast, the one with the fewest syncs is best, because
-//! syncs wear disks and block other writers. Settings that did not sustain the rate are excluded.
-//! The mapped file is not a setting of untorn and is never advised.
+//! A setting fits a limit if no cut lost more and if the model's worst case is not more either. The
+//! model is needed because a few dozen cuts do not show the worst case. Among the settings that
+//! fit, the one with the shortest wait is best. Among those that are about as fast, the one with
+//! the fewest syncs is best, because syncs wear disks and block other writers. Settings that did
+//! not sustain the rate are excluded. The mapped file is not a setting of untorn and is never
+//! advised.
 
 use super::row::Row;
 use super::setting::Scheme;
@@ -17,7 +18,7 @@ use serde::Serialize;
 pub enum Limit {
     /// This many acknowledged records.
     Records(u64),
-    /// What was acknowledged in the last milliseconds.
+    /// The records that were acknowledged in this many milliseconds before a cut.
     Ms(f64),
 }
 

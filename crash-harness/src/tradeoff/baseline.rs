@@ -1,7 +1,7 @@
 //! The baseline: a file of fixed-size records that its writer maps, fills, and syncs at times. It
 //! has no log, no logger and no transactions.
 //!
-//! A record consists of its number and bytes that are derived from it, so a torn record is
+//! A record consists of its number and bytes that are derived from the number, so a torn record is
 //! detected. Recovery accepts the records from the front up to the first that is not whole.
 
 use crate::outcome::{Finding, Kind};
@@ -16,7 +16,7 @@ pub const RECORD: usize = 100;
 /// Size of a page in bytes. Syncs write whole pages.
 const PAGE: usize = 4096;
 
-/// The file in its writer.
+/// The file, as its writer uses it.
 pub struct Baseline {
     map: MmapMut,
     /// Number of records in the mapping, and of those that a sync has covered.

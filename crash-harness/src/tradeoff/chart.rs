@@ -1,8 +1,8 @@
 //! Charts of the comparison as self-contained SVG, for a page or a file: logarithmic axes, a panel
 //! for each rate, a mark for each setting.
 //!
-//! A logarithmic axis has no position for 0; a separate one beside it serves. Schemes differ by
-//! shape and by color (the palette of Okabe and Ito, which color-blind readers can distinguish).
+//! A logarithmic axis has no position for 0, so 0 has a separate position beside it. Schemes differ
+//! by shape and by color (the palette of Okabe and Ito, which color-blind readers can distinguish).
 //! Dark pages and paper have their own colors.
 
 use super::row::Row;
@@ -34,7 +34,7 @@ const ZERO: f64 = 30.0;
 struct Mark {
     x: f64,
     y: f64,
-    /// Upper end of its line: the maximum or the 99th percentile.
+    /// Upper end of the mark's line: the maximum or the 99th percentile.
     up_to: Option<f64>,
     /// The prediction of the refined model.
     refined: Option<f64>,
@@ -281,7 +281,8 @@ impl Chart<'_> {
         shape(svg, nth, at_x, at_y, size, &title);
         if self.has_labels {
             let label = if row.on_commit { "c".into() } else { format!("{}", row.fsync_hz) };
-            // Each scheme has its own side for labels, so that those of close marks do not collide.
+            // Each scheme has its own side for labels, so that labels of close marks do not
+            // collide.
             let (class, dx, dy) = [("m", 0.0, -9.0), ("m", 0.0, 18.0), ("n", -9.0, 4.0), ("", 9.0, 4.0)][nth];
             let position = (at_x + dx, at_y + dy);
             let is_free = |(x, y): &(f64, f64)| (x - position.0).abs() >= LABEL.0 || (y - position.1).abs() >= LABEL.1;

@@ -87,7 +87,7 @@ pub struct SyncTimes {
 const PARTS: u32 = 20;
 
 impl SyncTimes {
-    /// Creates it from a mean, a maximum, and a function that returns a percentile.
+    /// Creates the times from a mean, a maximum, and a function that returns a percentile.
     fn new(mean: f64, max: f64, of_percent: impl Fn(f64) -> f64) -> SyncTimes {
         let middles = (0..PARTS).map(|part| (f64::from(part) + 0.5) * 100.0 / f64::from(PARTS));
         let parts = if mean > 0.0 { middles.map(of_percent).collect() } else { Vec::new() };
@@ -273,7 +273,7 @@ impl Load {
             let at = now();
             tally.acknowledged(due, at);
             late += at - due;
-            // There is no other thread to take the counters at the right time.
+            // This scheme has no other thread that could read the counters at the right time.
             if due >= tally.from && before.is_none() {
                 before = Some(Counts { bytes: written_by("self"), ..counts });
             }
@@ -370,7 +370,8 @@ enum Sent {
     Waits(Duration, Ticket),
 }
 
-/// Commits become durable in order, so after the oldest one the next ones are often durable, too.
+/// Waits for each commit and records its acknowledgement. Commits become durable in order, so after
+/// the oldest one the next ones are often durable, too.
 fn wait_for_all(receive: &Receiver<Sent>, tally: &mut Tally) -> Result<(), Finding> {
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     while let Ok(sent) = receive.recv() {

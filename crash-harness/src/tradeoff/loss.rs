@@ -1,8 +1,8 @@
 //! The loss of a power cut under one setting. The load runs once more, on the recorder. Its syncs
 //! take random times from the distribution that was measured on the disk. Then the record is cut at
-//! random instants. Nothing that no sync had covered is on the disk, which is the worst case. A new
-//! process recovers the remaining store as after any crash and counts its records. A record is lost
-//! if it was acknowledged before the instant and is missing.
+//! random instants. The disk then contains only data that a sync had covered, which is the worst
+//! case. A new process recovers the remaining store as after any crash and counts its records. A
+//! record is lost if it was acknowledged before the instant and is missing.
 //!
 //! Acknowledgements and events have times of one clock. An event is recorded before its answer is
 //! sent, and the time of an acknowledgement is taken after it was received. So an acknowledgement
@@ -31,9 +31,9 @@ use untorn::Store;
 
 /// Prefix of the line with the result of the role that counts.
 const COUNTED: &str = "N ";
-/// Instants that are drawn at once and need one pass over the record.
+/// Number of instants that are drawn at once and need only one pass over the record.
 const AT_ONCE: usize = 12;
-/// Further cuts add no information.
+/// Number of cuts beyond which further cuts add no information.
 const CUTS_MAX: usize = 400;
 
 /// The loss of one cut.
@@ -41,13 +41,13 @@ const CUTS_MAX: usize = 400;
 pub struct Cut {
     /// Lost acknowledged records.
     pub lost: u64,
-    /// Time between the acknowledgement of the oldest of them and the cut.
+    /// Time between the acknowledgement of the oldest lost record and the cut.
     pub at_risk: Duration,
 }
 
 /// The losses of the cuts of one record.
 pub struct Losses {
-    /// One per instant.
+    /// One loss per instant.
     pub cuts: Vec<Cut>,
     /// Distinct states that were recovered.
     pub states: u64,
@@ -92,7 +92,7 @@ impl Run<'_> {
     /// Starts the load on a store, waits for its end, and returns its measurements.
     ///
     /// # Errors
-    /// Its finding, or a timeout.
+    /// A finding of the load, or a timeout.
     pub fn load(&self, store: &Path, acknowledged: &str) -> Result<Measured, Finding> {
         let arguments = [
             self.setting.to_string(),

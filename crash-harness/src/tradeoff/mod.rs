@@ -1,6 +1,7 @@
 //! How often to sync? This suite compares four schemes on the disk with the temporary files, over a
 //! range of sync frequencies and record rates: the loss in a power cut, the time to an
-//! acknowledgement, and the costs. It compares them with models, too, and ends with advice.
+//! acknowledgement, and the costs. It also compares the measurements with models, and ends with
+//! advice.
 //!
 //! Each setting runs twice. First the settings run on the disk, one after the other, and latency,
 //! throughput, syncs and bytes are measured. Then the schemes of one frequency and rate run
@@ -40,7 +41,7 @@ use std::time::{Duration, Instant};
 const HALF_A_RING: f64 = (untorn::limits::RING_SIZE_DEFAULT / 2) as f64;
 /// Smallest number of cuts of each setting.
 const CUTS_MIN: usize = 12;
-/// Seconds for more cuts.
+/// Seconds that are spent on more cuts, if there is time.
 const CUTTING: f64 = 1.5;
 /// Number of intervals for which a setting is measured.
 const INTERVALS: f64 = 6.0;
@@ -50,7 +51,7 @@ const SECONDS_MIN: f64 = 0.8;
 const STARTING: f64 = 0.5;
 /// Largest factor by which a measurement is prolonged if there is time.
 const STRETCH_MAX: f64 = 8.0;
-/// Smallest factor by which it is shortened if there is little time.
+/// Smallest factor by which a measurement is shortened if there is little time.
 const STRETCH_MIN: f64 = 0.5;
 
 /// A frequency and a rate at which all schemes are compared.
@@ -64,7 +65,7 @@ struct Cell {
 fn cells() -> Vec<Cell> {
     let of_rate = |rate| [Some(10), Some(100), Some(1000), None, Some(1)].map(|hz| Cell { hz, rate });
     let mut cells: Vec<Cell> = [1000, 10_000, 100].into_iter().flat_map(of_rate).collect();
-    // These show where the rate is no longer sustained.
+    // These cells show where the rate is no longer sustained.
     cells.extend([Some(100), None].map(|hz| Cell { hz, rate: 100_000 }));
     cells
 }
@@ -194,7 +195,7 @@ impl Suite<'_> {
         Run { setting: *setting, seed: self.context.seed, warm_up, seconds, directory }
     }
 
-    /// Measures losses concurrently: these runs do not measure durations.
+    /// Measures losses. The runs are concurrent, because they do not measure durations.
     fn lose(&mut self, measured: &[(Setting, Measured)], stretch: f64) -> Vec<Result<Option<Losses>, Finding>> {
         if !self.can_cut {
             return measured.iter().map(|_| Ok(None)).collect();

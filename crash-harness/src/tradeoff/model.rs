@@ -75,11 +75,11 @@ fn waiting_ms(interval: f64, rate: f64, sync: &SyncTimes) -> f64 {
     if rate <= 0.0 { 0.0 } else { not_durable(interval, rate, sync) / rate * 1e3 }
 }
 
-/// Returns the prediction for the mapped file. Its writer syncs by the clock, or as soon as
-/// possible if a sync took longer. During a sync it accepts no records; those that arrive wait and
-/// follow at once. After a sync of the length S the next one begins at P = max(Δ, S) from the
-/// beginning of the first. Until then rS records and then all later ones are at risk; during the
-/// next sync rP are.
+/// Returns the prediction for the mapped file. Its writer syncs at fixed times, or as soon as
+/// possible if a sync took longer. During a sync the writer accepts no records; those that arrive
+/// wait and follow at once. After a sync of the length S, the next sync begins P = max(Δ, S) after
+/// the beginning of the first. Until then, rS records and then all later ones are at risk. During
+/// the next sync, rP records are at risk.
 fn mapped(interval: f64, rate: f64, sync: &SyncTimes) -> Prediction {
     let parts: &[f64] = if sync.parts.is_empty() { &[sync.mean] } else { &sync.parts };
     let mean = |of: &dyn Fn(f64) -> f64| parts.iter().map(|part| of(*part)).sum::<f64>() / parts.len() as f64;
@@ -95,7 +95,8 @@ fn mapped(interval: f64, rate: f64, sync: &SyncTimes) -> Prediction {
 }
 
 /// Returns the largest possible loss in records and in seconds, if no sync takes longer than the
-/// given one: an interval, the sync that had just begun before it, and the sync after it.
+/// given one. The loss covers an interval, the sync that had just begun before it, and the sync
+/// after it.
 pub fn worst(setting: &Setting, rate: f64, sync: f64) -> (f64, f64) {
     if setting.scheme.waits() {
         return (0.0, 0.0);
@@ -117,7 +118,7 @@ pub struct Evidence {
     pub log_bytes_per_second: f64,
     /// Bytes at which a flush happens under any policy.
     pub half_a_ring: f64,
-    /// Mean delay of writing records as a part of the measured value, which no model includes.
+    /// Mean delay of writing records, as a part of the measured value. No model includes it.
     pub late: f64,
     /// The measured value.
     pub measured: f64,

@@ -14,7 +14,8 @@ pub enum Scheme {
     LoggerVisible,
     /// untorn's logger; a commit is acknowledged when the sync that covers it has returned.
     LoggerDurable,
-    /// The same with a deadline for each commit; the logger syncs as late as the deadline allows.
+    /// As `LoggerDurable`, with a deadline for each commit; the logger syncs as late as the
+    /// deadline allows.
     LoggerWithin,
 }
 

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use untorn::{Batch, Client, CommitOutcome, Durability, Error};
 
-/// Writes until killed: the same transactions as other writers, every fourth acknowledged after its
-/// fsync.
+/// Writes until killed: the same transactions as other writers. Every fourth is acknowledged after
+/// its fsync, the others when they are visible.
 ///
 /// # Errors
 /// The first violation.

@@ -1,8 +1,8 @@
-//! The work of the processes under test. Every state of it shows whether it is whole, and some
-//! processes check it while others write.
+//! The work of the processes under test. The transactions are such that a check of any state finds
+//! a transaction that is there only in part. Some processes make this check while others write.
 //!
-//! A writer's n-th transaction leaves marks. From them the oracle derives n, and from n everything
-//! that must be there.
+//! A writer's n-th transaction leaves marks. The oracle derives n from the marks, and the required
+//! content from n.
 
 pub mod follower;
 pub mod messenger;
@@ -24,8 +24,8 @@ pub const KEYS: u64 = 40;
 /// Length of a writer's cell in bytes.
 pub const CELL: usize = 400;
 
-/// Options with which rings wrap, segments fill and checkpoints come soon, with a timeout for slow
-/// disks.
+/// Returns options with which rings wrap, segments fill and checkpoints come soon, and with a
+/// timeout that suffices for slow disks.
 pub fn options() -> Options {
     let mut options = Store::options();
     options.ring_size(64 << 10).segment_size(256 << 10).checkpoint_bytes(96 << 10);
@@ -160,7 +160,7 @@ impl Writer {
     pub fn commit_with_ticket(&self, n: u64, durability: Durability) -> untorn::Result<Ticket> {
         let len = match n % 23 {
             0 => 20_000,
-            // These are written once, and the log refers to them.
+            // Values of this length are written once, and the log refers to them.
             7 | 8 => 66_000 + (n % 3) as usize * 9_000,
             1..5 => 900,
             _ => 60,
@@ -187,7 +187,8 @@ impl Writer {
         for i in 0..60u64 {
             txn.put(&self.extra, &i.to_be_bytes(), &sealed(round, 3000))?;
         }
-        // These outgrow the ring, so frames of rolled-back changes are in it.
+        // These changes outgrow the ring, so the ring contains frames of changes that are rolled
+        // back.
         let savepoint = txn.savepoint();
         for i in 0..30u64 {
             txn.put(&self.extra, &i.to_be_bytes(), &sealed(round + 1, 3000))?;
@@ -195,7 +196,7 @@ impl Writer {
         txn.rollback_to(savepoint)?;
         txn.put(&self.extra, b"large", &sealed(round, 150_000))?;
         txn.commit()?;
-        // Each frees the extent of the one before, to which the log still refers.
+        // Each transaction frees the extent of the previous one, to which the log still refers.
         for _ in 0..3 {
             let mut txn = self.store.begin_with(Durability::Visible)?;
             txn.put(&self.extra, b"large", &sealed(round, 150_000))?;
@@ -255,8 +256,8 @@ fn write(path: &Path, name: &str, rounds: u64) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The round before which a writer holds many snapshots. Most deaths at a point happen during its
-/// first commits and flushes, which must be those of records that the oracle checks.
+/// The round before which a writer holds many snapshots. Most deaths at a point happen during the
+/// writer's first commits and flushes. These must be of records that the oracle checks.
 const MANY_SNAPSHOTS_ROUND: u64 = 20;
 
 /// Holds more snapshots at once than one chunk of the reader table has slots, so that a second
@@ -349,8 +350,8 @@ fn read(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Holds snapshots for a while, until killed, and reads their whole content again and again. It
-/// must never change, whatever is written, killed and recovered during this time.
+/// Holds snapshots for a while, until killed, and reads their whole content again and again. The
+/// content must never change, whatever is written, killed and recovered during this time.
 fn hold(path: &Path) -> Result<(), Finding> {
     let store = open(path)?;
     loop {
@@ -368,8 +369,8 @@ fn hold(path: &Path) -> Result<(), Finding> {
     }
 }
 
-/// Takes one checkpoint after the other, until killed. If the logger is killed during each of them,
-/// the call fails.
+/// Takes one checkpoint after the other, until killed. A call may fail if loggers are killed
+/// repeatedly during it.
 fn take_checkpoints(path: &Path) -> Result<(), Finding> {
     let store = open(path)?;
     loop {

@@ -204,8 +204,8 @@ impl Acknowledged {
     }
 }
 
-/// Returns what the found transactions imply for later checks. They are durable. Their cells and
-/// counters may be behind.
+/// Returns the acknowledgements that the found transactions imply for later checks. The
+/// transactions are durable. The cells and counters of their writers may be behind.
 ///
 /// # Errors
 /// An error of the store.
@@ -222,7 +222,7 @@ fn acknowledged_by(store: &Store, found: &BTreeMap<String, u64>) -> Result<Vec<(
     Ok(all)
 }
 
-/// Checks what is visible, makes it durable with a sync, and returns it as acknowledged.
+/// Checks the visible content, makes it durable with a sync, and returns it as acknowledged.
 ///
 /// # Errors
 /// Those of [`check`] and of the store.
@@ -232,8 +232,8 @@ pub fn made_durable(store: &Store) -> Result<Vec<(String, Acknowledged)>, Findin
     acknowledged_by(store, &check(&snapshot)?)
 }
 
-/// Checks that everything acknowledged is there. After mere process deaths that is everything
-/// visible, after a power cut everything durable.
+/// Checks that everything acknowledged is there. After process deaths alone, that is everything
+/// acknowledged as visible. After a power cut, it is everything acknowledged as durable.
 ///
 /// # Errors
 /// The lost change, or any other violation.
