@@ -27,9 +27,9 @@
 //! |---|---|
 //! | the class of a commit | [`Durability::class`] |
 //! | a bulk commit counts as urgent after [`limits::BULK_PATIENCE`] | [`LockWait::class`] |
-//! | one thread of a process contends for the lock; urgent ones first; the head inherits urgency | `local_queue` |
+//! | in a process, one thread contends, urgent ones first; the head inherits urgency | `local_queue` |
 //! | among processes, urgent waiters first | `shared/protocols/lock.rs` |
-//! | while urgent commits arrive, bulk commits publish no more than [`limits::BULK_SHARE_BYTES`] ahead of the durable position | `Admission::wait_for_share` |
+//! | the ring share of bulk commits, [`limits::BULK_SHARE_BYTES`] | `Admission::wait_for_share` |
 //! | a release goes to an urgent thread of the same process first | `Admission::leave` |
 //! | the logger's own transactions are bulk, and exempt from the share | [`admit_logger`] |
 //!

@@ -31,9 +31,9 @@
 //! heads are together at the start of the page, where one prefetch covers them. A page is searched
 //! in the dense array of heads, without unpredictable branches and without reading a key. Thanks to
 //! prefix truncation, 8 bytes distinguish nearly all keys. So a lookup reads only one slot and one
-//! record in addition. In the record, the rest of the key, the version and the value are adjacent.
-//! Fixed-size heads, and separators cut to the bytes that distinguish the children, keep the
-//! fan-out high (about 250 at 4 KiB) and the upper levels in cache.
+//! record in addition. In the record, version, rest of the key and value are adjacent. Fixed-size
+//! heads, and separators cut to the bytes that distinguish the children, keep the fan-out high
+//! (about 250 at 4 KiB) and the upper levels in cache.
 //!
 //! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes
 //! the properties that the other functions rely on.
@@ -59,14 +59,14 @@ pub(crate) const BRANCH_SLOT_LEN: usize = 8;
 pub(crate) const VERSION_LEN: usize = 8;
 /// The bit of a slot's value length that marks a reference to an extent.
 pub(crate) const EXTENT_BIT: u16 = 1 << 15;
-/// The maximum number of bytes of a record to prefetch. The processor's own prefetcher detects that
-/// the remaining bytes are read in order.
+/// The maximum number of bytes of a record to prefetch. The processor prefetches the rest by
+/// itself.
 const PREFETCHED_MAX: usize = 512;
 /// The message for damage to the offset of a key.
 const KEY_OUTSIDE: &str = "a key lies outside the page";
 /// The message of a panic that cannot happen: `parse` has found all slots in the page.
 const SLOT_MISSING: &str = "a slot for each head";
-/// The search takes the same number of steps in all pages of up to this many entries.
+/// All pages of up to this many entries are searched in the same number of steps.
 const FEW_ENTRIES_MAX: usize = 32;
 /// The bound of a page's level: 2^32 pages and two children for each branch make 32 levels.
 pub(crate) const LEVEL_MAX: u8 = 40;
@@ -282,10 +282,10 @@ impl<'a> Node<'a> {
         equal(beginning, self.prefix).then_some(suffix)
     }
 
-    /// Returns the index of the first head that is not below `head`. Searches by bisection, without
-    /// unpredictable branches. So the processor continues while the page's cache lines are being
-    /// loaded. All pages of few entries, such as most leaves, take the same number of steps, so
-    /// that the end of the loop is predicted, too.
+    /// Returns the index of the first head that is not below `head`. Bisects without unpredictable
+    /// branches, so the processor continues while it loads the page's cache lines. All pages of few
+    /// entries, such as most leaves, take the same number of steps, so the end of the loop is
+    /// predicted, too.
     #[inline(always)]
     fn first_head_not_below(&self, head: u64) -> usize {
         let count = self.heads.len();
