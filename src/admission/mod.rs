@@ -27,7 +27,7 @@
 //! |---|---|
 //! | the class of a commit | [`Durability::class`] |
 //! | a bulk commit counts as urgent after [`limits::BULK_PATIENCE`] | [`LockWait::class`] |
-//! | in a process, one thread contends, urgent ones first; the head inherits urgency | `local_queue` |
+//! | in a process, one thread contends, urgent first; the head inherits urgency | `local_queue` |
 //! | among processes, urgent waiters first | `shared/protocols/lock.rs` |
 //! | the ring share of bulk commits, [`limits::BULK_SHARE_BYTES`] | `Admission::wait_for_share` |
 //! | a release goes to an urgent thread of the same process first | `Admission::leave` |

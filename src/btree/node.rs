@@ -94,8 +94,7 @@ pub(crate) struct SearchResult {
 pub(crate) struct Payload<'a> {
     /// The record bytes before the rest of the key: the version in leaves, nothing in branches.
     pub(crate) version: &'a [u8],
-    /// The record bytes after the rest of the key: the value or reference in leaves, nothing in
-    /// branches.
+    /// The record bytes after the rest of the key: value or reference in leaves, none in branches.
     pub(crate) value: &'a [u8],
     /// The slot's data: the value's length with its extent bit, or the child.
     pub(crate) slot_data: u32,
@@ -283,9 +282,8 @@ impl<'a> Node<'a> {
     }
 
     /// Returns the index of the first head that is not below `head`. Bisects without unpredictable
-    /// branches, so the processor continues while it loads the page's cache lines. All pages of few
-    /// entries, such as most leaves, take the same number of steps, so the end of the loop is
-    /// predicted, too.
+    /// branches, so the processor continues while cache lines load. All pages of few entries, such
+    /// as most leaves, take the same number of steps, so the end of the loop is predicted, too.
     #[inline(always)]
     fn first_head_not_below(&self, head: u64) -> usize {
         let count = self.heads.len();
@@ -385,8 +383,7 @@ impl<'a> Node<'a> {
             let len = VERSION_LEN + slot.rest_len() + (slot.data as u16 & !EXTENT_BIT) as usize;
             let record = self.body.as_ptr().wrapping_add(slot.offset);
             prefetch_bytes(record, len.min(PREFETCHED_MAX));
-            // A record seldom begins at the start of a cache line, so its last byte may be in one
-            // more line.
+            // A record seldom begins at a cache line, so its last byte may be in one more line.
             prefetch(record.wrapping_add(len));
         }
     }

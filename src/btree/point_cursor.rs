@@ -5,8 +5,8 @@
 //! |---|---|---|---|
 //! | new | the first entry | the last entry | its creation |
 //! | on an entry | the entry after it | the entry before it | any call that returned an entry |
-//! | after the last entry | nowhere | the last entry | `next` beyond the last; `seek` or `last` that found nothing |
-//! | before the first entry | the first entry | nowhere | `prev` beyond the first; `first` that found nothing |
+//! | after the last entry | nowhere | the last entry | `next` at the end; an empty `seek` or `last` |
+//! | before the first entry | the first entry | nowhere | `prev` at the start; an empty `first` |
 //! | failed | nowhere | nowhere | a call that returned an error |
 //!
 //! The position is the gap before the cursor's entry. The memory of the position and of the key is

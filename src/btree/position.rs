@@ -3,9 +3,9 @@
 //!
 //! A position holds page numbers and no references, so the pages must not change while it is used.
 //!
-//! A move inside a leaf reads that leaf alone. Only a move to the next leaf reads the branches above
-//! it, and checks that the two leaves are in order. In a damaged tree several paths may lead to one
-//! page; without this check a scan might never end.
+//! A move inside a leaf reads that leaf alone. Only a move to the next leaf reads the branches
+//! above it, and checks that the two leaves are in order. In a damaged tree several paths may lead
+//! to one page; without this check a scan might never end.
 
 use crate::Result;
 use crate::btree::node::{KeyParts, Node};
