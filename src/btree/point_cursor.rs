@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | new | the first entry | the last entry | its creation |
 //! | on an entry | the entry after it | the entry before it | any call that returned an entry |
-//! | after the last entry | nowhere | the last entry | `next` at the end; an empty `seek` or `last` |
+//! | after the last entry | nowhere | the last entry | `next` at the end; empty `seek` or `last` |
 //! | before the first entry | the first entry | nowhere | `prev` at the start; an empty `first` |
 //! | failed | nowhere | nowhere | a call that returned an error |
 //!

@@ -181,8 +181,8 @@ impl Dir {
     /// Opens a file of the store; returns `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if the name exists and is not a regular file; [`Error::Permission`] if this
-    /// process may not open it, or if it belongs to another user than the directory.
+    /// [`Error::Mismatch`] if the name exists and is not a regular file; [`Error::Permission`] if
+    /// this process may not open it, or if it belongs to another user than the directory.
     pub(crate) fn open_file(&self, name: &str, write: bool) -> Result<Option<File>> {
         match files::open_file(self.handle()?, name, write) {
             Ok(fd) => Ok(Some(fd.into())),

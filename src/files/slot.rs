@@ -16,7 +16,7 @@
 //! | 8 | pages in the queues |
 //! | 9 | commits |
 //! | 10, 11, 12 | queue of young pages: (head page, tail page), (head index, tail index), entries |
-//! | 13 – 15, 16 – 18 | the same for pages that a checkpoint protects, and for pages that a pin protects |
+//! | 13 – 15, 16 – 18 | the same for pages protected by a checkpoint, and by a pin |
 //! | 19 | the newest version that a dropped cell has had; versions of new cells are above it |
 //! | 20 – 22 | the same for cold pages |
 //! | 23, 24, 25 | the tree that changed last: keyspace number, root page, entries |

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | 0 | 32 | page header, kind `ExtentDirectory` |
 //! | 32 + 24 i | 4, 4 | queue of class i: head page, tail page |
-//! | 40 + 24 i | 4, 4 | index of the next entry in the head page, index after the last in the tail page |
+//! | 40 + 24 i | 4, 4 | index of the next entry in the head, index after the last in the tail |
 //! | 48 + 24 i | 8 | entries |
 
 use crate::files::page::PageRead;

@@ -10,7 +10,7 @@
 //! | the writer dies here | then |
 //! |---|---|
 //! | while it writes the image | no checkpoint has started; the next start writes the image again |
-//! | after it has marked the checkpoint as started | the logger finishes it; it needs no writer for that |
+//! | after it has marked the checkpoint as started | the logger finishes it, without a writer |
 //!
 //! **I1, I3.** The checkpoint contains the published state and nothing of the running transaction.
 //! The transaction has written only to pages that are free in that state, and after the published
