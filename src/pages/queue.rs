@@ -10,7 +10,7 @@
 //! | offset in the page | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | checksum word |
-//! | 8 | 32 | header, kind `FreeQueue`: `link` is the next page, `extra` the entries of the previous |
+//! | 8 | 32 | header of kind `FreeQueue`; `link`: next page; `extra`: entries of the previous |
 //! | 40 + 24 i | 4, 4 | entry i: first page; pages, and bit 31 if a log record may refer to them |
 //! | 48 + 24 i | 8 | created_txn |
 //! | 56 + 24 i | 8 | freed_txn |

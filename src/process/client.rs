@@ -312,7 +312,8 @@ pub(crate) fn attach(dir: &Dir, header: &CheckpointHeader) -> Result<Option<Cont
     }
 }
 
-/// Acquires the initialisation lock, and moves the progress mark while it is held.
+/// Acquires the initialisation lock. While the lock is held, `progress` shows waiters that its
+/// holder makes progress.
 pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progress>) -> Result<InitLock> {
     match dir.with_fd(|fd| InitLock::acquire(fd, patience, progress))? {
         Some(init) => Ok(init),

@@ -8,10 +8,11 @@
 //! pool is full.
 //!
 //! The state of a slot is one word: the number of its guards, and whether a thread keeps the slot.
+//! The owner of a slot is the thread that keeps it, or that took it from the pool.
 //!
 //! | guards | meaning | changed by |
 //! |---|---|---|
-//! | 0 | no pin | the slot's owner alone (its thread, or the thread that took it from the pool): pins, then stores 1 |
+//! | 0 | no pin | the slot's owner alone: pins, then stores 1 |
 //! | n ≥ 1 | pinned by n guards | any guard: n + 1, or n − 1 |
 //! | [`ENDING`] | the last guard is unpinning | that guard, to 0 |
 //!

@@ -4,7 +4,7 @@
 //! | part | offset | content |
 //! |---|---|---|
 //! | table | [`table_at`] | [`ENTRY_CHUNK`] entries at a time, up to [`limits::CELLS_MAX`] |
-//! | bodies | after the table's end | a cell's copies, allocated once and kept by its entry for ever |
+//! | bodies | after the table's end | a cell's copies, allocated once and then kept by its entry |
 //!
 //! Both grow within the file. A new part is written with zeros before it is used. Address space is
 //! reserved for the table; the bodies are mapped when they are used

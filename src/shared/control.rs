@@ -8,14 +8,14 @@
 //! | part | offset | content |
 //! |---|---|---|
 //! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics, histograms |
-//! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process; grows within its reserved range |
-//! | ring | [`RING_AT`] | log records on their way to the logger; doubles within its reserved range, see [`RingWords`] |
-//! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range, see [`crate::shared::readers`] |
+//! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process; grows |
+//! | ring | [`RING_AT`] | log records on their way to the logger; doubles, see [`RingWords`] |
+//! | readers | after the ring | [`ReaderSlot`] per pin; grows, see [`crate::shared::readers`] |
 //! | cells | after that range | see [`crate::shared::cells`]; grows as well |
 //!
-//! The offsets are those of the parts' greatest sizes. Space that a part does not use yet is a hole
-//! of the file. No word refers to this space until its blocks were written with zeros. So no store
-//! into the mapping ever needs a new block.
+//! Each part grows within its reserved range: the offsets are those of the parts' greatest sizes.
+//! Space that a part does not use yet is a hole of the file. No word refers to this space until its
+//! blocks were written with zeros. So no store into the mapping ever needs a new block.
 //!
 //! - `layout`: the offsets of the words
 //! - `event`: the words that threads wait on
@@ -180,8 +180,8 @@ impl Control {
     /// Recovery does this with a region that no other process has mapped, and from its only thread.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if `to` lacks blocks, and there is no room for them; the region is as it
-    /// was.
+    /// [`Error::DiskFull`] if `to` lacks blocks, and there is no space for them. The region then
+    /// still uses `from`, but its identity already names `to`.
     pub(crate) fn move_to(&self, from: &File, to: &File) -> Result<()> {
         use std::os::unix::fs::FileExt;
         let (device, inode) = file_id(to)?;

@@ -3,7 +3,7 @@
 //! | state of the entry | its client dies here |
 //! |---|---|
 //! | free: no owner | – |
-//! | claimed, its figures not stored yet | reaped; until then it shows the figures of the previous client |
+//! | claimed, its figures not stored yet | reaped; until then, it shows the previous client's |
 //! | in use | reaped |
 
 use super::Control;
