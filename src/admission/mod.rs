@@ -15,7 +15,7 @@
 //!    the ring is not durable. It continues when the log is durable except for the share, or when
 //!    its patience is over. Urgent commits do not wait here.
 //! 2. *Local queue*: one thread of a process at a time contends for the lock. Urgent threads go
-//!    first, and the head of the queue inherits the urgency of those behind it.
+//!    first, and the head of the queue inherits the urgency of the threads behind it.
 //! 3. *Writer lock*: urgent waiters of all processes go first. The lock of a dead owner is taken
 //!    over.
 //! 4. *Transaction*: when it ends, the lock goes to an urgent thread of the same process, else to
@@ -232,7 +232,7 @@ pub(crate) struct LoggerAdmission<'e>(&'e Engine);
 /// # Errors
 /// [`Error::LockTimeout`].
 pub(crate) fn admit_logger(engine: &Engine, asked_ns: u64, timeout: Duration) -> Result<LoggerAdmission<'_>> {
-    // A short timeout must not end each wait before the logger's turn comes.
+    // A short timeout must not end each wait before the logger gets the lock.
     let wait = LockWait::new(CommitClass::Bulk, asked_ns, Some(timeout));
     engine.acquire_as(&engine.control.fixed().writer, &|| wait.class(), Some(timeout))?;
     note_wait(engine, CommitClass::Bulk, asked_ns);

@@ -4,7 +4,7 @@
 //!   a stored key
 //! - `node_mut`: inserting, removing and overwriting one entry in place
 //! - `rebuild`: rebuilding whole pages: compaction, splits, merges
-//! - `search`: the one descent, for reads and writes; point lookups
+//! - `search`: the descent to a key, for reads and writes; point lookups
 //! - `position`: a gap between entries, and the moves of cursors
 //! - `cursor`: iteration over a range from both ends; `point_cursor`: a cursor on one entry, moved
 //!   by steps or to a key

@@ -133,9 +133,9 @@ impl EntryList {
     }
 
     /// Returns where to cut a list that does not fit one page, so that both sides fit and are about
-    /// equal. In a leaf the entry at the cut goes right, in a branch it goes up. Returns `None` if
-    /// one entry in between would need a page of its own. That happens only in leaves, since any
-    /// three separators of a branch fit together.
+    /// equal. In a leaf, the entry at the cut goes to the right page; in a branch, it goes to the
+    /// parent. Returns `None` if one entry in between would need a page of its own. That happens
+    /// only in leaves, since any three separators of a branch fit together.
     pub(crate) fn cut(&self, limit: usize) -> Option<usize> {
         let n = self.len();
         let skip = usize::from(self.level > 0);

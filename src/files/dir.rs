@@ -305,7 +305,7 @@ impl Dir {
     /// error if the identity of `lock` can't be determined.
     ///
     /// # Errors
-    /// [`Error::Detached`] with what was removed.
+    /// [`Error::Detached`], which names the file or directory that was removed or replaced.
     pub(crate) fn check_lock(&self, expected: LockFileId) -> Result<()> {
         let handle = self.handle()?;
         let directory = self.path.clone();

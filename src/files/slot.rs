@@ -294,7 +294,7 @@ impl SlotImage {
         None
     }
 
-    /// Decodes the image in these words, which come from `file`. An error names the file.
+    /// Decodes the image in these words, which were read from `file`. An error names the file.
     pub(crate) fn decode(words: &[u64; SLOT_WORDS], file: &str) -> Result<SlotImage> {
         let found = words[SLOT_WORDS - 1];
         let expected = checksum(words);

@@ -1,10 +1,11 @@
 //! Which freed pages are protected from reuse.
 //!
 //! **I3**, the reuse rule, is enforced in [`Protected::is_reusable`], at each allocation. A freed
-//! page is not reused while some protected transaction p (any pin, the newest started checkpoint C,
-//! the newest finished checkpoint K) has created_txn ≤ p < freed_txn, nor before the transaction
-//! that freed it is committed. So pages that are newer than the last checkpoint and than the pin of
-//! a stalled reader are recycled at once, in spite of that pin. They stay hot in the cache.
+//! page is not reused while some protected transaction p has created_txn ≤ p < freed_txn, nor
+//! before the transaction that freed it is committed. The protected transactions are all pins, the
+//! newest started checkpoint C and the newest finished checkpoint K. So pages that are newer than
+//! the last checkpoint and than the pin of a stalled reader are recycled at once, in spite of that
+//! pin. They stay hot in the cache.
 //!
 //! **Logged extents.** The bytes of a logged extent are in the arena alone, so recovery needs them
 //! as long as it may replay the record that refers to them: while K < created_txn. If the extent is

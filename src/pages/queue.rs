@@ -108,7 +108,7 @@ pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &PageHeader) -
     Ok(next.page)
 }
 
-/// Visits the pages of a queue that have a header: all but the one reserved to follow the tail.
+/// Visits the pages of a queue that have a header: all except the page reserved to follow the tail.
 pub(crate) fn each_page(
     pages: &Pages<'_>,
     arena: &Arena,

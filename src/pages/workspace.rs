@@ -7,10 +7,10 @@
 //! - `logged`: logged extents: writing them, and taking them over in recovery
 //! - `return_freed`: the return of freed pages to the queues, at the commit
 //!
-//! Single pages are in four queues, by what may protect them from reuse. The queue of a page is a
-//! hint: it lets an allocation scan a bounded number of entries. Rule **I3** decides;
-//! [`crate::pages::protection`] enforces it. Extents are in one queue for each size class. The ends
-//! of those queues are in a page of their own, the extent directory.
+//! Single pages are in four queues, according to the checkpoints and pins that may protect them
+//! from reuse. The queue of a page is a hint: it lets an allocation scan a bounded number of
+//! entries. Rule **I3** decides; [`crate::pages::protection`] enforces it. Extents are in one queue
+//! for each size class. The ends of those queues are in a page of their own, the extent directory.
 //!
 //! **Recycling.** A page that is reused is written again at the next checkpoint. So the queue of
 //! young pages, which is used first, has at most `YOUNG_BYTES_MAX`: updates reuse these few pages,

@@ -1,6 +1,6 @@
-//! Wakes the tasks that await tickets. The first awaited ticket starts one thread in its process.
-//! The thread waits for the durable position to advance, and wakes the tasks whose positions are
-//! durable.
+//! Wakes the tasks that await tickets. An awaited ticket starts a thread, unless one runs in its
+//! process already. The thread waits for the durable position to advance, and wakes the tasks whose
+//! positions are durable. It ends when no task waits.
 
 use crate::error::reason::NotDurableReason;
 use crate::process::client::DirectClient;

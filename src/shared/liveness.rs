@@ -75,8 +75,8 @@ pub(crate) fn lock_file_id(directory: impl AsFd) -> Result<LockFileId> {
     Ok(open_lock(directory, true)?.1)
 }
 
-/// Returns whether a byte of the file `name` other than the one at `offset` is locked, witnesses
-/// excepted.
+/// Returns whether any byte of the file `name` is locked, except the one at `offset` and the
+/// witnesses.
 pub(crate) fn is_held_beside(directory: impl AsFd, name: &str, offset: u64) -> Result<bool> {
     let (file, _) = open_file(directory, name, false)?;
     for offsets in [0..offset, offset + 1..WITNESSES.start] {

@@ -2,7 +2,7 @@
 //! only its two edges, and leaves pages as full as single removals do.
 //!
 //! Method: trees of several levels in memory, whose freed pages are compared with their bytes
-//! before. Random ranges are in the model test beside this file.
+//! before. Random ranges are in the model test (`model.rs`).
 
 use crate::btree::node::Node;
 use crate::btree::tests::*;

@@ -125,11 +125,11 @@ impl Workspace<'_> {
         Ok(sealed || state.tail_index >= capacity)
     }
 
-    /// Takes the pages that the next append to this queue needs, if any. If `may_scan`, they come
-    /// from any queue; otherwise from the heads of the other queues where possible. If queues took
-    /// their pages from the end of the arena, and freed their consumed pages, the arena would grow
-    /// without end. Must not be called in the middle of a change of a queue, since it may change
-    /// any queue.
+    /// Takes the pages that the next append to this queue needs, if any. If `may_scan`, these pages
+    /// come from any queue; otherwise from the heads of the other queues where possible. If queues
+    /// took their pages from the end of the arena, and freed their consumed pages, the arena would
+    /// grow without end. Must not be called in the middle of a change of a queue, since it may
+    /// change any queue.
     fn page_to_append(&mut self, state: QueueState, may_scan: bool) -> Result<Option<NewTail>> {
         if !state.tail.is_none() && !self.needs_next_page(&state)? {
             return Ok(None);

@@ -23,7 +23,7 @@ impl StatCounter {
     }
 }
 
-/// A gauge: a number that is stored anew each time that it is measured.
+/// A gauge: a number that each new measurement replaces.
 #[repr(transparent)]
 #[derive(Default)]
 pub(crate) struct StatGauge(AtomicU64);

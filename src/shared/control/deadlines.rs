@@ -74,8 +74,9 @@ impl DeadlineWords {
         deadline::take::<Native>(&self.urgency)
     }
 
-    /// Announces again what the flush thread took, after its flush failed. Without this, a commit
-    /// with a near deadline could wait as long as one whose deadline is an hour away.
+    /// Announces again the deadlines that the flush thread took, after its flush failed. Without
+    /// this, a commit with a near deadline could wait as long as one whose deadline is an hour
+    /// away.
     pub(crate) fn give_back(&self, taken: u64) {
         if taken != 0 {
             deadline::announce::<Native>(&self.urgency, taken);
@@ -110,8 +111,8 @@ pub(crate) struct FeedWords {
     _reserved: AtomicU32,
     /// The time on the monotonic clock until which followers of visible commits are to be woken for
     /// each commit, including commits that need no flush yet. Until then the flush thread polls
-    /// more often; writers do nothing for it. Each follower extends the time when it waits, so it
-    /// passes after the last follower has gone.
+    /// more often; writers do nothing for it. Each follower extends the time when it waits, so the
+    /// time passes after the last follower has stopped.
     visible_until_ns: AtomicU64,
 }
 

@@ -89,8 +89,8 @@ impl DurableWords {
         self.lsn_check.store(!lsn.0, Ordering::Release);
     }
 
-    /// Publishes again what the flush thread has acknowledged, if another process has damaged these
-    /// words.
+    /// Publishes again the position that the flush thread has acknowledged, if another process has
+    /// damaged these words.
     pub(crate) fn mend(&self, txn: TxnId, lsn: Lsn) {
         if self.position() != Some((txn, lsn)) {
             self.txn.store(txn.as_u64(), Ordering::SeqCst);

@@ -1,5 +1,5 @@
-//! The parts of `control` and of the arena that grow: how far each has blocks, and how it gets
-//! more.
+//! The parts of `control` and of the arena that grow: how many bytes of each have blocks, and how
+//! it gets more.
 
 use super::blocks::write_zeros;
 use super::clients::ClientEntry;
@@ -244,8 +244,8 @@ impl Control {
         Ok(())
     }
 
-    /// Returns an error unless this region's file has the byte before `end`. According to the
-    /// words, the part called `what` ends there. `known` is the greatest end that this process has
+    /// Returns an error unless this region's file has at least `end` bytes: according to the words,
+    /// the part called `what` ends at `end`. `known` is the greatest end that this process has
     /// checked.
     #[inline]
     pub(in crate::shared) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {

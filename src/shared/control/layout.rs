@@ -20,8 +20,8 @@ use crate::shared::readers::ReaderWords;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::AtomicU64;
 
-/// The offsets of the numbers of the region that lead to memory, each stored with its complement,
-/// with the name of what they count. For tests that damage a region.
+/// The numbers of the region that lead to memory: the name and the offset of each. A number is
+/// stored with its complement. For tests that damage a region.
 pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("arena-pieces", offset_of!(Fixed, arena_bytes) as u64),
     ("ring-length", (offset_of!(Fixed, ring) + offset_of!(RingWords, len)) as u64),
@@ -103,7 +103,7 @@ pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fix
 ///
 /// | step | its owner dies here |
 /// |---|---|
-/// | zeros are written over the range that is added | nothing has changed; the next writer repeats it |
+/// | zeros are written over the new range | nothing has changed; the next writer repeats it |
 /// | `len` is stored | done |
 ///
 /// If growing fails, `reach` becomes `len` for good, before any record wraps around: a ring that
@@ -120,8 +120,8 @@ pub(crate) struct RingWords {
     pub(super) base_check: AtomicU64,
 }
 
-/// The incarnation of the next transactions. Each word is a [`checked`] number, and changes only to
-/// the current incarnation.
+/// The incarnation of the next transactions. Each word is 0 or a [`checked`] number, and changes
+/// only to the current incarnation.
 #[repr(C)]
 pub(crate) struct IncarnationWords {
     /// Stored by recovery. 0 until a logger has begun the region.

@@ -97,8 +97,8 @@ impl LoggerWords {
     }
 }
 
-/// Requests. Each is stored sequentially consistent, so that a notification may follow it, and so
-/// that a thread of the logger that prepares its wait and then checks the request sees it.
+/// Requests. Each is stored sequentially consistent, so that a notification may follow it.
+/// Likewise, a thread of the logger that prepares its wait and then checks the request sees it.
 impl LoggerWords {
     /// Requests a flush up to `lsn`, at once. The caller then wakes the flush thread.
     pub(crate) fn request_flush(&self, lsn: Lsn) {

@@ -14,7 +14,7 @@ use crate::{Error, Result, TxnId};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
-/// Why a store refuses writes until it is opened anew.
+/// The reason why a store refuses writes until it is opened again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Poison {

@@ -17,7 +17,7 @@ pub(crate) struct StreamWords {
     /// Log blocks reserved up to `tail` or an earlier position. The logger computes the credit from
     /// this number.
     reserved_below: AtomicU64,
-    /// A number above those of all keyspaces that this word was used for, including those of
+    /// Above the numbers of all keyspaces created since the region began, including those of
     /// transactions that rolled back.
     next_keyspace: AtomicU64,
     /// The end of the newest record that refers to a logged extent. Stored before the record is
