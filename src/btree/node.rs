@@ -59,8 +59,8 @@ pub(crate) const BRANCH_SLOT_LEN: usize = 8;
 pub(crate) const VERSION_LEN: usize = 8;
 /// The bit of a slot's value length that marks a reference to an extent.
 pub(crate) const EXTENT_BIT: u16 = 1 << 15;
-/// The maximum number of bytes of a record to prefetch. The processor prefetches the rest by
-/// itself.
+/// The maximum number of bytes of a record to prefetch. The processor detects the sequential read,
+/// and prefetches the rest itself.
 const PREFETCHED_MAX: usize = 512;
 /// The message for damage to the offset of a key.
 const KEY_OUTSIDE: &str = "a key lies outside the page";

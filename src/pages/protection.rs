@@ -18,9 +18,9 @@
 //! **A scan of the pins stays valid.** A scan is made under the writer lock. Its horizon is the
 //! newest commit at that time. A pin that the scan does not list is on the horizon or a later
 //! commit, or is given up again (`shared::protocols::pins`). No such pin, whenever it is taken,
-//! needs a page that was freed by the horizon or before. So each process keeps its last scan across
-//! transactions. It makes a new one only for pages that were freed later, or that a pin of the old
-//! scan protects. A pin that ended after the scan still counts; that only delays reuse.
+//! needs a page that the horizon or an earlier commit freed. So each process keeps its last scan
+//! across transactions. It makes a new one only for pages that were freed later, or that a pin of
+//! the old scan protects. A pin that ended after the scan still counts; that only delays reuse.
 //!
 //! A scan visits each slot in use. If there are many, a process scans at most once in
 //! [`LARGE_SCAN_AGE`] transactions, as long as it finds pages elsewhere. Meanwhile at most the

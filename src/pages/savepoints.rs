@@ -17,13 +17,12 @@
 //! tree, so a list that no rollback changes records them.
 //!
 //! **Each page is in one place.** A page that the transaction has taken is in use by a queue, is
-//! free, or is in use by a tree. The tree is one of the present state or of a savepoint. In the
-//! last case, the page was allocated before the first savepoint, or is in `fresh` of the interval
-//! in which it was allocated. It leaves `fresh` if it is freed in that same interval. Only then is
-//! it free, since no savepoint can contain it. A page that is freed in a later interval stays in
-//! `fresh` of its own, and is in `retained` of the later one. It is returned once: from `fresh` at
-//! a rollback to the beginning of its own interval or an earlier one, or from `retained` at the
-//! commit.
+//! free, or is in use by a tree. The tree is one of the present state or of a savepoint. A page of
+//! a tree was allocated before the first savepoint, or is in `fresh` of the interval in which it
+//! was allocated. It leaves `fresh` if it is freed in that same interval. Only then is it free,
+//! since no savepoint can contain it. A page that is freed in a later interval stays in `fresh` of
+//! its own, and is in `retained` of the later one. It is returned once: from `fresh` at a rollback
+//! to the beginning of its own interval or an earlier one, or from `retained` at the commit.
 
 use crate::PageId;
 use std::collections::HashMap;

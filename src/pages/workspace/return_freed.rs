@@ -47,8 +47,8 @@ impl Workspace<'_> {
             self.prepare_directory()?;
             self.requeue_all()?;
             // A queue's own next page may have been split from an extent. Then the directory
-            // changes after all. The page of the directory that the checkpoint and the last commit
-            // contain must not change.
+            // changes after all. The loop then gives it a page of this transaction, since the page
+            // that the checkpoint and the last commit contain must not change.
             if !self.directory_changed || self.has_own_directory {
                 break;
             }

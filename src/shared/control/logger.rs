@@ -239,7 +239,8 @@ impl LoggerWords {
         self.segment.load(Ordering::Relaxed)
     }
 
-    /// Sets the number of the first segment, in a region that no other process has mapped.
+    /// Sets the number of the segment that was started last, in a region that no other process has
+    /// mapped.
     pub(super) fn begin_with_segment(&self, number: u64) {
         self.segment.store(number, Ordering::Relaxed);
     }

@@ -43,14 +43,14 @@ impl StreamWords {
         self.tail.store(lsn.0, Ordering::Release);
     }
 
-    /// Publishes the frames up to `tail`, with which `reserved_blocks` are reserved in total.
-    /// Fenced, so that a notification may follow.
+    /// Publishes the frames up to `tail`, with which `reserved_blocks` are reserved in total. The
+    /// logger counts the log below the tail as used. Fenced, so that a notification may follow.
     ///
     /// | step | its owner dies after it |
     /// |---|---|
-    /// | the reservation is stored for the next owner | the next owner reserves enough |
+    /// | the next owner's reservation is stored | it reserves at least the used blocks |
     /// | the tail is stored | the logger grants too little until the next publication |
-    /// | the reservation is stored for the logger, which counts all below the tail | done |
+    /// | the logger's reservation is stored | done |
     pub(crate) fn append(&self, tail: Lsn, reserved_blocks: u64) {
         self.reserved_blocks.store(reserved_blocks, Ordering::Release);
         self.tail.store_fenced(tail.0);
