@@ -2,10 +2,10 @@
 //! only one thread of a process may contend for it at a time. Urgent threads go first.
 //!
 //! The thread at the head of the queue may still wait for the lock. If it is a bulk thread, it
-//! waits behind all urgent writers of other processes. An urgent thread that queues behind it would
-//! wait as long. Therefore the head is *boosted*: it waits as an urgent one from then on (priority
-//! inheritance; Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited for [`patience`]
-//! counts as urgent.
+//! waits behind all urgent writers of other processes. An urgent thread that queues behind the head
+//! would wait equally long. Therefore the head is *boosted*: from then on, it waits as an urgent
+//! thread (priority inheritance; Sha, Rajkumar and Lehoczky, 1990). A bulk thread that has waited
+//! for [`patience`] counts as urgent.
 
 use crate::admission::LockWait;
 use crate::error::reason::{LockHolder, LockKind};
@@ -25,13 +25,14 @@ pub(crate) struct LocalQueue {
     bulk: Condvar,
     /// Urgent threads in the queue. Changed under the mutex of `holder`.
     urgent_count: AtomicUsize,
-    /// The head waits for the lock, and an urgent thread waits behind it.
+    /// Whether an urgent thread waits behind the head. If the head still waits for the lock, it
+    /// waits as an urgent thread.
     is_boosted: AtomicBool,
 }
 
 impl LocalQueue {
-    /// Waits until this thread is the head of the queue. `boost` makes the present head check its
-    /// class again, if it still waits for the lock.
+    /// Waits until this thread is the head of the queue. If the present head still waits for the
+    /// lock, `boost` makes it check its class again.
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread is the head already; [`Error::LockTimeout`].
@@ -73,8 +74,8 @@ impl LocalQueue {
         }
         self.urgent_count.fetch_sub(usize::from(is_counted), Ordering::SeqCst);
         *holder = Some(this);
-        // An urgent thread that queues from here on boosts this one anew. Those that wait already
-        // count from the start.
+        // Urgent threads that wait already boost this thread from the start. Otherwise, the next
+        // urgent thread that queues boosts it.
         self.is_boosted.store(self.has_urgent(), Ordering::SeqCst);
         Ok(())
     }
@@ -89,7 +90,7 @@ impl LocalQueue {
         self.is_boosted.load(Ordering::SeqCst)
     }
 
-    /// Leaves the head of the queue, after the lock was released or not acquired.
+    /// Leaves the head of the queue, after the lock was released, or could not be acquired.
     pub(crate) fn leave(&self) {
         let mut holder = self.holder.lock();
         *holder = None;

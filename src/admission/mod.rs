@@ -1,8 +1,9 @@
 //! The order in which commits get the writer lock.
 //!
-//! Each commit has a class, which its durability decides ([`Durability::class`]): *urgent* commits
-//! wait for the disk with little time, *bulk* commits do not. Urgent commits go first, and bulk
-//! commits age, so that each gets its turn. `docs/durability.md` has the analysis.
+//! Each commit has a class, which follows from its durability ([`Durability::class`]). *Urgent*
+//! commits must be durable at once or within a short time; all others are *bulk* commits. Urgent
+//! commits go first. A bulk commit that has waited long enough counts as urgent, so that it gets
+//! its turn. `docs/durability.md` has the analysis.
 //!
 //! ```text
 //!  begin ──► ring share ──► local queue ──► writer lock ──► transaction ──► the next one
@@ -10,15 +11,15 @@
 //!               └──── the share was used up ◄────────┘
 //! ```
 //!
-//! 1. *Ring share*: only a bulk commit waits here, only while urgent commits come, and only while
-//!    more than a share of the ring is not durable. It continues when the log is durable except for
-//!    the share, or when its patience is over.
+//! 1. *Ring share*: a bulk commit waits here while urgent commits arrive and more than a share of
+//!    the ring is not durable. It continues when the log is durable except for the share, or when
+//!    its patience is over. Urgent commits do not wait here.
 //! 2. *Local queue*: one thread of a process at a time contends for the lock. Urgent threads go
-//!    first, and the head of the queue inherits the urgency of those behind it.
+//!    first, and the head of the queue inherits the urgency of the threads behind it.
 //! 3. *Writer lock*: urgent waiters of all processes go first. The lock of a dead owner is taken
 //!    over.
 //! 4. *Transaction*: when it ends, the lock goes to an urgent thread of the same process, else to
-//!    an urgent one elsewhere, else to any.
+//!    an urgent waiter of another process, else to any waiter.
 //!
 //! A timeout ends the wait at 2 or 3: the commit leaves the queue and holds nothing.
 //!
@@ -26,14 +27,14 @@
 //! |---|---|
 //! | the class of a commit | [`Durability::class`] |
 //! | a bulk commit counts as urgent after [`limits::BULK_PATIENCE`] | [`LockWait::class`] |
-//! | one thread of a process contends for the lock; urgent ones first; the head inherits urgency | `local_queue` |
+//! | in a process, one thread contends, urgent first; the head inherits urgency | `local_queue` |
 //! | among processes, urgent waiters first | `shared/protocols/lock.rs` |
-//! | while urgent commits come, bulk ones publish no more than [`limits::BULK_SHARE_BYTES`] ahead of what is durable | `Admission::wait_for_share` |
+//! | the ring share of bulk commits, [`limits::BULK_SHARE_BYTES`] | `Admission::wait_for_share` |
 //! | a release goes to an urgent thread of the same process first | `Admission::leave` |
 //! | the logger's own transactions are bulk, and exempt from the share | [`admit_logger`] |
 //!
-//! When a commit is to be durable is not decided here, but announced with its publication
-//! (`txn/commit.rs`) and kept by the flush thread (`logger/flush.rs`).
+//! The deadline by which a commit must be durable is not set here. The writer announces it when it
+//! publishes the commit (`txn/commit.rs`), and the flush thread keeps it (`logger/flush.rs`).
 
 mod local_queue;
 
@@ -47,7 +48,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use untorn_wal::Lsn;
 
-/// While an urgent commit has come within this time, bulk commits may fill only a share of the
+/// If an urgent commit has arrived within this time, bulk commits may fill only a share of the
 /// ring.
 const URGENT_RECENT_MAX: Duration = Duration::from_secs(1);
 
@@ -73,7 +74,8 @@ pub(crate) struct LockWait {
 impl LockWait {
     /// Creates a wait that begins at `since_ns` and ends `timeout` later at the latest.
     pub(crate) fn new(class: CommitClass, since_ns: u64, timeout: Option<Duration>) -> LockWait {
-        // A writer that does not wait does not age either.
+        // A timeout of zero must not make the patience zero: a writer that does not wait does not
+        // age.
         let patience = patience(timeout.filter(|timeout| !timeout.is_zero()));
         LockWait { class, since_ns, timeout, patience }
     }
@@ -107,19 +109,20 @@ pub(crate) fn patience(timeout: Option<Duration>) -> Duration {
 #[derive(Default)]
 pub(crate) struct Admission {
     queue: LocalQueue,
-    /// The urgent threads of this process for which it last left the writer lock reserved: a
-    /// [`lock::Reservation`].
+    /// The bits of a [`lock::Reservation`]: the last reservation of the writer lock that this
+    /// process made for its own urgent threads; 0 if none.
     handed_over: AtomicU64,
 }
 
 impl Admission {
     /// Acquires the writer lock for this thread, for a commit of this class that has waited since
-    /// `asked_ns`. The timeout counts from there as well. The time that a bulk commit waits for its
-    /// ring share does not count.
+    /// `asked_ns`. The timeout counts from `asked_ns`, too. If a bulk commit waits for its ring
+    /// share, the timeout counts from the end of that wait.
     ///
     /// # Errors
     /// [`Error::TransactionOpen`] if this thread has the lock; [`Error::LockTimeout`]; an error if
-    /// other processes take this one for dead. The lock is not held then.
+    /// other processes consider this one dead. This thread does not hold the lock after the last
+    /// two errors.
     pub(crate) fn admit(
         &self,
         engine: &Engine,
@@ -133,8 +136,8 @@ impl Admission {
         let since = |now_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns));
         let share_patience = patience(timeout);
         let mut waits_for_share = class == CommitClass::Bulk;
-        // The time when it began to queue: a slow disk must not use up its patience with other
-        // writers.
+        // The time at which the commit began to queue. It excludes the wait for the share: a slow
+        // disk must not use up the commit's patience with other writers.
         let mut queued_ns = asked_ns;
         loop {
             if waits_for_share && let Some(needed) = bulk_waits_for(engine) {
@@ -169,9 +172,9 @@ impl Admission {
         if self.queue.is_this_threads() { Err(Error::TransactionOpen) } else { Ok(()) }
     }
 
-    /// Waits until the log is durable up to `needed`, and returns whether the commit would wait
-    /// again. The wait is bounded, and an error ends it: those that need a durable log report the
-    /// error.
+    /// Waits until the log is durable up to `needed`, and returns whether the commit may wait for
+    /// its share again. The wait ends after `patience` or at an error. The error is not returned
+    /// here: callers that need a durable log report it.
     fn wait_for_share(&self, engine: &Engine, needed: Lsn, patience: Duration) -> Result<bool> {
         self.refuse_open_transaction()?;
         Ok(!patience.is_zero() && engine.wait_durable(needed, true, Some(patience)).unwrap_or(false))
@@ -218,18 +221,18 @@ impl Admission {
     }
 }
 
-/// The writer lock, held by a thread of the logger. Dropping it releases the lock, also in a panic:
-/// the process lives on then, so no other one would take the lock over.
+/// The writer lock, held by a thread of the logger. Dropping it releases the lock, also during a
+/// panic. The process survives the panic, so no other process would take the lock over.
 pub(crate) struct LoggerAdmission<'e>(&'e Engine);
 
 /// Acquires the writer lock for a transaction of the logger that has waited since `asked_ns`, for
-/// at most `timeout`. The lock is owned by a process: the threads of the logger exclude each other
-/// before.
+/// at most `timeout`. The lock is owned by a process, so the threads of the logger must exclude
+/// each other before they call this function.
 ///
 /// # Errors
 /// [`Error::LockTimeout`].
 pub(crate) fn admit_logger(engine: &Engine, asked_ns: u64, timeout: Duration) -> Result<LoggerAdmission<'_>> {
-    // A short timeout must not end each wait before the logger's turn comes.
+    // A short timeout must not end each wait before the logger gets the lock.
     let wait = LockWait::new(CommitClass::Bulk, asked_ns, Some(timeout));
     engine.acquire_as(&engine.control.fixed().writer, &|| wait.class(), Some(timeout))?;
     note_wait(engine, CommitClass::Bulk, asked_ns);
@@ -243,9 +246,9 @@ impl Drop for LoggerAdmission<'_> {
     }
 }
 
-/// Returns the position up to which the log must be durable before a bulk commit may add to what
-/// waits for a flush; `None` if it may at once. While urgent commits come, one flush covers no more
-/// than a share of the ring and one more commit, so no urgent commit waits for more.
+/// Returns the position up to which the log must be durable before a bulk commit may append to the
+/// log; `None` if it may at once. While urgent commits arrive, one flush covers no more than a
+/// share of the ring and one more commit. So no urgent commit waits for a longer flush.
 fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
     let control = &engine.control;
     let fixed = control.fixed();
@@ -255,7 +258,7 @@ fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
     if ago.is_none_or(|ago| u128::from(ago) >= URGENT_RECENT_MAX.as_nanos()) {
         return None;
     }
-    // Frames of a transaction that streams lie behind the newest commit.
+    // The frames of a transaction that streams lie after the newest commit.
     let streamed = fixed.stream.tail();
     let tail = control.newest().ok()?.log_tail.max(streamed);
     let (_, durable) = control.durable()?;
@@ -268,8 +271,8 @@ fn bulk_waits_for(engine: &Engine) -> Option<Lsn> {
     (tail.bytes_since(durable) > share).then(|| Lsn((tail.0 - share).next_multiple_of(8)))
 }
 
-/// Records how long a commit of this class has waited for the writer lock, which it has and will
-/// keep.
+/// Records how long a commit of this class has waited for the writer lock. The commit holds the
+/// lock and does not give it back to wait for its ring share.
 fn note_wait(engine: &Engine, class: CommitClass, asked_ns: u64) {
     let fixed = engine.control.fixed();
     let since_ns = fixed.writer.holder_since_ns();

@@ -2,8 +2,8 @@
 //! vanish or merge.
 //!
 //! All pages of the path belong to this transaction. A separator is never replaced by another one,
-//! only inserted or removed, so that a removal never makes a page overflow. The price is that a
-//! branch may keep one child and no separator until a neighbour has space for it.
+//! only inserted or removed, so that a removal never makes a page overflow. In return, a branch may
+//! keep one child and no separator until a neighbour has space for that child.
 
 use crate::btree::edit::{Path, ensure_sound, write_group};
 use crate::btree::node::{LEVEL_MAX, Node, Payload};
@@ -134,7 +134,7 @@ pub(crate) fn settle<W: PageWrite>(pages: &mut W, root: &mut PageId, path: &Path
 }
 
 /// Merges the underfull pages on the path to `key`, after a range was removed. Returns true if any
-/// were merged, so that other pages on the path, or next to it, may now fit together.
+/// were merged. Other pages on the path, or next to it, may then fit together.
 pub(crate) fn mend<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8]) -> Result<bool> {
     let mut path = Path::find(pages, *root, key)?;
     let below_root = path.branches.iter().skip(1).map(|step| step.page).chain([path.leaf]);
@@ -142,7 +142,7 @@ pub(crate) fn mend<W: PageWrite>(pages: &mut W, root: &mut PageId, key: &[u8]) -
     for page in below_root.take(path.branches.len()) {
         is_underfull |= wants_merge(&Node::open(pages, page)?);
     }
-    // Otherwise the path needs no copy.
+    // If no page is underfull, the path is not copied.
     if !is_underfull {
         return Ok(false);
     }
@@ -168,8 +168,8 @@ pub(crate) fn lower_root<W: PageWrite>(pages: &mut W, root: &mut PageId) -> Resu
     }
 }
 
-/// Returns how many bytes of a page's body are in use. A page that was not checked yet may count
-/// more garbage than it has bytes.
+/// Returns how many bytes of a page's body are in use. In a page that was not checked yet, the
+/// garbage count may exceed the page's size.
 fn used(node: &Node<'_>) -> usize {
     (node.arrays_end() + node.body.len() - node.heap_start()).saturating_sub(node.garbage())
 }

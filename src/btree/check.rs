@@ -1,8 +1,9 @@
 //! Checks every invariant of a tree, page by page. The first finding is an error that names the
 //! page and the offset.
 //!
-//! The walk ends whatever the damage. Levels strictly decrease, which bounds its depth. The fences
-//! of different children are disjoint, and no leaf may be empty, so no leaf passes in two places.
+//! The walk ends in spite of any damage. Levels strictly decrease, which bounds its depth. The
+//! fences of different children are disjoint, and no leaf may be empty, so no leaf passes the check
+//! in two places.
 
 use crate::btree::node::{HEAD_LEN, Node, RESERVED_AT, padded};
 use crate::files::page::PageRead;
@@ -15,7 +16,7 @@ use crate::{Result, TxnId};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PageSeen {
     pub(crate) page: PageId,
-    /// 1 for a page; the length of an extent.
+    /// 1 for a page; for an extent, its length in pages.
     pub(crate) pages: u32,
     pub(crate) created_txn: TxnId,
     pub(crate) kind: PageKind,

@@ -1,8 +1,9 @@
 //! A range of a tree, read from either end.
 //!
-//! Each end of the iteration descends once, to its own bound, and then moves entry by entry. The
-//! other bound is looked up in each leaf that is entered: it gives the index at which the iteration
-//! stops in that leaf. If the range is read from both ends, the iteration ends when the two meet.
+//! Each end of the iteration descends once, to its own bound, and then moves entry by entry. In
+//! each leaf that it enters, it searches for the other bound. The result is the index at which the
+//! iteration stops in that leaf. If the range is read from both ends, the iteration ends when the
+//! two meet.
 
 use crate::Result;
 use crate::btree::node::Node;
@@ -29,8 +30,8 @@ pub(crate) struct RangeCursor {
 struct RangeEnd {
     /// The gap between the entries that this end has returned and those that it has not.
     position: Position,
-    /// The index in the leaf up to which this end moves: that of the first entry after the range if
-    /// it moves forward, of the first entry in the range if backward.
+    /// The index in the leaf at which this end stops. If the end moves forward, this is the index
+    /// of the first entry after the range; if backward, of the first entry in the range.
     stop: usize,
 }
 
@@ -86,7 +87,7 @@ impl RangeCursor {
         }
     }
 
-    /// Returns the next entry from the front. After the end, or an error, there is none.
+    /// Returns the next entry from the front; `None` after the end or an error.
     ///
     /// # Errors
     /// `Corrupt` if a page on the way is damaged.
@@ -120,7 +121,7 @@ impl RangeCursor {
         Ok(Some(entry))
     }
 
-    /// Returns the next entry from the back. After the end, or an error, there is none.
+    /// Returns the next entry from the back; `None` after the end or an error.
     ///
     /// # Errors
     /// `Corrupt` if a page on the way is damaged.

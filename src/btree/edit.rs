@@ -1,8 +1,8 @@
 //! Changes of a tree: put, delete, and freeing all its pages.
 //!
-//! A page of this transaction that no savepoint has is changed in place. Any other page on the path
-//! is copied first, and the old one is freed. After an error the working tree is in an undefined
-//! state, and the whole transaction must be rolled back.
+//! A page that this transaction created and that no savepoint contains is changed in place. Any
+//! other page on the path is copied first, and the old one is freed. After an error the working
+//! tree is in an undefined state, and the whole transaction must be rolled back.
 
 use crate::btree::balance::PendingSplit;
 use crate::btree::node::{EXTENT_BIT, Node, Payload, SearchResult, VERSION_LEN};
@@ -46,8 +46,8 @@ impl Path {
     /// Makes every page on the path writable in this transaction.
     pub(crate) fn own<W: PageWrite>(&mut self, pages: &mut W, root: &mut PageId) -> Result<()> {
         let mut parent: Option<PathStep> = None;
-        // No page is younger than its parent. A page with a later created_txn is damaged, and its
-        // checksum must be checked.
+        // No page is newer than its parent. A page with a later created_txn is damaged. If it
+        // passed for a page of this transaction, its checksum would not be checked.
         let mut youngest = pages.txn_id();
         for step in self.branches.iter_mut().map(|step| (&mut step.page, step.index)).chain([(&mut self.leaf, 0)]) {
             let (page, index) = step;
@@ -67,8 +67,8 @@ impl Path {
     }
 }
 
-/// Returns a page of this transaction with the content of `id` (copy on write), and its
-/// created_txn. `id` was created in `youngest` or before.
+/// Returns a page of this transaction with the content of `id` (copy on write), and the created_txn
+/// of `id`. If `id` was created after `youngest`, it is damaged.
 pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: TxnId) -> Result<(PageId, TxnId)> {
     let node = Node::open(pages, id)?;
     let created_txn = node.created_txn();
@@ -91,9 +91,9 @@ pub(crate) fn make_writable<W: PageWrite>(pages: &mut W, id: PageId, youngest: T
     Ok((copy, created_txn))
 }
 
-/// Checks a page of a tree whose bytes are about to be copied or freed, once for each process: its
-/// structure, on which the functions that change pages rely, and its checksum. Damage must not get
-/// a valid checksum.
+/// Checks the structure and the checksum of a page whose bytes are about to be copied or freed,
+/// once in each process. The functions that change pages rely on the structure. A copy of damaged
+/// bytes would get a valid checksum.
 ///
 /// # Errors
 /// `Corrupt` if the page is damaged.
@@ -121,7 +121,7 @@ pub(crate) fn needs_extent(page_size: usize, key_len: usize, value_len: usize) -
 #[derive(Default)]
 pub(crate) struct AppendPath(Option<Path>);
 
-/// A copy has no path: it is of another state of the tree.
+/// A clone has no path, since it belongs to another state of the tree.
 impl Clone for AppendPath {
     fn clone(&self) -> Self {
         AppendPath::default()
@@ -134,7 +134,7 @@ impl AppendPath {
         self.0 = None;
     }
 
-    /// Takes the path for a key that comes after all keys of the tree.
+    /// Takes the path. Returns it only if `key` comes after all keys of the tree.
     fn take<P: PageRead>(&mut self, pages: &P, key: &[u8]) -> Result<Option<Path>> {
         let Some(mut path) = self.0.take() else { return Ok(None) };
         let leaf = Node::open(pages, path.leaf)?;
@@ -155,7 +155,8 @@ pub(crate) fn put<W: PageWrite>(
 }
 
 /// Sets the entry of a key. Returns true if there was one before. The extent of a replaced value is
-/// freed. `append` is of this tree; afterwards it has the path if the key is the last one.
+/// freed. `append` must belong to this tree. On return, it holds the path only if the entry was
+/// inserted as the last one, without a split.
 ///
 /// # Errors
 /// `Limit` if the key is too long, or if an inline value [needs an extent](needs_extent); `Corrupt`
@@ -184,7 +185,7 @@ pub(crate) fn put_after<W: PageWrite>(
         return Ok(false);
     }
     if let Some(path) = append.take(pages, key)? {
-        // If the leaf was split, the next key is searched for.
+        // A split makes the path invalid. The tree is then searched for the next key.
         if insert(pages, root, &path, key, payload)? {
             append.0 = Some(path);
         }
@@ -258,7 +259,8 @@ fn insert<W: PageWrite>(
         items.write(0..n, prefix_len, body, identity(leaf));
         return Ok(true);
     }
-    // Ascending insertions fill their pages: the last page stays as it is and a new one begins.
+    // The last page stays as it is, and the new entry goes to a new page. So ascending insertions
+    // fill their pages.
     let cuts = if path.is_last && index + 1 == n {
         vec![index]
     } else if let Some(cut) = items.cut(limit) {
@@ -342,7 +344,7 @@ pub(crate) fn free_tree<W: PageWrite>(pages: &mut W, root: PageId) -> Result<()>
         found.push((seen.page, seen.pages, seen.created_txn));
         Ok(())
     })?;
-    // A damaged leaf may contain the extent of another tree.
+    // A damaged leaf may refer to an extent of another tree, so the checksums are checked, too.
     for (page, _, created_txn) in found.iter().filter(|(_, count, _)| *count == 1) {
         pages.check(*page, *created_txn)?;
     }

@@ -21,19 +21,19 @@
 //!   u32, length u64}.
 //! - Branch slot: record offset u16, suffix length u16, child u32. Branch record: rest. Child i of
 //!   a branch holds the keys k with separator i-1 ≤ k < separator i; child 0 is in the header
-//!   (`link`). A branch may have no separator and one child: that is left when children vanish and
-//!   the neighbours are too full to take the last.
+//!   (`link`). A branch may have one child and no separator: its other children were removed, and
+//!   the neighbours are too full to take the last one.
 //! - An empty record has offset 0.
-//! - `extra` in the header: prefix length u16, heap start u16, garbage u16 (heap bytes of no live
-//!   record), reserved u16.
+//! - `extra` in the header: prefix length u16, heap start u16, garbage u16 (the heap bytes that
+//!   belong to no live record), reserved u16.
 //!
 //! This layout reduces cache misses, which dominate a lookup in a large store. Header, prefix and
 //! heads are together at the start of the page, where one prefetch covers them. A page is searched
 //! in the dense array of heads, without unpredictable branches and without reading a key. Thanks to
 //! prefix truncation, 8 bytes distinguish nearly all keys. So a lookup reads only one slot and one
-//! record in addition, in which the rest of the key, the version and the value are adjacent.
-//! Fixed-size heads, and separators cut to the bytes that separate, keep the fan-out high (about
-//! 250 at 4 KiB) and the upper levels in cache.
+//! record in addition. In the record, version, rest of the key and value are adjacent. Fixed-size
+//! heads, and separators cut to the bytes that distinguish the children, keep the fan-out high
+//! (about 250 at 4 KiB) and the upper levels in cache.
 //!
 //! Every access to stored bytes is checked: damage is an error, never a panic. `parse` establishes
 //! the properties that the other functions rely on.
@@ -59,14 +59,14 @@ pub(crate) const BRANCH_SLOT_LEN: usize = 8;
 pub(crate) const VERSION_LEN: usize = 8;
 /// The bit of a slot's value length that marks a reference to an extent.
 pub(crate) const EXTENT_BIT: u16 = 1 << 15;
-/// The most bytes of a record that are prefetched. The processor detects by itself that the rest is
-/// read in order.
+/// The maximum number of bytes of a record to prefetch. The processor detects the sequential read,
+/// and prefetches the rest itself.
 const PREFETCHED_MAX: usize = 512;
 /// The message for damage to the offset of a key.
 const KEY_OUTSIDE: &str = "a key lies outside the page";
 /// The message of a panic that cannot happen: `parse` has found all slots in the page.
 const SLOT_MISSING: &str = "a slot for each head";
-/// Pages of up to this many entries are searched in the same number of steps.
+/// All pages of up to this many entries are searched in the same number of steps.
 const FEW_ENTRIES_MAX: usize = 32;
 /// The bound of a page's level: 2^32 pages and two children for each branch make 32 levels.
 pub(crate) const LEVEL_MAX: u8 = 40;
@@ -94,7 +94,7 @@ pub(crate) struct SearchResult {
 pub(crate) struct Payload<'a> {
     /// The record bytes before the rest of the key: the version in leaves, nothing in branches.
     pub(crate) version: &'a [u8],
-    /// The record bytes after it: the value or reference in leaves, nothing in branches.
+    /// The record bytes after the rest of the key: value or reference in leaves, none in branches.
     pub(crate) value: &'a [u8],
     /// The slot's data: the value's length with its extent bit, or the child.
     pub(crate) slot_data: u32,
@@ -169,7 +169,7 @@ impl<'a> Node<'a> {
         let slot_len = if is_leaf { LEAF_SLOT_LEN } else { BRANCH_SLOT_LEN };
         let (heads_at, heads_len) = (padded(prefix_len), HEAD_LEN * count);
         let arrays_len = heads_at + heads_len + slot_len * count;
-        // No record begins before the heap. What lies between the arrays and the heap is not used.
+        // No record begins before the heap. The bytes between the arrays and the heap are not used.
         if HEADER_LEN + arrays_len > heap_start || heap_start > body.len() {
             return None;
         }
@@ -281,9 +281,9 @@ impl<'a> Node<'a> {
         equal(beginning, self.prefix).then_some(suffix)
     }
 
-    /// Searches by bisection, without unpredictable branches. So the processor continues while the
-    /// page's cache lines are being loaded. Pages of few entries, which leaves usually are, take
-    /// the same number of steps each, so that the end of the loop is predicted, too.
+    /// Returns the index of the first head that is not below `head`. Bisects without unpredictable
+    /// branches, so the processor continues while cache lines load. All pages of few entries, such
+    /// as most leaves, take the same number of steps, so the end of the loop is predicted, too.
     #[inline(always)]
     fn first_head_not_below(&self, head: u64) -> usize {
         let count = self.heads.len();
@@ -295,7 +295,7 @@ impl<'a> Node<'a> {
         }
         let (mut base, mut size) = (0, count);
         for _ in 0..FEW_ENTRIES_MAX.ilog2() {
-            // 0 once one entry is left.
+            // `half` is 0 once one entry is left.
             let half = size / 2;
             base = select_unpredictable(self.head(base + half) < head, base + half, base);
             size -= half;
@@ -375,7 +375,7 @@ impl<'a> Node<'a> {
         Ok((version, StoredValue::decode_extent(reference)))
     }
 
-    /// Starts loading the record of an entry of a leaf, if there is one of this index.
+    /// Prefetches the record of entry `index` of a leaf, if the entry exists.
     #[inline(always)]
     pub(crate) fn prefetch_record(&self, index: usize) {
         if index < self.count() {
@@ -383,12 +383,12 @@ impl<'a> Node<'a> {
             let len = VERSION_LEN + slot.rest_len() + (slot.data as u16 & !EXTENT_BIT) as usize;
             let record = self.body.as_ptr().wrapping_add(slot.offset);
             prefetch_bytes(record, len.min(PREFETCHED_MAX));
-            // A record seldom begins at a cache line, so its last byte may be in one more.
+            // A record seldom begins at a cache line, so its last byte may be in one more line.
             prefetch(record.wrapping_add(len));
         }
     }
 
-    /// Returns child `index` of a branch, of `count() + 1`.
+    /// Returns child `index` of a branch, which has `count() + 1` children.
     #[inline(always)]
     pub(crate) fn child(&self, index: usize) -> PageId {
         if index == 0 { PageId(u32_at(self.body, LINK)) } else { PageId(self.branch_slot(index - 1).data) }
@@ -410,7 +410,7 @@ impl<'a> Node<'a> {
         if !self.heads.is_sorted_by_key(|head| u64::from_le_bytes(*head)) {
             return Err(self.damaged("heads are not in order"));
         }
-        // Without a branch in the loops: a page has up to some hundred slots.
+        // The loop avoids branches, since a page has up to a few hundred slots.
         let (heap_start, end) = (self.heap_start(), self.body.len());
         let (mut live, mut all_inside) = (0, true);
         let mut visit = |slot: Slot, fixed: usize| {
@@ -449,7 +449,7 @@ fn is_below(key: &[u8], prefix: &[u8]) -> bool {
     key < prefix
 }
 
-/// Finds a suffix among the entries with the same head, of which `first` is the first.
+/// Finds a suffix among the entries with the same head. `first` is the index of the first of them.
 #[inline(never)]
 fn find_among_equals(body: &[u8], id: PageId, first: usize, suffix: &[u8]) -> Result<SearchResult> {
     let node = Node::parse(body, id)?;

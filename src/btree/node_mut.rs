@@ -1,7 +1,8 @@
 //! Changes of one entry of a page in place.
 //!
-//! These functions rely on a sound page: the caller parsed and audited it when it made it writable.
-//! If an entry does not fit, nothing is changed; the caller then rebuilds the page (`rebuild`).
+//! These functions rely on a sound page: the caller parsed and audited the page when it made the
+//! page writable. If an entry does not fit, nothing is changed; the caller then rebuilds the page
+//! (`rebuild`).
 
 use crate::Result;
 use crate::btree::node::{
@@ -67,7 +68,8 @@ pub(crate) fn write_record(body: &mut [u8], end: usize, version: &[u8], rest: &[
     at
 }
 
-/// Inserts an entry before `index`. Returns false if it does not fit, or lacks the page's prefix.
+/// Inserts an entry before `index`. Returns false if the entry does not fit, or if its key lacks
+/// the page's prefix.
 ///
 /// # Errors
 /// `Corrupt` if the page can't be parsed.
@@ -83,7 +85,7 @@ pub(crate) fn insert(body: &mut [u8], id: PageId, index: usize, key: &[u8], payl
     if node.arrays_end() + HEAD_LEN + slot_len + record_len > layout.heap_start {
         return Ok(false);
     }
-    // From the back: slots after the new one, slots before it, heads after it.
+    // Move from the back: slots after the new one, slots before it, heads after it.
     body.copy_within(slots + index * slot_len..slots + count * slot_len, slots + HEAD_LEN + (index + 1) * slot_len);
     body.copy_within(slots..slots + index * slot_len, slots + HEAD_LEN);
     body.copy_within(heads + index * HEAD_LEN..slots, heads + (index + 1) * HEAD_LEN);

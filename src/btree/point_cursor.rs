@@ -1,17 +1,17 @@
-//! A cursor on one entry of a tree. It moves by steps and by keys, and lends each entry that it
+//! A cursor on one entry of a tree. It moves by steps or to a key, and lends each entry that it
 //! reaches.
 //!
 //! | state | `next` goes to | `prev` goes to | reached by |
 //! |---|---|---|---|
 //! | new | the first entry | the last entry | its creation |
 //! | on an entry | the entry after it | the entry before it | any call that returned an entry |
-//! | after the last entry | nowhere | the last entry | `next` beyond the last; `seek` or `last` that found nothing |
-//! | before the first entry | the first entry | nowhere | `prev` beyond the first; `first` that found nothing |
+//! | after the last entry | nowhere | the last entry | `next` at the end; empty `seek` or `last` |
+//! | before the first entry | the first entry | nowhere | `prev` at the start; an empty `first` |
 //! | failed | nowhere | nowhere | a call that returned an error |
 //!
-//! The position is the gap before the cursor's entry. Its memory and that of the key are reused, so
-//! a step allocates nothing, and a step inside a leaf keeps the leaf's prefix in the key. The pages
-//! must not change while the cursor lives.
+//! The position is the gap before the cursor's entry. The memory of the position and of the key is
+//! reused, so a step allocates nothing. A step inside a leaf keeps the leaf's prefix in the key.
+//! The pages must not change while the cursor lives.
 
 use crate::Result;
 use crate::btree::node::Node;
@@ -19,7 +19,8 @@ use crate::btree::position::{Direction, Position, SeekTarget};
 use crate::files::page::PageRead;
 use crate::ids::PageId;
 
-/// An entry that a cursor lends: the key until the next call, the value as long as the pages.
+/// An entry that a cursor lends. The key is valid until the next call, the value as long as the
+/// pages.
 pub(crate) type Lent<'k, 'a> = Option<(&'k [u8], &'a [u8])>;
 
 /// The state of a cursor; see the table above.
@@ -41,7 +42,7 @@ pub(crate) struct PointCursor {
     position: Position,
     /// The key of the entry.
     key: Vec<u8>,
-    /// The leaf whose prefix `key` begins with; none if it is not known to.
+    /// The leaf whose prefix `key` begins with; none if unknown.
     prefix_leaf: PageId,
 }
 
@@ -117,7 +118,7 @@ impl PointCursor {
         }
     }
 
-    /// Moves to a position, and to the entry after it.
+    /// Moves the position to `target`, and the cursor to the entry after it.
     fn seek_forward<'a, P: PageRead>(&mut self, pages: &'a P, target: SeekTarget<'_>) -> Result<Lent<'_, 'a>> {
         let otherwise = match target {
             SeekTarget::First => CursorState::BeforeFirst,
@@ -132,8 +133,8 @@ impl PointCursor {
         self.enter_after(pages, leaf, otherwise)
     }
 
-    /// Moves to the entry after the position, which is in `leaf`. Without one, the state becomes
-    /// `otherwise`.
+    /// Moves to the entry after the position, which is in `leaf`. If there is none, the state
+    /// becomes `otherwise`.
     #[inline(always)]
     fn enter_after<'a, P: PageRead>(
         &mut self,
@@ -151,8 +152,8 @@ impl PointCursor {
         self.lend(pages, &leaf, Direction::Forward)
     }
 
-    /// Moves to the entry before the position, which is in `leaf`. Without one, the state becomes
-    /// `otherwise`.
+    /// Moves to the entry before the position, which is in `leaf`. If there is none, the state
+    /// becomes `otherwise`.
     #[inline(always)]
     fn step_back<'a, P: PageRead>(
         &mut self,

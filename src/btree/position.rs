@@ -1,11 +1,11 @@
-//! Positions: gaps between the entries of a tree, as paths from the root; and the moves of both
-//! kinds of cursor.
+//! A position is a gap between entries of a tree, stored as a path from the root. Both kinds of
+//! cursor move with the functions of this file.
 //!
 //! A position holds page numbers and no references, so the pages must not change while it is used.
 //!
-//! A move inside a leaf reads that leaf alone. Only a move to the next leaf reads the branches above
-//! it, and checks that the two leaves are in order. In a damaged tree several paths may lead to one
-//! page; without this check a scan might never end.
+//! A move inside a leaf reads that leaf alone. Only a move to the next leaf reads the branches
+//! above it, and checks that the two leaves are in order. In a damaged tree several paths may lead
+//! to one page; without this check a scan might never end.
 
 use crate::Result;
 use crate::btree::node::{KeyParts, Node};
@@ -37,20 +37,20 @@ pub(super) struct Position {
     leaf: PageId,
     /// The index in the leaf of the entry after the gap.
     index: usize,
-    /// The leaf beyond this one in the direction of the last move; none if another branch is above
-    /// it.
+    /// The next leaf in the direction of the last move; none if it has another parent.
     ahead: PageId,
     /// The number of leaves that were entered from their neighbour since the last seek.
     leaves_passed: u32,
-    /// While the entries of this leaf are read one by one, each loads so many bytes of `ahead`.
+    /// The number of bytes of `ahead` to prefetch with each entry of this leaf that is read.
     ahead_part: usize,
 }
 
-/// So many entries before it is read, an entry is prefetched.
+/// An entry is prefetched this many entries before it is read.
 const RECORDS_AHEAD: usize = 3;
-/// A cursor that has passed so many leaves is taken for a scan, which will read the next leaf too.
+/// A cursor that has passed this many leaves counts as a scan, which is expected to read the next
+/// leaf, too.
 const LEAVES_OF_A_SCAN: u32 = 2;
-/// If a seek ends within so many entries of the leaf's end, the next leaf is prefetched.
+/// If a seek ends fewer than this many entries before the leaf's end, the next leaf is prefetched.
 const ENTRIES_BEFORE_NEXT_LEAF: usize = 8;
 
 /// The target of a search for a position.
@@ -84,8 +84,8 @@ impl SeekTarget<'_> {
         }
     }
 
-    /// Returns the child of a branch beyond child `index`, in the direction of the target; none if
-    /// there is none.
+    /// Returns the child after child `index` of a branch, in the direction of the target;
+    /// `PageId::NONE` if `index` is the last.
     #[inline(always)]
     fn sibling(self, branch: &Node<'_>, index: usize) -> PageId {
         match self.direction() {
@@ -114,7 +114,7 @@ pub(super) enum Direction {
 }
 
 impl Position {
-    /// Returns a position of no tree, to be moved by [`Position::seek`].
+    /// Returns a position in no tree, to be moved by [`Position::seek`].
     pub(super) fn new() -> Position {
         let (leaf, ahead) = (PageId::NONE, PageId::NONE);
         Position { branches: Vec::new(), leaf, index: 0, ahead, leaves_passed: 0, ahead_part: 0 }
@@ -198,8 +198,8 @@ impl Position {
         path.cmp(other.branches.iter().map(|branch| branch.index)) == Ordering::Less
     }
 
-    /// Starts loading the entries that a cursor reads first in a leaf. The entry at the position
-    /// itself is read at once.
+    /// Prefetches the entries that a cursor reads first in a leaf, except the entry at the
+    /// position, which is read at once.
     #[inline(always)]
     fn prefetch_first(&self, leaf: &Node<'_>, direction: Direction) {
         for step in 1..RECORDS_AHEAD {
@@ -210,8 +210,8 @@ impl Position {
         }
     }
 
-    /// Starts loading what a cursor reads some steps after entry `index` of the leaf: a later entry
-    /// of the leaf, or in a scan a part of the next leaf.
+    /// Prefetches the bytes that a cursor reads some steps after entry `index` of the leaf: a later
+    /// entry of the leaf or, in a scan, a part of the next leaf.
     ///
     /// A step takes less time than a load from memory, so the loads of several steps must overlap.
     #[inline(always)]
@@ -231,7 +231,7 @@ impl Position {
         }
     }
 
-    /// Returns an entry of the leaf, and starts loading the next ones in this direction.
+    /// Returns an entry of the leaf, and prefetches the next ones in this direction.
     #[inline(always)]
     pub(super) fn read_entry<'a, P: PageRead>(
         &self,

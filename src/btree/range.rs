@@ -24,8 +24,8 @@ use crate::files::page::{PageRead, PageWrite, StoredValue, read_extent};
 use crate::{PageId, Result, TxnId};
 use std::ops::Range;
 
-/// Removes all entries from the key `start` on, up to but not including `end`, or to the last one.
-/// Returns how many there were. If there were none, nothing is copied.
+/// Removes all entries from the key `start` up to but not including `end`; without `end`, to the
+/// last entry. Returns their number. If there are none, nothing is copied.
 ///
 /// # Errors
 /// `Corrupt` if a page is damaged; the errors of allocation.
@@ -53,7 +53,7 @@ pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, start: &[u8
         for key in edges.clone() {
             merged |= balance::mend(pages, root, key)?;
         }
-        // Each merge frees a page, so this ends.
+        // Each merge frees a page, so the loop ends.
         if !merged {
             break;
         }
@@ -65,7 +65,7 @@ pub(crate) fn delete<W: PageWrite>(pages: &mut W, root: &mut PageId, start: &[u8
 /// The ends of the range that are inside a subtree.
 #[derive(Clone, Copy)]
 struct Cut<'k> {
-    /// Keys before it stay. `None` if the range begins before the subtree.
+    /// Keys before this one stay. `None` if the range begins before the subtree.
     start: Option<&'k [u8]>,
     /// This key and later ones stay. `None` if the range ends after the subtree.
     end: Option<&'k [u8]>,
@@ -82,9 +82,9 @@ impl Cut<'_> {
 #[derive(Clone, Copy)]
 struct Expected<'k> {
     level: u8,
-    /// The page's created_txn is no later.
+    /// The page's created_txn is not after this one.
     youngest: TxnId,
-    /// Its keys are not below this one, and below the other.
+    /// The page's keys are not below `lower`, and are below `upper`.
     lower: &'k [u8],
     upper: Option<&'k [u8]>,
 }
@@ -105,8 +105,8 @@ impl<'k> Expected<'k> {
         Ok(node)
     }
 
-    /// Returns the same for child `index` of a branch. Its separators are copied into the two
-    /// buffers.
+    /// Returns the properties for child `index` of a branch. The separators around the child are
+    /// copied into the two buffers.
     fn of_child<'c>(&self, branch: &Node<'_>, index: usize, fences: &'c mut (Vec<u8>, Vec<u8>)) -> Result<Expected<'c>>
     where
         'k: 'c,
@@ -128,9 +128,9 @@ impl<'k> Expected<'k> {
     }
 }
 
-/// The result for a subtree.
+/// The result of the removal for a subtree.
 enum Remainder {
-    /// No part of it was inside the range.
+    /// No part of the subtree was inside the range.
     Same,
     /// This page replaces the subtree's root.
     Copy(PageId),
@@ -259,8 +259,8 @@ impl Removal {
         if !gone.is_empty() {
             let branch = Node::parse(body, page)?;
             let mut items = EntryList::read(&branch)?;
-            // The separator before each removed child is removed with it; the first child that
-            // stays needs none.
+            // The separator before each removed child is removed with the child. If child 0 is
+            // removed, the first child that stays loses its separator, too.
             let (first_child, separators) = match gone.start {
                 0 => (branch.child(gone.end), 0..gone.end),
                 start => (branch.child(0), start - 1..gone.end - 1),
@@ -296,7 +296,7 @@ impl Removal {
         Ok(())
     }
 
-    /// Adds entries of a leaf, and the extents of their values.
+    /// Counts entries of a leaf, and adds the extents of their values.
     fn take_entries<P: PageRead>(&mut self, pages: &P, leaf: &Node<'_>, range: Range<usize>) -> Result<()> {
         self.entries += range.len() as u64;
         for index in range {

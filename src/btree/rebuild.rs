@@ -4,7 +4,7 @@
 //! Compaction, a change of prefix, splits and merges all do this: read, change the list, write. The
 //! prefix of a page is chosen only here: the prefix that all its keys share, or a shorter one if
 //! the page fits only with that. A long prefix of few keys can cost a few bytes more than it saves.
-//! A subset of a page always fits with that page's own prefix.
+//! A subset of a page's entries always fits with that page's own prefix.
 
 use crate::btree::node::{
     GARBAGE_AT, HEAD_LEN, HEAP_START_AT, Node, PREFIX_LEN_AT, Payload, RESERVED_AT, Slot, VERSION_LEN, head_of, padded,
@@ -125,17 +125,17 @@ impl EntryList {
             return Some(0);
         }
         let shared = shared_len(self.key(range.start), self.key(range.end - 1));
-        // A page that begins with one entry gets the prefix of the page before it: the whole key as
-        // the prefix would have to be shortened for each of the next entries.
+        // A page of one entry gets the prefix of the page that was read. If its whole key were the
+        // prefix, each of the next insertions would have to shorten it.
         let kept = self.prefix_len.min(shared);
         let candidates = if range.len() == 1 && kept > 0 { [kept, shared, 0] } else { [shared, kept, 0] };
         candidates.into_iter().find(|prefix_len| self.size(range.clone(), *prefix_len) <= limit)
     }
 
     /// Returns where to cut a list that does not fit one page, so that both sides fit and are about
-    /// equal. In a leaf the entry at the cut goes right, in a branch it goes up. Returns `None` if
-    /// one entry in between would need a page of its own. That happens only in leaves, since any
-    /// three separators of a branch fit together.
+    /// equal. In a leaf, the entry at the cut goes to the right page; in a branch, it goes to the
+    /// parent. Returns `None` if one entry in between would need a page of its own. That happens
+    /// only in leaves, since any three separators of a branch fit together.
     pub(crate) fn cut(&self, limit: usize) -> Option<usize> {
         let n = self.len();
         let skip = usize::from(self.level > 0);
@@ -150,7 +150,7 @@ impl EntryList {
             .unwrap_or(n - 1);
         let (low, high) = (1, n - 1 - skip);
         let both_fit = |cut: usize| self.fit(0..cut, limit).is_some() && self.fit(cut + skip..n, limit).is_some();
-        // Nearest to the middle first; the first one nearly always fits.
+        // Try the cuts nearest to the middle first. The first one nearly always fits.
         (0..n)
             .flat_map(|distance| [middle.checked_sub(distance), Some(middle + 1 + distance)])
             .flatten()

@@ -1,4 +1,4 @@
-//! The one descent from a root to the leaf where a key belongs.
+//! The descent from a root to the leaf where a key belongs, for all lookups and edits by key.
 
 use crate::Result;
 use crate::btree::Entry;

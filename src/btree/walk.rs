@@ -6,7 +6,8 @@ use crate::files::page::PageRead;
 use crate::files::page::{PageKind, StoredValue, damaged, read_extent};
 use crate::{PageId, Result, TxnId};
 
-/// Calls `visit` with each page and extent. If it returns `false`, the pages below are skipped.
+/// Calls `visit` with each page and extent. If `visit` returns `false`, the pages below are
+/// skipped.
 ///
 /// # Errors
 /// `Corrupt` if a page can't be read, and the errors of `visit`.
@@ -28,8 +29,8 @@ fn descend<P: PageRead>(
     visit: &mut dyn FnMut(PageSeen) -> Result<bool>,
 ) -> Result<()> {
     let created_txn = node.created_txn();
-    // A transaction that copies a page copies those above it. So a page younger than its parent is
-    // damaged, and must not be taken for one that has no checksum yet.
+    // A transaction that copies a page copies those above it. So a page newer than its parent is
+    // damaged. It must not pass for a page that has no checksum yet.
     if parent.is_some_and(|parent| created_txn > parent) {
         return Err(node.damaged(format!("created in {created_txn}, after its parent")));
     }

@@ -1,6 +1,6 @@
-//! A descriptor that the host may close behind the library's back.
+//! A descriptor that the host process may close without the library's knowledge.
 //!
-//! A host may close descriptors that it does not know, and their numbers may then refer to other
+//! A host process may close descriptors that it did not open. Their numbers may then refer to other
 //! files. So a descriptor that is kept for long is compared with its file's inode before each use.
 //! It is not closed if its number refers to another file.
 //!

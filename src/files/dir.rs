@@ -1,8 +1,9 @@
 //! The store's directory: the names of its files, and how they are opened and created.
 //!
-//! Every access uses a directory descriptor, so that paths of any length work and a renamed
-//! directory stays the same store. A file is created under another name, synced and renamed into
-//! place, and the directory is synced. So no process ever sees a partly written file.
+//! Every access uses a directory descriptor. So the path of a file may be longer than a system call
+//! accepts, and a renamed directory stays the same store. A file is created under another name,
+//! synced and renamed into place, and the directory is synced. So no process ever sees a partly
+//! written file.
 
 use crate::error::reason::{DetachedReason, FileAccess, FileSystemReason, MismatchKind, PermissionReason, Space};
 use crate::files::descriptor::Descriptor;
@@ -53,7 +54,7 @@ pub(crate) const PATH_BYTES_MAX: usize = libc::PATH_MAX as usize - 1;
 
 /// An open store directory.
 ///
-/// The host may close its descriptor; the directory is then opened again by its path.
+/// If the host process closes its descriptor, the directory is opened again by its path.
 #[derive(Debug)]
 pub(crate) struct Dir {
     fd: Descriptor,
@@ -180,8 +181,8 @@ impl Dir {
     /// Opens a file of the store; returns `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if the name exists and is no regular file; [`Error::Permission`] if this
-    /// process may not open it, or if it belongs to another user than the directory.
+    /// [`Error::Mismatch`] if the name exists and is not a regular file; [`Error::Permission`] if
+    /// this process may not open it, or if it belongs to another user than the directory.
     pub(crate) fn open_file(&self, name: &str, write: bool) -> Result<Option<File>> {
         match files::open_file(self.handle()?, name, write) {
             Ok(fd) => Ok(Some(fd.into())),
@@ -207,7 +208,7 @@ impl Dir {
         }
     }
 
-    /// Gives a file of the store its name, durably.
+    /// Renames a file of the store, replacing any file of that name, durably.
     pub(crate) fn rename_file(&self, from: &str, to: &str) -> Result<()> {
         self.rename_loosely(from, to)?;
         self.sync()
@@ -245,7 +246,7 @@ impl Dir {
         let file = self.create_empty_file(&making)?;
         let made = fill(&file).and_then(|()| file.sync_all().map_err(Error::io(format!("sync of {making}"))));
         if made.is_err() {
-            // On a full disk it would take space that others need.
+            // On a full disk, the partly written file would take space that other files need.
             let _ = self.remove_file(&making);
         }
         made?;
@@ -255,7 +256,7 @@ impl Dir {
     /// Creates a folder in the store's directory if there is none.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if the name is there and is no directory.
+    /// [`Error::Mismatch`] if the name exists and is not a directory.
     pub(crate) fn ensure_folder(&self, name: &str) -> Result<()> {
         match files::create_folder(self.handle()?, name) {
             Ok(true) => self.sync(),
@@ -267,7 +268,7 @@ impl Dir {
     /// Opens a folder in the store's directory; returns `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if the name is there and is no directory.
+    /// [`Error::Mismatch`] if the name exists and is not a directory.
     pub(crate) fn open_folder(&self, name: &str) -> Result<Option<OwnedFd>> {
         match files::open_folder(self.handle()?, name) {
             Ok(fd) => Ok(Some(fd)),
@@ -289,8 +290,8 @@ impl Dir {
         if planted_bug!("skip-directory-fsync") {
             return Ok(());
         }
-        // A parent that may not be read (mode --x) cannot be synced; the directory is there all the
-        // same.
+        // A parent that this process may not read (mode --x) cannot be synced. That is no error:
+        // the directory exists all the same.
         match fs::openat(self.handle()?, "..", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => {
                 fs::fsync(fd).map_err(Error::sys(format!("sync of the folder that holds {}", self.path.display())))
@@ -299,12 +300,12 @@ impl Dir {
         }
     }
 
-    /// Returns an error if `lock` is no longer the file with a participant's presence. Then no
-    /// logger can be started for the participant, and a running one must stop. If this can't be
-    /// determined, it is no error.
+    /// Returns an error if `lock` is no longer the file that records a participant's presence. Then
+    /// no logger can be started for the participant, and a running logger must stop. Returns no
+    /// error if the identity of `lock` can't be determined.
     ///
     /// # Errors
-    /// [`Error::Detached`] with what was removed.
+    /// [`Error::Detached`], which names the file or directory that was removed or replaced.
     pub(crate) fn check_lock(&self, expected: LockFileId) -> Result<()> {
         let handle = self.handle()?;
         let directory = self.path.clone();
@@ -445,7 +446,7 @@ pub(crate) fn path_of(fd: impl AsFd) -> Option<PathBuf> {
 }
 
 /// Disables copy-on-write for a file. On btrfs, rewriting allocated blocks in place must not need
-/// new blocks. Other file systems do not know the flag, and do not need it.
+/// new blocks. Other file systems do not support the flag, and do not need it.
 pub(crate) fn set_no_cow(file: &File) {
     use fs::{IFlags, ioctl_getflags, ioctl_setflags};
     if let Ok(flags) = ioctl_getflags(file) {
@@ -453,7 +454,8 @@ pub(crate) fn set_no_cow(file: &File) {
     }
 }
 
-/// Returns the error as [`refused`], for an error that may show that the file is of another type.
+/// Converts an error as [`refused`] does. An error without an errno may report a file of another
+/// type.
 fn refused_io(error: io::Error, name: &str, access: FileAccess) -> Error {
     match Errno::from_io_error(&error) {
         Some(errno) => refused(errno, name, access),

@@ -9,7 +9,7 @@ use crate::files::page::{CHECKSUM_LEN, HEADER_LEN, PageHeader, PageKind, extent_
 use crate::{PageId, TxnId};
 use std::ops::Range;
 
-/// The length in bytes from which on a value is written once, to a logged extent.
+/// The minimum length in bytes of a value that is written once, to a logged extent.
 pub(crate) const LOGGED_VALUE_BYTES_MIN: usize = 64 << 10;
 
 /// The level in the header of a logged extent.
@@ -98,7 +98,7 @@ impl LoggedExtent {
 mod tests {
     use super::*;
 
-    /// Goal: an extent is recognised only with each bit of its header and value as it was written.
+    /// Goal: an extent is recognised only if each bit of its header and value is as it was written.
     #[test]
     fn every_flipped_bit_is_detected() {
         let value = vec![0x5a; LOGGED_VALUE_BYTES_MIN];

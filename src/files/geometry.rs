@@ -11,7 +11,7 @@ pub(crate) struct Geometry {
     pub(crate) segment_size: u64,
 }
 
-/// The sizes in a [`Geometry`], in the order in which a header has them.
+/// The sizes in a [`Geometry`], in the order in which a header contains them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Parameter {
     Page,

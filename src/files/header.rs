@@ -14,7 +14,7 @@
 //! | 72 | 8 | log position from which recovery replays |
 //! | 80 | 8 | 1: nothing was committed after this checkpoint; else 0 |
 //! | 88 | 2 × 8 | how much of the log is kept for its followers: bytes, milliseconds |
-//! | 104 | 8 | the folded checksum words of the trees' roots; 0 without a catalog, or if not stated |
+//! | 104 | 8 | the folded checksum words of the trees' roots; 0 if none or not recorded |
 //! | 112 | 32 × 8 | the image of the commit, see `slot` |
 //! | 368 | 3,728 | zero |
 
@@ -32,10 +32,11 @@ use untorn_wal::{Lsn, Retention};
 const MAGIC: [u8; 8] = *b"untornK\x01";
 /// The version of the whole format: pages, log and header.
 pub(crate) const FORMAT_VERSION: u32 = 3;
-/// The oldest version that this program reads. Version 3 adds logged extents, which version 2 has
-/// none of. So a store of version 2 is one of version 3, and its next header records that.
+/// The oldest version that this program reads. Version 3 adds logged extents, which version 2 does
+/// not have. So a store of version 2 is also a valid store of version 3, and its next header
+/// records version 3.
 const FORMAT_VERSION_MIN: u32 = 2;
-/// The distance of the two slots.
+/// The distance between the two slots in bytes.
 const SLOT_BYTES: usize = 4096;
 /// The number of bytes of a slot that are used. The checksum covers the whole slot, and is at the
 /// same place in all versions, so that a newer header is distinguished from a damaged one.
@@ -58,8 +59,8 @@ pub(crate) struct CheckpointHeader {
     /// How much of the log before this checkpoint is kept. It is in the header so that it survives
     /// a restart.
     pub(crate) retention: Retention,
-    /// The checksum words of the catalog's root and of the recent roots, of which each commit
-    /// changes one: it reveals an arena of another time. 0 if it is not recorded.
+    /// The folded checksum words of the catalog's root and of the recent roots. Each commit changes
+    /// one of these roots, so this field reveals an arena of another time. 0 if it is not recorded.
     pub(crate) roots_sum: u64,
     pub(crate) image: SlotImage,
 }
@@ -72,8 +73,8 @@ impl CheckpointHeader {
     /// Returns the serial of the header after one with this serial.
     ///
     /// # Errors
-    /// [`Error::Limit`] before a newer header would count as older. Only damage leads to such a
-    /// serial.
+    /// [`Error::Limit`] if the next serial would exceed its limit, beyond which a newer header
+    /// could count as older. Only damage leads to such a serial.
     pub(crate) fn next_serial(serial: u64) -> Result<u64> {
         match serial.checked_add(1) {
             Some(next) if next <= SERIAL_MAX => Ok(next),
@@ -81,7 +82,7 @@ impl CheckpointHeader {
         }
     }
 
-    /// Returns an error if a counter is half-way to its limit, which only damage can cause. The
+    /// Returns an error if a counter is above half of its limit, which only damage can cause. The
     /// next header must be one that [`CheckpointHeader::decode`] accepts.
     pub(crate) fn refuse_exhausted(&self) -> Result<()> {
         let image = &self.image;
@@ -208,8 +209,8 @@ impl CheckpointHeader {
 
     /// Reads the newest valid header, and the damage of the other slot, if any.
     ///
-    /// The caller compares an older header with the newest checkpoint that the log states. So a
-    /// damaged newest header is never silently ignored.
+    /// The caller compares the header with the newest checkpoint that the log records. So a damaged
+    /// newest header is never silently ignored.
     pub(crate) fn read(file: &File) -> Result<(CheckpointHeader, Option<Error>)> {
         let (mut found, damage) = CheckpointHeader::read_slots(file)?;
         match found.pop() {

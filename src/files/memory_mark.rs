@@ -1,17 +1,18 @@
 //! A mark that a file has only while the kernel keeps its inode in memory.
 //!
-//! A logger continues the region of dead processes only if all that they stored is still in memory
-//! ([`crate::logger::adopt`]). A store into a mapping stays in the page cache when its process
-//! dies. The kernel writes it back in any order. If that fails, the error is recorded in the inode
-//! in memory, and the next sync of any process reports it. Once the inode was dropped
+//! A logger continues to use the region of dead processes only if all of their stores are still in
+//! memory ([`crate::logger::adopt`]). A store into a mapping stays in the page cache when its
+//! process dies. The kernel writes it back in any order. If that fails, the error is recorded in
+//! the inode in memory, and the next sync of any process reports it. Once the inode was dropped
 //! (`drop_caches`, an unmount), both the stored bytes and that error may be gone, and a later sync
 //! succeeds.
 //!
-//! So the mark is a property of the inode that no file system writes to the disk: the expected
-//! lifetime of the data (`F_SET_RW_HINT`). The value "none" differs from the "not set" of an inode
-//! that was read from the disk or made, and has no effect on the file. It proves that the same
-//! inode was in memory ever since the mark was set: no reboot, no unmount, no copy, no other file
-//! of the same name. A file system or a user that can't set it gets a recovery each time.
+//! Therefore the mark is a property of the inode that no file system writes to the disk: the
+//! expected lifetime of the data (`F_SET_RW_HINT`). The mark is the value "none", which has no
+//! effect on the file. An inode that was read from the disk or just created has another value, "not
+//! set". The mark proves that the same inode has been in memory ever since the mark was set: no
+//! reboot, no unmount, no copy, no other file of the same name. If the file system or the user's
+//! rights do not allow the mark, the logger always recovers the store.
 #![allow(unsafe_code)]
 
 use crate::files::dir;
@@ -67,7 +68,8 @@ pub(crate) fn clear(file: &File) -> Result<()> {
     }
 }
 
-/// Removes the marks of a store: the next logger recovers it if no client lives then.
+/// Removes the marks of a store. If no client is alive when the next logger starts, that logger
+/// recovers the store.
 ///
 /// # Errors
 /// Those of [`clear`], and those of opening the files.
@@ -84,8 +86,8 @@ pub(crate) fn clear_all(dir: &Dir) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Goal: a mark is there for every descriptor of the file until it is removed, and a copy of
-    /// the file does not have it.
+    /// Goal: every descriptor of the file shows the mark until it is removed, and a copy of the
+    /// file does not have it.
     #[test]
     fn a_mark_belongs_to_one_inode() {
         let folder = tempfile::tempdir().unwrap();

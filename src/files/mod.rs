@@ -6,9 +6,10 @@
 //! - `header`: the two header slots of `checkpoint`
 //! - `slot`: the image of a commit, as `checkpoint` and `control` hold it
 //! - `geometry`: the sizes that are fixed when a store is created
+//! - `extent`: the extents of large values to which the log refers
 //! - `page`: the header of a page, extents, and the traits through which the tree uses pages
 //! - `log`: the directory of log segments
-//! - `memory_mark`: whether a file's stores have been in memory ever since
+//! - `memory_mark`: a mark that proves that a file has been in memory ever since it was set
 
 pub(crate) mod descriptor;
 pub(crate) mod dir;

@@ -11,8 +11,8 @@
 //! - The function that opens a file rejects one that belongs to another uid than the directory
 //!   (`untorn_wal::files`).
 //! - The mode bits for the group and others are ignored. The owner may grant them write access, and
-//!   some systems set it on each start (a volume with `fsGroup`). A file that another uid creates
-//!   by such a right is rejected because of its owner.
+//!   some systems set these bits at each start (a volume with `fsGroup`). A file that another uid
+//!   creates by such a right is rejected because of its owner.
 //!
 //! **The overflow uid.** In a user namespace the kernel reports every uid that is not mapped there
 //! as the same number, 65534 unless set otherwise. Two files with this uid may have the same owner
@@ -25,7 +25,7 @@ use rustix::fs::Stat;
 use rustix::process::geteuid;
 use std::path::Path;
 
-/// The kernel's default, for a kernel whose `/proc` does not show the overflow id.
+/// The kernel's default overflow id, used if `/proc` does not show the id.
 const OVERFLOW_DEFAULT: u32 = 65534;
 /// The number of uids: all 32-bit numbers but the last, which means "none" in system calls.
 const UIDS: u64 = u32::MAX as u64;

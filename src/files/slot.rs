@@ -10,13 +10,13 @@
 //! | 1 | catalog root page, extent directory page |
 //! | 2 | high-water mark: pages handed out so far |
 //! | 3 | log position where the commit's record ends |
-//! | 4 | log blocks charged |
+//! | 4 | log blocks reserved |
 //! | 5 | number of the next keyspace |
 //! | 6, 7 | keyspaces, records |
 //! | 8 | pages in the queues |
 //! | 9 | commits |
 //! | 10, 11, 12 | queue of young pages: (head page, tail page), (head index, tail index), entries |
-//! | 13 – 15, 16 – 18 | the same for pages that a checkpoint, that a pin protects |
+//! | 13 – 15, 16 – 18 | the same for pages protected by a checkpoint, and by a pin |
 //! | 19 | the newest version that a dropped cell has had; versions of new cells are above it |
 //! | 20 – 22 | the same for cold pages |
 //! | 23, 24, 25 | the tree that changed last: keyspace number, root page, entries |
@@ -34,13 +34,15 @@ pub(crate) const SLOT_WORDS: usize = 32;
 /// The index of the word of `cells_floor`.
 const CELLS_FLOOR_AT: usize = 19;
 
-/// The queues of free single pages. Which of them holds a page is a hint; rule I3 decides.
+/// The queues of free single pages. The queue that holds a page is only a hint: rule I3 decides
+/// whether the page may be reused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueueKind {
     /// Created after the newest started checkpoint: only pins can protect them. Their number is
     /// bounded, and they are used first: see `pages::workspace`.
     Young = 0,
-    /// Created before it: protected until the next checkpoint is finished.
+    /// Created before the newest started checkpoint: protected until the next checkpoint is
+    /// finished.
     Checkpoint = 1,
     /// Protected by a pin when an allocation scanned them.
     Pinned = 2,
@@ -131,7 +133,7 @@ pub(crate) struct RecentTree {
 }
 
 impl RecentTree {
-    /// No tree: keyspaces have numbers from 1 on.
+    /// No tree. The numbers of keyspaces begin at 1.
     pub(crate) const NONE: RecentTree = RecentTree { keyspace: KeyspaceId(0), root: PageId::NONE, entries: 0 };
 }
 
@@ -178,7 +180,7 @@ pub(crate) struct SlotImage {
     pub(crate) high_water: u32,
     /// The log position where this commit's record ends.
     pub(crate) log_tail: Lsn,
-    /// Log blocks charged so far against what the logger granted.
+    /// The number of log blocks reserved so far, out of those that the logger granted.
     pub(crate) blocks_reserved: u64,
     /// The number that the next keyspace will have.
     pub(crate) next_keyspace: u64,
@@ -226,8 +228,9 @@ impl SlotImage {
         words
     }
 
-    /// Returns the first word that no commit of such a store publishes, and what is wrong with it.
-    /// For an image from a file, whose checksum does not prove its origin.
+    /// Returns the index of the first word that no commit of a store of this geometry publishes,
+    /// and the problem. An image from a file needs this check, since its checksum does not prove
+    /// its origin.
     pub(crate) fn problem(&self, geometry: &Geometry) -> Option<(usize, String)> {
         let pages = self.high_water;
         let no_page = |page: PageId| page.0 >= pages && !page.is_none();
@@ -291,7 +294,7 @@ impl SlotImage {
         None
     }
 
-    /// Returns the image of these words, which come from `file` (named in the error).
+    /// Decodes the image in these words, which were read from `file`. An error names the file.
     pub(crate) fn decode(words: &[u64; SLOT_WORDS], file: &str) -> Result<SlotImage> {
         let found = words[SLOT_WORDS - 1];
         let expected = checksum(words);
@@ -332,8 +335,8 @@ impl SlotImage {
 }
 
 /// Returns a multiply-and-fold hash (the mixing step of wyhash) in four independent lanes, which
-/// the processor computes in parallel. A slot is summed at each commit and each snapshot, where a
-/// CRC over bytes would cost more than the copy.
+/// the processor computes in parallel. Each commit and each snapshot computes it. A CRC over the
+/// bytes would cost more than the copy of the slot.
 pub(crate) fn checksum(words: &[u64; SLOT_WORDS]) -> u64 {
     let mut lanes: [u64; 4] =
         [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];

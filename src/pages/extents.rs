@@ -1,5 +1,5 @@
-//! Extents: contiguous pages that hold one large value. Their size classes, and the page with their
-//! free queues.
+//! Extents: contiguous pages that hold one large value. This file contains their size classes, and
+//! the format of the page with their free queues.
 //!
 //! The extent directory is a page with one [`QueueState`] for each size class, in the order of the
 //! classes:
@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | 0 | 32 | page header, kind `ExtentDirectory` |
 //! | 32 + 24 i | 4, 4 | queue of class i: head page, tail page |
-//! | 40 + 24 i | 4, 4 | index of the next entry in the head page, index after the last in the tail page |
+//! | 40 + 24 i | 4, 4 | index of the next entry in the head, index after the last in the tail |
 //! | 48 + 24 i | 8 | entries |
 
 use crate::files::page::PageRead;
@@ -72,9 +72,9 @@ pub(crate) fn all_queues(pages: &Pages<'_>, image: &SlotImage) -> Result<Vec<Que
 /// The number of size classes.
 const CLASS_COUNT: usize = 72;
 
-/// The lengths of extents in pages: all up to 9, then four to each doubling, plus one page, since a
-/// value of a power of two needs one more page for the header. So at most a quarter of an extent is
-/// unused.
+/// The lengths of extents in pages: all from 2 to 9, then four lengths for each doubling. The
+/// latter include one page for the header, since the length of a value is often a power of two. At
+/// most a quarter of an extent is unused.
 pub(crate) static CLASSES: [u32; CLASS_COUNT] = {
     let mut classes = [0; CLASS_COUNT];
     let mut i = 0;

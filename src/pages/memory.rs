@@ -28,8 +28,8 @@ pub(crate) struct TestPages {
     pub(crate) freed: Vec<FreedExtent>,
     /// Single pages that may be allocated again.
     reusable: Vec<PageId>,
-    /// Whether a page may be freed twice, as a damaged tree does it: that test checks only that the
-    /// tree does not panic.
+    /// Whether a page may be freed twice, as an edit of a damaged tree may do. The tests of damage
+    /// check only that no call panics.
     pub(crate) tolerant: bool,
 }
 
@@ -56,7 +56,8 @@ impl TestPages {
         self.txn = self.txn.next_in(self.txn.incarnation()).expect("few transactions");
     }
 
-    /// Recycles all freed pages that no root from `oldest` on needs, and overwrites their bytes.
+    /// Recycles all freed pages that no root of transaction `oldest` or later needs, and overwrites
+    /// their bytes.
     pub(crate) fn release(&mut self, oldest: TxnId) {
         for freed in std::mem::take(&mut self.freed) {
             if freed.freed_txn <= oldest || freed.created_txn == freed.freed_txn {

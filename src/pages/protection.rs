@@ -1,25 +1,26 @@
 //! Which freed pages are protected from reuse.
 //!
 //! **I3**, the reuse rule, is enforced in [`Protected::is_reusable`], at each allocation. A freed
-//! page is not reused while some protected transaction p (any pin, the newest started checkpoint C,
-//! the newest finished checkpoint K) has created_txn ≤ p < freed_txn, nor before the transaction
-//! that freed it is committed. So pages that are younger than the last checkpoint and than a
-//! stalled reader are recycled at once, whatever is pinned. They stay hot in the cache.
+//! page is not reused while some protected transaction p has created_txn ≤ p < freed_txn, nor
+//! before the transaction that freed it is committed. The protected transactions are all pins, the
+//! newest started checkpoint C and the newest finished checkpoint K. So pages that are newer than
+//! the last checkpoint and than the pin of a stalled reader are recycled at once, in spite of that
+//! pin. They stay hot in the cache.
 //!
 //! **Logged extents.** The bytes of a logged extent are in the arena alone, so recovery needs them
 //! as long as it may replay the record that refers to them: while K < created_txn. If the extent is
 //! freed before K reaches created_txn, no checkpoint and no pin protects it by the rule above.
-//! Therefore the entry of a freed logged extent has a bit, and such an extent waits until
-//! freed_txn ≤ K. (While created_txn ≤ K < freed_txn, K itself protects it.) Extents that no
-//! committed record refers to, those of transactions that rolled back, were never published as
-//! taken: their pages are free as they were before.
+//! Therefore the entry of a freed logged extent has a bit, and such an extent waits until freed_txn
+//! ≤ K. (While created_txn ≤ K < freed_txn, K itself protects it.) If a transaction rolls back, no
+//! committed record refers to its extents. Their allocation was never published, so their pages are
+//! free as before.
 //!
-//! **A scan of the pins stays valid.** Its horizon is the newest commit when it was made, under the
-//! writer lock. A pin that it does not list is on that commit or a later one, or is given up again
-//! (`shared::protocols::pins`). No such pin, whenever it is taken, needs a page that was freed by
-//! the horizon or before. So each process keeps its last scan across transactions. It makes a new
-//! one only for pages that were freed later, or that a pin of the old scan protects. A pin that
-//! ended after the scan still counts; that only delays reuse.
+//! **A scan of the pins stays valid.** A scan is made under the writer lock. Its horizon is the
+//! newest commit at that time. A pin that the scan does not list is on the horizon or a later
+//! commit, or is given up again (`shared::protocols::pins`). No such pin, whenever it is taken,
+//! needs a page that the horizon or an earlier commit freed. So each process keeps its last scan
+//! across transactions. It makes a new one only for pages that were freed later, or that a pin of
+//! the old scan protects. A pin that ended after the scan still counts; that only delays reuse.
 //!
 //! A scan visits each slot in use. If there are many, a process scans at most once in
 //! [`LARGE_SCAN_AGE`] transactions, as long as it finds pages elsewhere. Meanwhile at most the
@@ -32,7 +33,7 @@ use crate::participant::pin_scan::PinScan;
 use crate::{Result, TxnId};
 use std::sync::Arc;
 
-/// The number of slots from which on a scan counts as large.
+/// A scan of at least this many slots counts as large.
 const LARGE_SCAN_SLOTS: usize = 256;
 /// The number of transactions for which a large scan is not repeated unless the store is full.
 const LARGE_SCAN_AGE: u64 = 64;
@@ -75,7 +76,7 @@ impl<'e> Protected<'e> {
     }
 
     /// Reads which checkpoints were started or finished, and which pins have ended. A new pin is on
-    /// the base commit of the transaction; it needs no page that was already free in it.
+    /// the base commit of the transaction; it needs no page that was already free in that commit.
     ///
     /// # Errors
     /// As [`Engine::scan_pins`].
@@ -86,8 +87,8 @@ impl<'e> Protected<'e> {
         Ok(())
     }
 
-    /// Enables scans as soon as a page waits for one, however many pins there are. Returns true if
-    /// this was not enabled before.
+    /// Enables a scan of the pins as soon as a page waits for one, however many slots there are.
+    /// Returns true if this was not enabled before.
     pub(crate) fn become_thorough(&mut self) -> bool {
         !std::mem::replace(&mut self.is_thorough, true)
     }

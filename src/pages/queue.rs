@@ -1,21 +1,22 @@
 //! Free queues: FIFO lists of freed pages, kept in pages of the arena.
 //!
-//! The commit slot records the beginning and the end of a queue. So a writer that dies has taken
-//! and returned nothing: the next writer overwrites what it wrote behind the published end.
-//! Therefore a queue page is filled in place, entry by entry, through atomic words. All other pages
-//! of the arena never change once published. A page that a started checkpoint contains is sealed:
-//! later entries go to the next page, so that its bytes stay those that the checkpoint summed.
+//! The commit slot records the beginning and the end of a queue. So a writer that dies has neither
+//! taken nor returned a page: the next writer overwrites the entries that the dead one wrote after
+//! the published end. Therefore a queue page is filled in place, entry by entry, through atomic
+//! words. All other pages of the arena never change once published. A page that a started
+//! checkpoint contains is sealed: later entries go to the next page, so that the checkpoint's
+//! checksum of the sealed page stays valid.
 //!
 //! | offset in the page | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | checksum word |
-//! | 8 | 32 | page header, kind `FreeQueue`: `link` is the page after this one, `extra` the entries of the page before |
+//! | 8 | 32 | header of kind `FreeQueue`; `link`: next page; `extra`: entries of the previous |
 //! | 40 + 24 i | 4, 4 | entry i: first page; pages, and bit 31 if a log record may refer to them |
 //! | 48 + 24 i | 8 | created_txn |
 //! | 56 + 24 i | 8 | freed_txn |
 //!
-//! The page after the tail is reserved when the tail is made, since a sealed page can't be given a
-//! link. For the same reason, the number of entries of a page is recorded in the page behind it.
+//! The page after the tail is reserved when the tail is made, since the link of a sealed page can't
+//! change. For the same reason, the number of entries of a page is recorded in the page after it.
 
 use crate::files::page::PageRead;
 use crate::files::page::{PageHeader, PageKind};
@@ -64,7 +65,8 @@ pub(crate) fn sealed_count(pages: &Pages<'_>, header: &PageHeader) -> Result<u32
     Ok(next.extra.min(u64::from(capacity(pages.page_size()))) as u32)
 }
 
-/// Reads entry `index` of a queue page. The writer lock or a pin orders it after its store.
+/// Reads entry `index` of a queue page. The writer lock or a pin orders the read after the store of
+/// the entry.
 pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: u32) -> Result<FreeEntry> {
     if index >= capacity(arena.page_size()) {
         return Err(arena.damaged(page, format!("queue page has no entry {index}")));
@@ -84,7 +86,7 @@ pub(crate) fn read_entry(pages: &Pages<'_>, arena: &Arena, page: PageId, index: 
     Ok(entry)
 }
 
-/// Writes entry `index` of a queue page, behind the published end.
+/// Writes entry `index` of a queue page, after the published end.
 pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: FreeEntry) -> Result<()> {
     let at = ENTRIES_AT + index as usize * ENTRY_BYTES;
     let pages = entry.pages | if entry.is_logged { LOGGED_BIT } else { 0 };
@@ -93,8 +95,8 @@ pub(crate) fn write_entry(arena: &Arena, page: PageId, index: u32, entry: FreeEn
     arena.store_words(page, at, &values)
 }
 
-/// Returns the page behind a queue's page that is not its tail. Each such page holds at least one
-/// entry, since it was made for one. So a cycle of damaged links is detected.
+/// Returns the page after a queue's page that is not its tail. A page without entries is damaged,
+/// since each page was made for an entry. So a walk that counts entries detects a cycle of links.
 pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &PageHeader) -> Result<PageId> {
     let next = pages.expect(header.link, PageKind::FreeQueue)?;
     if next.page == header.page || next.extra == 0 {
@@ -106,7 +108,7 @@ pub(crate) fn next_page(pages: &Pages<'_>, arena: &Arena, header: &PageHeader) -
     Ok(next.page)
 }
 
-/// Visits the pages of a queue that have a header: all but the one reserved to follow the tail.
+/// Visits the pages of a queue that have a header: all except the page reserved to follow the tail.
 pub(crate) fn each_page(
     pages: &Pages<'_>,
     arena: &Arena,
@@ -114,7 +116,7 @@ pub(crate) fn each_page(
     on_page: &mut dyn FnMut(PageId, TxnId) -> Result<()>,
 ) -> Result<()> {
     let mut page = queue.head;
-    // Each page but the first has at least one of the entries.
+    // Each page but the first contains at least one of the counted entries.
     for _ in 0..=queue.count.saturating_add(1) {
         let header = pages.expect(page, PageKind::FreeQueue)?;
         on_page(page, header.created_txn)?;
@@ -179,8 +181,8 @@ mod tests {
     use super::*;
     use crate::files::page::{CHECKSUM_LEN, HEADER_LEN};
 
-    /// Goal: the header of a queue page has its golden bytes, and nothing of what the page held
-    /// before is left.
+    /// Goal: the header of a queue page has its golden bytes, and no byte of the page's earlier
+    /// content is left.
     #[test]
     fn a_queue_page_has_its_golden_bytes() {
         let mut body = vec![0xaa; 4096 - CHECKSUM_LEN];

@@ -1,20 +1,20 @@
 //! The checkpoint that a writer requests when it finds no page, or no log space, for its
 //! transaction; and the pages that are reserved for deletes.
 //!
-//! Pages and log that only the newest checkpoint needs become free by the next one. The start of a
-//! checkpoint needs the writer lock. The writer that lacks space owns it, and can't release it in
-//! the middle of a transaction. So the writer starts the checkpoint itself, of the transaction that
-//! it began from, and waits until the logger has finished it ([`checkpoint`]). No other process can
-//! start one meanwhile, since that takes the writer lock.
+//! The next checkpoint frees the pages and the log that only the newest checkpoint needs. The start
+//! of a checkpoint needs the writer lock. The writer that lacks space owns it, and can't release it
+//! in the middle of a transaction. So the writer itself starts a checkpoint of the commit that its
+//! transaction began from, and waits until the logger has finished it ([`checkpoint`]). No other
+//! process can start a checkpoint meanwhile, since that takes the writer lock.
 //!
 //! | the writer dies here | then |
 //! |---|---|
 //! | while it writes the image | no checkpoint has started; the next start writes the image again |
-//! | after it has marked the checkpoint as started | the logger finishes it; it needs no writer for that |
+//! | after it has marked the checkpoint as started | the logger finishes it, without a writer |
 //!
-//! **I1, I3.** The checkpoint is of the published state, so nothing of the running transaction is
-//! in it. What the transaction wrote into pages before is in pages that are free in that state, or
-//! behind the published end of a queue. From the start on, such a queue page is sealed
+//! **I1, I3.** The checkpoint contains the published state and nothing of the running transaction.
+//! The transaction has written only to pages that are free in that state, and after the published
+//! end of queues. From the start of the checkpoint, such a queue page is sealed
 //! ([`Workspace::refresh`](crate::pages::workspace::Workspace::refresh)), so that its bytes stay
 //! those that the checkpoint sums.
 //!
@@ -38,9 +38,9 @@ use crate::{Error, Result, TxnId};
 use std::time::Duration;
 use untorn_wal::Lsn;
 
-/// The number of pages that are left to recovery. It replays the same transactions, but without
-/// pins and with another order of the queues' entries. So each of the four queues may need a page
-/// earlier than it did, and one to follow that.
+/// The number of pages that are left to recovery. Recovery replays the same transactions, but
+/// without pins and with another order of the queues' entries. So each of the four queues may need
+/// a new page earlier than in the original run, and one more to follow that page.
 const RECOVERY_PAGES: u64 = 8;
 /// The number of pages that are left to deletes, in addition to those for the queues' entries. This
 /// suffices for 32 deletes in one transaction whose keys share no page but the root. Each delete
@@ -50,7 +50,8 @@ const DELETE_PAGES: u64 = 192;
 /// and the store should stay small on the disk.
 const DELETE_PAGES_MIN: u64 = 24;
 
-/// The error for a full store describes a snapshot that pins at least this many pages.
+/// The error for a full store describes a snapshot that pins at least this many pages, or at least
+/// half of the free pages.
 const PINNED_PAGES_MIN: u64 = 16;
 
 /// How much of the store's space a transaction may use.
@@ -61,7 +62,7 @@ pub(crate) enum SpaceQuota {
     /// The transaction has only deleted so far: it leaves pages for recovery.
     Shrinking,
     /// The transaction overwrites records with others of the same length: it leaves pages for
-    /// recovery, whatever it does.
+    /// recovery, whatever else it does.
     Reserved,
     /// The transaction runs in recovery, which must not fail: it leaves none.
     All,
@@ -71,8 +72,8 @@ impl SpaceQuota {
     /// Returns how many pages a transaction leaves, in a store with `high_water` pages in use and
     /// at most `most` pages.
     ///
-    /// In a large store, this includes one page for each page full of queue entries: dropping a
-    /// keyspace of that size needs them for the queues.
+    /// For a growing transaction, this includes one queue page for each `queue_capacity` pages in
+    /// use: dropping a keyspace that has all these pages needs the queue pages.
     pub(crate) fn reserved_pages(self, page_size: usize, high_water: u32, most: u64) -> u64 {
         let recovery = RECOVERY_PAGES.min(most / 16);
         let used = u64::from(high_water);
@@ -100,9 +101,9 @@ pub(crate) enum Shortage {
 }
 
 /// Starts a checkpoint that releases the resource, and waits until the logger has finished it.
-/// Returns false if none can release it: the newest checkpoint is already of the commit that the
-/// transaction began from. `from` is the log position of the transaction's first record. The caller
-/// owns the writer lock.
+/// Returns false if no checkpoint can release it, since the newest one is already of the commit
+/// that the transaction began from. `from` is the log position of the transaction's first record.
+/// The caller owns the writer lock.
 ///
 /// # Errors
 /// The checkpoint's errors; [`Error::LoggerStalled`] if the logger makes no progress.

@@ -5,24 +5,24 @@
 //! pages that were allocated since the newest one (`fresh`). All others belong to the state of some
 //! savepoint: they are copied before a change, and are retained when they are freed (`retained`).
 //!
-//! **A rollback** to savepoint i returns to the transaction all pages that were allocated since.
-//! A page that was retained since is in use again, or was allocated since and is returned with the
-//! others. Pages of earlier transactions that were replaced since are in use again: the list of
-//! those is cut back to its length at the savepoint.
+//! **A rollback** to savepoint i returns to the transaction all pages that were allocated after the
+//! savepoint. A page that was retained after it is in use again, unless it was allocated after it
+//! and is returned with the others. Pages of earlier transactions that were replaced after it are
+//! in use again: the list of replaced pages is cut back to its length at the savepoint.
 //!
 //! **The allocator is not rolled back.** A page that was taken from a free queue stays with the
 //! transaction. So the queues of the image have only moved forward, as in a transaction without
 //! savepoints. Rule I3 holds for the same reason: a page is taken when it may be reused, and
 //! afterwards only this transaction allocates it. The pages of the queues themselves are in no
-//! tree, so they are recorded separately from what a rollback undoes.
+//! tree, so a list that no rollback changes records them.
 //!
 //! **Each page is in one place.** A page that the transaction has taken is in use by a queue, is
-//! free, or is in use by a tree of the present state or of a savepoint's. In the last case it was
-//! allocated before the first savepoint, or is in `fresh` of the interval in which it was
-//! allocated. It leaves `fresh` when it is freed in that same interval, so that no savepoint can
-//! have it; only then is it free. A page that is freed in a later interval stays in `fresh` of its
-//! own, and is in `retained` of the later one. It is returned once: from `fresh` at a rollback to
-//! the beginning of its own interval or an earlier one, or from `retained` at the commit.
+//! free, or is in use by a tree. The tree is one of the present state or of a savepoint. A page of
+//! a tree was allocated before the first savepoint, or is in `fresh` of the interval in which it
+//! was allocated. It leaves `fresh` if it is freed in that same interval. Only then is it free,
+//! since no savepoint can contain it. A page that is freed in a later interval stays in `fresh` of
+//! its own, and is in `retained` of the later one. It is returned once: from `fresh` at a rollback
+//! to the beginning of its own interval or an earlier one, or from `retained` at the commit.
 
 use crate::PageId;
 use std::collections::HashMap;
@@ -33,8 +33,8 @@ struct Interval {
     /// The number of pages of earlier transactions that had been replaced when the savepoint was
     /// made.
     replaced: usize,
-    /// What was allocated and is not free again: first page and length of an extent, or a page and
-    /// 1.
+    /// The pages and extents that were allocated and are not free again: first page, and length in
+    /// pages.
     fresh: HashMap<PageId, u32>,
     /// The pages of this transaction that were allocated before the interval and freed in it. First
     /// page and length, as above.
@@ -60,8 +60,8 @@ impl Savepoints {
         self.intervals.push(Interval { replaced, ..Interval::default() });
     }
 
-    /// Returns whether a page of this transaction may be changed in place, since no savepoint has
-    /// it.
+    /// Returns whether a page of this transaction may be changed in place, since no savepoint
+    /// contains it.
     #[inline]
     pub(super) fn is_own(&self, page: PageId) -> bool {
         self.intervals.last().is_none_or(|interval| interval.fresh.contains_key(&page))
@@ -75,8 +75,8 @@ impl Savepoints {
         }
     }
 
-    /// Retains a page that this transaction created and is freeing, if a savepoint has it. Returns
-    /// whether it did.
+    /// Retains a page that this transaction created and is freeing, if a savepoint contains it.
+    /// Returns whether the page was retained.
     #[inline]
     pub(super) fn retain(&mut self, page: PageId, pages: u32) -> bool {
         let Some(interval) = self.intervals.last_mut() else { return false };

@@ -1,9 +1,10 @@
-//! The extents to which records of the log refer that recovery has not replayed yet.
+//! The extents of log records that recovery has not replayed yet.
 //!
-//! Replay begins with the free queues of a checkpoint. They may contain the pages of extents that
-//! later transactions wrote, and pages beyond the checkpoint's high-water mark may hold others. So
-//! the first transaction that is replayed takes all these pages out of the queues, and replay
-//! adopts each extent with its record. Until then no allocation can find it.
+//! Replay begins with the free queues of a checkpoint. These queues may contain the pages of
+//! extents that later transactions wrote. Other such extents may be beyond the checkpoint's
+//! high-water mark. So the first transaction that is replayed takes all these pages out of the
+//! queues, and replay adopts each extent with its record. Until then no allocation can find the
+//! extent.
 //!
 //! All records of committed transactions after a checkpoint refer to different pages, and to none
 //! that the checkpoint uses: rule I3 protects the checkpoint's pages and each extent until a later
@@ -14,44 +15,44 @@ use crate::system::sync::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// The extents that are left.
+/// The extents whose records are not replayed yet: the *remaining* extents.
 #[derive(Default)]
 pub(crate) struct UnreplayedExtents(Mutex<State>);
 
-// Recovery alone has one. Its lock is held for no call that can panic.
+// Only recovery has such a value. No call that can panic runs under its lock.
 impl std::panic::UnwindSafe for UnreplayedExtents {}
 impl std::panic::RefUnwindSafe for UnreplayedExtents {}
 
 #[derive(Default)]
 struct State {
-    /// The first page of each, and its allocated length in pages.
+    /// The first page of each remaining extent, and its allocated length in pages.
     left: BTreeMap<u32, u32>,
     /// Whether the extents are in no queue.
     are_out: bool,
-    /// Whether each commit returns what is left to the queues.
+    /// Whether each commit returns the remaining extents to the queues.
     are_returned: bool,
 }
 
 impl UnreplayedExtents {
-    /// Returns these extents, which do not overlap.
+    /// Creates the set of these extents, which must not overlap.
     pub(crate) fn new(extents: impl Iterator<Item = Range<u32>>) -> UnreplayedExtents {
         let left = extents.map(|pages| (pages.start, pages.end - pages.start)).collect();
         UnreplayedExtents(Mutex::new(State { left, ..State::default() }))
     }
 
-    /// Makes each commit return the extents that are left to the queues, if `are_returned`. Then
-    /// the commit can be checkpointed: if a power cut takes the rest of the log back, no page is
+    /// Makes each commit return the remaining extents to the queues, if `are_returned`. Then a
+    /// checkpoint of the commit is safe: if a power cut discards the rest of the log, no page is
     /// lost.
     pub(crate) fn return_at_commits(&self, are_returned: bool) {
         self.0.lock().are_returned = are_returned;
     }
 
-    /// Returns the page ranges that are left, in ascending order.
+    /// Returns the page ranges of the remaining extents, in ascending order.
     pub(crate) fn ranges(&self) -> Vec<Range<u32>> {
         self.0.lock().left.iter().map(|(page, len)| *page..page + len).collect()
     }
 
-    /// Returns the page ranges to take out of the queues, once.
+    /// Returns the page ranges to take out of the queues; none if they are already out.
     pub(super) fn take_out(&self) -> Vec<Range<u32>> {
         if std::mem::replace(&mut self.0.lock().are_out, true) { Vec::new() } else { self.ranges() }
     }
@@ -66,7 +67,8 @@ impl UnreplayedExtents {
         self.ranges()
     }
 
-    /// Removes the extent at this page. Returns whether it was left, with this length.
+    /// Removes the extent at this page. Returns false if no remaining extent has this page and
+    /// length.
     pub(super) fn adopt(&self, page: PageId, pages: u32) -> bool {
         let left = &mut self.0.lock().left;
         left.get(&page.0) == Some(&pages) && left.remove(&page.0).is_some()

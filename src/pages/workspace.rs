@@ -1,16 +1,16 @@
 //! The pages of a running write transaction: those that it creates, and those of earlier
 //! transactions that it replaces.
 //!
-//! - `allocate`: single pages, from the free queues or the end of the arena; the steps if there are
-//!   none
+//! - `allocate`: single pages, from the free queues or the end of the arena; the steps if neither
+//!   has one
 //! - `allocate_extents`: extents, and the extent directory
 //! - `logged`: logged extents: writing them, and taking them over in recovery
 //! - `return_freed`: the return of freed pages to the queues, at the commit
 //!
-//! Single pages are in four queues, by what may protect them from reuse. The queue of a page is a
-//! hint: it lets an allocation scan a bounded number of entries. Rule **I3** decides;
-//! [`crate::pages::protection`] enforces it. Extents are in one queue for each size class. The ends
-//! of those queues are in a page of their own, the extent directory.
+//! Single pages are in four queues, according to the checkpoints and pins that may protect them
+//! from reuse. The queue of a page is a hint: it lets an allocation scan a bounded number of
+//! entries. Rule **I3** decides; [`crate::pages::protection`] enforces it. Extents are in one queue
+//! for each size class. The ends of those queues are in a page of their own, the extent directory.
 //!
 //! **Recycling.** A page that is reused is written again at the next checkpoint. So the queue of
 //! young pages, which is used first, has at most `YOUNG_BYTES_MAX`: updates reuse these few pages,
@@ -71,7 +71,7 @@ pub(crate) struct Workspace<'e> {
     /// Pages that this transaction created or took from a queue, and may use.
     free: Vec<PageId>,
     savepoints: Savepoints,
-    /// A page for the pinned queue, in case that needs one during an allocation.
+    /// A page for the pinned queue, in case the queue needs one during an allocation.
     reserved_page: Option<PageId>,
     /// Extents that this transaction created or took from a queue, and may use.
     free_extents: Vec<(PageId, u32)>,
@@ -132,8 +132,7 @@ impl<'e> Workspace<'e> {
     /// Reads which checkpoints were started or finished during the transaction.
     ///
     /// From here on, queue pages that such a checkpoint contains are sealed. Entries that the
-    /// transaction appended to them lie behind the end that the checkpoint contains, and stay
-    /// there.
+    /// transaction appended to them lie after the end that the checkpoint records, and stay there.
     ///
     /// # Errors
     /// As [`Protected::refresh`].
@@ -152,8 +151,8 @@ impl<'e> Workspace<'e> {
     }
 
     /// Returns the trees' pages to their state at savepoint number `depth`, counted from 0; see
-    /// [`crate::pages::savepoints`]. With `is_cut`, the log record refers to nothing that was put
-    /// since.
+    /// [`crate::pages::savepoints`]. If `is_cut`, the log record refers to no value that was put
+    /// after the savepoint.
     pub(crate) fn roll_back_to(&mut self, depth: usize, is_cut: bool) {
         let undone = self.savepoints.roll_back_to(depth);
         self.freed_pages.truncate(undone.replaced);
@@ -171,9 +170,9 @@ impl<'e> Workspace<'e> {
         }
     }
 
-    /// Makes a page or extent of this transaction available to it again, unless its log record may
-    /// refer to the extent. Then the extent keeps its bytes: each record refers to its own bytes,
-    /// also if a frame with the record was already sent.
+    /// Makes a page or extent of this transaction available to it again, unless the transaction's
+    /// log record may refer to it. Then the extent keeps its bytes, so that each record refers to
+    /// its own bytes, even if a frame with the record was already published.
     fn reuse_unless_logged(&mut self, page: PageId, pages: u32) {
         if may_be_logged(self.page_size(), pages) {
             self.freed_logged.push((page, pages));
@@ -187,7 +186,7 @@ impl<'e> Workspace<'e> {
         self.freed_pages.push(FreeEntry { page, pages, created_txn, freed_txn: self.txn, is_logged });
     }
 
-    /// Verifies the checksum of a page, if that is known to be valid.
+    /// Verifies the checksum of a page, if a finished checkpoint has stored it.
     fn verify(&self, page: PageId, created_txn: TxnId) -> Result<()> {
         if created_txn > self.protected.finished() {
             return Ok(());
@@ -287,7 +286,7 @@ impl PageWrite for Workspace<'_> {
         if unused.start > unused.end || unused.end > source.len() {
             return Err(self.engine.arena.damaged(from, format!("free space at {unused:?}")));
         }
-        // SAFETY: as in `body_mut`; the two pages differ, the one being free and the other in use.
+        // SAFETY: as in `body_mut`. The two pages differ, since `to` was free and `from` is in use.
         let target = unsafe { self.engine.arena.body_mut(to, 1) }?;
         target[..unused.start].copy_from_slice(&source[..unused.start]);
         target[unused.end..].copy_from_slice(&source[unused.end..]);

@@ -2,7 +2,7 @@
 //!
 //! All handles of a process to the same store (same device and inode) share one client, found in a
 //! registry. In a child of `fork()` the client's copy is invalid. Every call and every drop first
-//! checks a wipe-on-fork word, so a child can neither use nor release what belongs to its parent.
+//! checks a wipe-on-fork word, so a child can neither use nor release the resources of its parent.
 
 use crate::admission::Admission;
 use crate::error::reason::{LoggerFailure, MismatchKind, RecoveryReason};
@@ -40,11 +40,11 @@ use std::time::Duration;
 /// does not exit.
 const LOGGER_EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client that leaves waits for the logger that it spawned behind it.
+/// How long a client that closes the store waits until the logger that it spawned has begun.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Makes the region of a store that was left in order and that no process has open, if the client
-/// may do that itself. The layers above pass it in: it checks pages.
+/// may do that itself. Higher layers pass this function in, since it checks pages.
 pub(crate) type RegionMaker = fn(&Dir, &CheckpointHeader, &Options) -> Option<Control>;
 
 /// One process's use of one store.
@@ -71,8 +71,8 @@ impl std::panic::RefUnwindSafe for DirectClient {}
 /// process never makes two.
 type ClientCell = Arc<Mutex<Weak<DirectClient>>>;
 
-/// Keyed by process generation, since a child of fork() inherits the map, and cells that may be
-/// locked for ever.
+/// The key contains the process generation: a child of fork() inherits the map, whose cells may be
+/// locked forever.
 static REGISTRY: LazyLock<Mutex<HashMap<(u64, LockFileId), ClientCell>>> = LazyLock::new(Mutex::default);
 
 /// Returns the cell of a store's client in this process.
@@ -99,7 +99,7 @@ impl DirectClient {
         }
         let client_cell = client_cell(dir.with_fd(|fd| liveness::lock_file_id(fd))?)?;
         let mut client_cell = client_cell.lock();
-        // A client that other processes take for dead is not reused.
+        // A client that other processes consider dead is not reused.
         if let Some(client) = client_cell.upgrade().filter(|client| client.engine.presence.check().is_ok()) {
             options.refuse_other_geometry(&client.engine.geometry)?;
             return Ok(client);
@@ -112,9 +112,10 @@ impl DirectClient {
     }
 
     /// Opens the store as a client. Under the initialisation lock, the client joins the `control`
-    /// that is in use. If no process has the store open and it was left in order, the client makes
-    /// the region itself, and spawns a logger behind it. Otherwise the client releases the lock and
-    /// spawns a logger. The logger recovers the store; the client then retries.
+    /// that is in use. If no process has the store open and it was shut down in order, the client
+    /// makes the region itself, and then spawns a logger without waiting for it. Otherwise the
+    /// client releases the lock and spawns a logger. The logger recovers the store; the client then
+    /// retries.
     fn make(dir: Dir, options: &Options, make_region: RegionMaker) -> Result<DirectClient> {
         let limit = open_limit(options.logger_timeout);
         let started = clock::now();
@@ -138,7 +139,8 @@ impl DirectClient {
                 // A poisoned store must be closed by all processes and opened again. If no process
                 // has it open any more, its logger is about to exit, and the next one recovers it.
                 let is_left = control.poison() != 0 && !has_clients(&tester);
-                // That logger would wait for itself, and all clients for it.
+                // If this client is in that logger, the logger would wait for its own exit, and all
+                // clients would wait for it.
                 if is_left && options.is_of_logger {
                     return Err(Error::NeedsRecovery { reason: RecoveryReason::LoggerExiting });
                 }
@@ -177,8 +179,8 @@ impl DirectClient {
         }
     }
 
-    /// Joins the store: takes a byte of its own, maps the arena, enters the client table. The
-    /// caller holds the initialisation lock.
+    /// Joins the store: locks a byte of `lock`, maps the arena, enters the client table. The caller
+    /// holds the initialisation lock.
     fn enter(
         dir: Dir,
         options: &Options,
@@ -190,10 +192,10 @@ impl DirectClient {
         let presence = Presence::take(&dir, CLIENT_IDS, lock_file)?;
         presence::refuse_others(&dir, lock_file)?;
         let me = presence.id();
-        // For writing, also by read-only handles. On a stacked file system, the first open for
-        // writing copies a file of a lower layer, and an earlier mapping would be of the original.
-        // `control` and `lock` are always opened for writing. A user without the right to write
-        // relies on the logger, which has opened the file before any client can join.
+        // Read-only handles, too, open the arena for writing. On a stacked file system, the first
+        // open for writing copies a file of a lower layer, and an earlier mapping would be of the
+        // original. `control` and `lock` are always opened for writing. A user without the right to
+        // write relies on the logger, which has opened the file before any client can join.
         let arena_file = match dir.need_file(dir::ARENA, true) {
             Err(Error::Permission { .. }) if options.read_only => dir.need_file(dir::ARENA, false)?,
             opened => opened?,
@@ -206,7 +208,7 @@ impl DirectClient {
         let lock_reserve = dir.with_fd(|fd| liveness::open_reserve(fd, lock_file))?;
         let is_begun = control.is_begun();
         let entry = enter_table(&control, me, &tester, || dir.need_file(dir::CONTROL, true))?;
-        // A logger without clients sleeps until it is time to exit.
+        // Wake the logger: without clients, it sleeps until it is time to exit.
         control.fixed().logger.background.notify_always();
         let engine = Engine {
             dir,
@@ -240,7 +242,7 @@ impl DirectClient {
         })
     }
 
-    /// Returns an error in a child of `fork()`, and if other processes take this one for dead.
+    /// Returns an error in a child of `fork()`, and if other processes consider this one dead.
     /// Costs two loads, and system calls only if liveness depends on a descriptor.
     #[inline(always)]
     pub(crate) fn check_usable(&self) -> Result<()> {
@@ -270,8 +272,8 @@ impl DirectClient {
     /// Claims the lowest free reader slot of the shared table. Waits for no other process.
     ///
     /// # Errors
-    /// [`Error::Limit`] if there are as many as allowed, [`Error::DiskFull`] if there is no space
-    /// for more.
+    /// [`Error::Limit`] if the maximum number of slots is in use, [`Error::DiskFull`] if there is
+    /// no space for more slots.
     pub(crate) fn claim_reader(&self) -> Result<usize> {
         let engine = &self.engine;
         let claim = || engine.control.claim_reader(engine.me.0, |id| engine.is_alive(id), || engine.control_file());
@@ -291,7 +293,7 @@ impl Drop for DirectClient {
         if self.fork.is_child() {
             return;
         }
-        // Otherwise a call that stops the logger after this one might not find it yet.
+        // Without this wait, a later call that stops the logger might not find it yet.
         let _ = self.engine.await_begun_within(Patience::fixed(CLOSE_TIMEOUT));
         let me = self.engine.me.0;
         self.engine.control.release_readers_of(me);
@@ -310,7 +312,8 @@ pub(crate) fn attach(dir: &Dir, header: &CheckpointHeader) -> Result<Option<Cont
     }
 }
 
-/// Acquires the initialisation lock, and moves the progress mark while it is held.
+/// Acquires the initialisation lock. While the lock is held, `progress` shows waiters that its
+/// holder makes progress.
 pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progress>) -> Result<InitLock> {
     match dir.with_fd(|fd| InitLock::acquire(fd, patience, progress))? {
         Some(init) => Ok(init),
@@ -318,7 +321,7 @@ pub(crate) fn lock_init(dir: &Dir, patience: &mut Patience, progress: &Arc<Progr
     }
 }
 
-/// Enters the client table, over the entry of a dead client if necessary.
+/// Claims an entry of the client table, if necessary that of a dead client.
 fn enter_table(
     control: &Control,
     me: ClientId,

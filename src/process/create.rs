@@ -1,7 +1,7 @@
 //! Creates the files of a new store. Each file is complete before it gets its name.
 //!
-//! The header is made last: a directory without it holds no store, whatever a process that was
-//! killed here left behind.
+//! The header is created last. A directory without a header contains no store, whatever files a
+//! process that was killed here has left.
 
 use crate::error::reason::MismatchKind;
 use crate::files::dir;
@@ -63,10 +63,10 @@ pub(crate) fn ensure_store(dir: &Dir, geometry: &Geometry, init: &InitLock) -> R
 }
 
 /// Returns an error if the directory has log segments but no header. Such a store has lost its
-/// header, and creating a new one over it would destroy what may still be saved.
+/// header, and creating a new store over it would destroy data that may still be recovered.
 fn refuse_headless(dir: &Dir) -> Result<()> {
     let Some(folder) = dir.open_folder(dir::WAL)? else { return Ok(()) };
-    // A log that can't be listed may hold segments.
+    // A log that can't be listed may contain segments, so that is an error.
     for entry in rustix::fs::Dir::new(folder).map_err(Error::sys("listing of wal"))? {
         let entry = entry.map_err(Error::sys("listing of wal"))?;
         let name = entry.file_name();

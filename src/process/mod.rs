@@ -1,6 +1,6 @@
 //! One process's membership of a store.
 //!
-//! - `client`: joining a store, the identity of the process, its turn among the writers
+//! - `client`: joining a store, the identity of the process, its admission as a writer
 //! - `create`: making a store
 //! - `region`: making the shared region of a store that no process has open
 //! - `pin`: pins, pooled by thread

@@ -3,20 +3,22 @@
 //!
 //! A thread keeps one slot and reuses it: consecutive reads at the same transaction share the pin.
 //! The last guard to be dropped, on any thread, ends the pin. If older guards still hold the
-//! thread's slot at another transaction, the read takes a further slot. With its last guard, a slot
-//! that no thread keeps goes into the process's pool, or back to the table if the pool has enough.
+//! thread's slot at another transaction, the read takes a further slot. When the last guard is
+//! dropped, a slot that no thread keeps goes into the process's pool, or back to the table if the
+//! pool is full.
 //!
 //! The state of a slot is one word: the number of its guards, and whether a thread keeps the slot.
+//! The owner of a slot is the thread that keeps it, or that took it from the pool.
 //!
 //! | guards | meaning | changed by |
 //! |---|---|---|
-//! | 0 | no pin | the slot's owner alone (its thread, or the thread that took it from the pool): pins, then stores 1 |
+//! | 0 | no pin | the slot's owner alone: pins, then stores 1 |
 //! | n ≥ 1 | pinned by n guards | any guard: n + 1, or n − 1 |
 //! | [`ENDING`] | the last guard is unpinning | that guard, to 0 |
 //!
 //! The bit [`KEPT`] is cleared when the thread ends. If there are no guards then, the thread gives
 //! the slot back. Otherwise the last guard finds the bit cleared, and gives it back. Both changes
-//! are atomic operations on the one word, so exactly one of the two does.
+//! are atomic operations on the one word, so exactly one of the two gives the slot back.
 //!
 //! If the process dies in any of these states, its death is detected and the slot reaped.
 #![allow(unsafe_code)]
@@ -31,7 +33,7 @@ use std::cell::{RefCell, UnsafeCell};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-/// The bit of a slot's state that a thread keeps the slot beyond the last guard.
+/// The bit of a slot's state that is set if a thread keeps the slot after its last guard.
 const KEPT: u32 = 1 << 31;
 /// The number of guards, in the state of a slot whose last guard is unpinning.
 const ENDING: u32 = KEPT - 1;
@@ -42,8 +44,8 @@ fn guards(state: u32) -> u32 {
     state & !KEPT
 }
 
-/// The most idle slots that a process holds in addition to those of its threads. Each slot adds to
-/// every writer's pin scan.
+/// The maximum number of idle slots that a process holds, in addition to those of its threads. Each
+/// slot adds to every writer's pin scan.
 const IDLE_SLOTS_MAX: usize = 8;
 
 /// The slots that this process has claimed and that no thread or guard uses.
@@ -63,8 +65,8 @@ struct LocalSlot {
     catalog: AtomicU32,
     recent: [RecentRoot; RECENT_TREES],
     high_water: AtomicU32,
-    /// Keeps the mappings while pinned. Written by the owner while there are no guards, and by the
-    /// last guard while it is unpinning; read by guards only.
+    /// Keeps the mappings alive while the slot is pinned. Written by the owner while there are no
+    /// guards, and by the last guard while it is unpinning; read by guards only.
     client: UnsafeCell<Option<Arc<DirectClient>>>,
     /// The client that owns the slot. It releases all its slots when it is dropped.
     home: Weak<DirectClient>,
@@ -74,7 +76,8 @@ struct LocalSlot {
 
 // SAFETY: `client` is the only field that is not `Sync` by itself. It is written only in the two
 // states in which its writer has the slot alone, and read only by guards: see the table above. The
-// change of `state` into the one state (release) and the load of it (acquire) order the accesses.
+// change of `state` at the end of one state (release) and the load that observes it (acquire) order
+// the accesses.
 unsafe impl Sync for LocalSlot {}
 // A panic leaves a slot in one of the states of the table.
 impl std::panic::RefUnwindSafe for LocalSlot {}
@@ -95,7 +98,7 @@ impl Drop for ThreadSlot {
             return;
         }
         let home = self.slot.home.upgrade();
-        // Acquire: the next owner of the slot comes after its last guard.
+        // Acquire: the accesses of the next owner come after those of the slot's last guard.
         let before = self.slot.state.fetch_and(!KEPT, Ordering::AcqRel);
         if guards(before) == 0
             && let Some(client) = home
@@ -132,7 +135,7 @@ impl DirectClient {
     pub(crate) fn pin_image(self: &Arc<DirectClient>) -> Result<(Pin, SlotImage)> {
         loop {
             let pin = self.pin()?;
-            // The slot is reused after 62 commits, which may have happened since.
+            // The commit slot is reused after 62 commits, which may have happened since the pin.
             if let Some(image) = self.engine.control.image(pin.txn())? {
                 return Ok((pin, image));
             }
@@ -165,7 +168,7 @@ impl DirectClient {
             if let Some(image) = self.engine.control.pin_durable(shared) {
                 return Ok(image);
             }
-            // The logger has published another one, or will repair a damaged word.
+            // The logger has published another durable transaction, or will repair a damaged word.
             self.engine.await_mended(&mut waited)?;
         }
     }
@@ -226,7 +229,8 @@ impl DirectClient {
                     slot.publish(self, &image);
                     return Ok(());
                 }
-                // The thread stalled for 62 commits and the slot is being reused: pin a newer one.
+                // The thread stalled for 62 commits, and the commit slot is being reused: pin a
+                // newer commit.
                 Ok(None) => shared.unpin(),
                 Err(error) => {
                     shared.unpin();
@@ -313,7 +317,8 @@ impl LocalSlot {
     }
 
     /// Adds a guard to a pin that exists. Returns false if the pin has ended or is ending. It also
-    /// returns false at 2^30 guards: some of those were leaked, and more could overflow the count.
+    /// returns false at 2^30 guards: so many guards exist only if some were leaked, and more could
+    /// overflow the count.
     #[inline]
     fn share(&self) -> bool {
         let mut state = self.state.load(Ordering::Relaxed);

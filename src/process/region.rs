@@ -1,7 +1,7 @@
 //! Making a region: the `control` of a store that no process has open.
 //!
-//! Recovery makes one, and so does the first client of a store that was left in order
-//! (`api/left_in_order.rs`). Until it gets its name, no process opens it.
+//! Recovery makes one, and so does the first client of a store that was shut down in order
+//! (`api/left_in_order.rs`). No process opens a region before its file is named `control`.
 
 use crate::Result;
 use crate::files::dir;
@@ -17,8 +17,9 @@ use std::os::unix::fs::MetadataExt;
 /// Name of a region that is not in use yet.
 pub(crate) const FRESH: &str = "control.new";
 
-/// Gives the file of a region that no longer counts the name of a fresh one, so that its blocks are
-/// used again. From here on there is no `control`: the log has everything that counts.
+/// Renames the file of an obsolete region to that of a fresh one, so that its blocks are used
+/// again. From here on there is no `control`: the log contains all data that the store needs from
+/// it.
 pub(crate) fn release_control(dir: &Dir) -> Result<()> {
     if is_own_file(dir, dir::CONTROL)? {
         dir.rename_loosely(dir::CONTROL, FRESH)?;
@@ -38,7 +39,8 @@ pub(crate) fn fresh_file(dir: &Dir) -> Result<File> {
     }
 }
 
-/// Returns whether there is a file of this name that no other store shares by a link.
+/// Returns whether a file of this name exists and has no other link, by which another store could
+/// share it.
 fn is_own_file(dir: &Dir, name: &str) -> Result<bool> {
     let Some(file) = dir.open_file(name, false)? else { return Ok(false) };
     let stat = file.metadata().map_err(Error::io(format!("stat of {name}")))?;
@@ -52,13 +54,13 @@ pub(crate) fn begin_at(control: &Control, header: &CheckpointHeader) {
     control.begin_at(&first_image(header));
 }
 
-/// Returns the image with which a region begins: no log is charged, and the log continues where it
-/// is replayed from.
+/// Returns the image with which a region begins: no log blocks are reserved, and the log continues
+/// at the position from which it is replayed.
 fn first_image(header: &CheckpointHeader) -> SlotImage {
     SlotImage { blocks_reserved: 0, log_tail: header.log_position, ..header.image }
 }
 
-/// Sets the words with which a region starts that no client uses yet.
+/// Sets the initial settings of a region that no client uses yet.
 pub(crate) fn default_settings(control: &Control) {
     let words = &control.fixed().logger.settings;
     control.cells().set_interval(settings::SAMPLE_INTERVAL_DEFAULT);
@@ -67,8 +69,8 @@ pub(crate) fn default_settings(control: &Control) {
     words.set_checkpoint_bytes(settings::CHECKPOINT_BYTES_DEFAULT);
 }
 
-/// Returns an error if a region that no logger has begun is not as it was made from `header`: no
-/// client changes these words before a logger has begun it.
+/// Returns an error if a region that no logger has begun differs from the one that was made from
+/// `header`. No client changes these words before a logger has begun the region.
 ///
 /// # Errors
 /// [`Error::Corrupt`] names `control`.

@@ -1,5 +1,6 @@
-//! Wakes the tasks that await tickets. One thread per process is started with the first awaited
-//! ticket; it sleeps on the durable position and wakes the tasks that it covers.
+//! Wakes the tasks that await tickets. An awaited ticket starts a thread, unless one runs in its
+//! process already. The thread waits for the durable position to advance, and wakes the tasks whose
+//! positions are durable. It ends when no task waits.
 
 use crate::error::reason::NotDurableReason;
 use crate::process::client::DirectClient;
@@ -48,8 +49,8 @@ impl DirectClient {
         waker: &Waker,
         failure: &TicketFailure,
     ) {
-        // Clone before the lock is taken, and drop the old one after it is released: both run code
-        // of the caller's runtime.
+        // Clone before the lock is taken, and drop the old waker after the lock is released: both
+        // run code of the caller's runtime.
         let waker = waker.clone();
         let mut old = None;
         let mut state = self.wakers.state.lock();
@@ -61,7 +62,7 @@ impl DirectClient {
                 state.waiting.push(AwaitedTicket { lsn, deadline_ns, since_ns: now_ns(), waker, failure });
             }
         }
-        // Under the lock: the thread also ends under it, when no task waits.
+        // Set under the lock, under which the thread also ends when no task waits.
         let is_running = std::mem::replace(&mut state.is_running, true);
         drop(state);
         if is_running {
@@ -106,7 +107,8 @@ impl DirectClient {
                     }
                 }
             };
-            // At most `EVENT_WAIT_MAX`: a task with an earlier position may have come meanwhile.
+            // Wait at most `EVENT_WAIT_MAX`, since a task with an earlier position may be added
+            // meanwhile.
             let reached = self.engine.wait_durable(next, false, Some(EVENT_WAIT_MAX));
             self.wake_covered(reached);
         }
@@ -151,7 +153,7 @@ impl Wakers {
 /// Wakes a task, and catches a panic of the caller's runtime, so that other tasks are still woken.
 fn wake(waker: Waker) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-        // Its destructor may panic as well.
+        // The destructor of the payload may panic as well.
         std::mem::forget(payload);
         tracing::warn!("a waker of an awaited ticket panicked");
     }

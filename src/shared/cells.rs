@@ -1,20 +1,20 @@
-//! The layout of cells and counters in `control`: a table of entries, and the copies of the cells'
-//! values behind it.
+//! The layout of cells and counters in `control`: a table of entries, and after it the copies of
+//! the cells' values.
 //!
 //! | part | offset | content |
 //! |---|---|---|
 //! | table | [`table_at`] | [`ENTRY_CHUNK`] entries at a time, up to [`limits::CELLS_MAX`] |
-//! | bodies | after the table's end | a cell's copies, allocated once and kept by its entry for ever |
+//! | bodies | after the table's end | a cell's copies, allocated once and then kept by its entry |
 //!
-//! Both grow within the file, written with zeros before anything is placed there. Address space is
+//! Both grow within the file. A new part is written with zeros before it is used. Address space is
 //! reserved for the table; the bodies are mapped when they are used
-//! ([`crate::shared::memory::spans`]). The file has holes before each of them, which no process
-//! touches.
+//! ([`crate::shared::memory::spans`]). The file may have a hole before each of them, which no
+//! process accesses.
 //!
 //! Entries are allocated and freed by the owner of the writer lock. A freed entry is used again.
 //! The next user of a cell's entry must hold its latch, so that no writer with a stale handle is in
-//! the middle of a store. A counter takes no latch to add, so its entry is used again only when all
-//! processes that could have a handle to the old counter are gone.
+//! the middle of a store. An addition to a counter takes no latch, so the entry of a counter is
+//! used again only when all processes that could have a handle to the old counter are gone.
 #![allow(unsafe_code)]
 
 mod entry;
@@ -53,7 +53,7 @@ const _: () = {
     assert!(limits::CELL_LEN_MAX < 1 << 16);
 };
 
-/// Returns the offset of the table, behind a reader table of its greatest size that ends at
+/// Returns the offset of the table, which follows a reader table of its greatest size that ends at
 /// `readers_end`.
 fn table_at(readers_end: usize) -> u64 {
     readers_end.next_multiple_of(4096) as u64
@@ -72,7 +72,7 @@ impl Control {
     fn cell_capacity(&self) -> Result<u64> {
         let capacity = Self::number(&self.cells().capacity, limits::CELLS_MAX as u64, "number of cells")?;
         let end = table_at(self.readers_end()) + capacity * size_of::<CellEntry>() as u64;
-        // If there is none, the file may end before the offset of the first entry.
+        // If there are no entries, the file may end before the offset of the first one.
         if capacity > 0 {
             self.check_own_file(&self.cell_table_known, end, "table of cells")?;
         }
@@ -94,7 +94,7 @@ impl Control {
         number.filter(|number| *number <= max).ok_or_else(|| damaged(what))
     }
 
-    /// Starts with no cells.
+    /// Initialises the words of the cells of a new region, which has none.
     pub(crate) fn format_cells(&self) {
         let head = self.cells();
         head.done_check.store(!0, Ordering::Release);
@@ -110,8 +110,8 @@ impl Control {
 
     fn entry_at(&self, index: usize) -> &CellEntry {
         // SAFETY: within the reserved range of the mapping, aligned, and in the part of the file
-        // that was written according to `capacity`, as the callers have checked. All is atomics,
-        // which any process may change at will.
+        // that was written according to `capacity`, as the callers have checked. An entry consists
+        // of atomics, which any process may change at will.
         unsafe {
             let table = self.base().add(table_at(self.readers_end()) as usize);
             &*table.cast::<CellEntry>().add(index)
@@ -177,7 +177,8 @@ impl Control {
         Ok(NonNull::new(first.cast()).expect("nothing is mapped at address 0"))
     }
 
-    /// Returns a reference to a cell or counter, which is checked once, here.
+    /// Returns a reference to a cell or counter. The reference is checked here, and not at its
+    /// uses.
     pub(crate) fn cell_ref(&self, index: usize, kind: CellKind) -> Result<CellRef> {
         let entry = self.cell_entry(index)?;
         if entry.kind()?.body_bytes() != kind.body_bytes() {
@@ -201,16 +202,16 @@ impl Control {
     #[inline]
     pub(crate) fn view_of<'c>(&'c self, cell: &CellRef, entry: &'c CellEntry) -> StoredCell<'c> {
         assert!(std::ptr::eq(cell.entry, entry), "a cell has the entry that was found with it");
-        // SAFETY: `cell_ref` mapped them from this very region, as `entry_of` has found of the
-        // entry, and found them in the file. They stay mapped as long as `self` lives. The rest as
-        // in `cell_view`; of a counter there are none.
+        // SAFETY: `cell_ref` mapped the copies from this region, as `entry_of` has checked for the
+        // entry, and checked that they are in the file. They stay mapped as long as `self` lives.
+        // For the rest, see `cell_view`. A counter has no copies.
         let copies = unsafe { std::slice::from_raw_parts(cell.copies.as_ptr(), cell.kind.body_bytes() as usize / 8) };
         CellView::new(&entry.hot, copies, cell.kind.len())
     }
 
     // ---- by the owner of the writer lock
 
-    /// Returns a free entry for a cell of this kind, used anew or for the first time. `file` is
+    /// Returns a free entry for a cell of this kind, either reused or never used before. `file` is
     /// this region.
     ///
     /// The entry of a counter is used again only if the newest transaction was `counters_before` or
@@ -244,8 +245,8 @@ impl Control {
         Ok(index)
     }
 
-    /// Sets the kind of the free entry `index`, and gives it a body if it has none. For a new cell,
-    /// or in recovery for a cell that had this entry before.
+    /// Sets the kind of the free entry `index`, and gives it a body if it has none. Called for a
+    /// new cell, and in recovery for a cell that had this entry before.
     pub(crate) fn place_cell(&self, index: usize, kind: CellKind, file: &File) -> Result<()> {
         self.ensure_entries(index + 1, file)?;
         let entry = self.entry_at(index);
@@ -256,7 +257,7 @@ impl Control {
             let at = Self::number(used, BODIES_BYTES / BODY_UNIT, "room used by cells")? * BODY_UNIT;
             let end = at + kind.body_bytes().next_multiple_of(BODY_UNIT);
             self.ensure_bodies(end, file)?;
-            // The old kind does not describe the new body.
+            // Clear the old kind, which does not describe the new body.
             entry.kind.store(0, Ordering::Release);
             // If the process dies after this store, one body at most belongs to no entry.
             used.store(checked((end / BODY_UNIT) as u32), Ordering::Release);
@@ -270,7 +271,7 @@ impl Control {
     }
 
     /// Stores the first value of an allocated entry, and its generation last. Releases its latch,
-    /// also on an error: the entry is free then.
+    /// also on an error. After an error, the entry is free.
     pub(crate) fn begin_cell(&self, index: usize, generation: u64, first: &FirstValue<'_>, me: u64) -> Result<()> {
         let entry = self.cell_entry(index)?;
         let filled = self.fill_cell(entry, first);
@@ -382,8 +383,7 @@ pub(crate) struct CellRef {
     pub(crate) kind: CellKind,
 }
 
-// SAFETY: the addresses are only used by `entry_of` and `view_of`, which argue about them, from any
-// thread alike.
+// SAFETY: only `entry_of` and `view_of` use the addresses. Their arguments hold on any thread.
 unsafe impl Send for CellRef {}
 // SAFETY: as above.
 unsafe impl Sync for CellRef {}
@@ -394,6 +394,6 @@ pub(crate) struct FirstValue<'v> {
     pub(crate) version: Version,
     /// No value is stored under a version below this.
     pub(crate) floor: Version,
-    /// What a committed sample holds of the cell: a version, or a counter's value.
+    /// The version of a cell, or the value of a counter, in the newest committed sample.
     pub(crate) sampled: u64,
 }

@@ -5,22 +5,23 @@
 //! that leads a reader to memory (a page number, a position) is checked before use. A number that
 //! acknowledges a commit carries a check of its own.
 //!
-//! | part | offset | what |
 //! | part | offset | content |
+//! |---|---|---|
 //! | [`Fixed`] | 0 | identity, commit slots, locks, watermarks, statistics, histograms |
-//! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process; grows within its reserved range |
-//! | ring | [`RING_AT`] | log records on their way to the logger; doubles within its reserved range, see [`RingWords`] |
-//! | readers | after the ring | one [`ReaderSlot`] per pinned snapshot; grows within its reserved range, see [`crate::shared::readers`] |
+//! | clients | [`CLIENTS_AT`] | one [`ClientEntry`] per process; grows |
+//! | ring | [`RING_AT`] | log records on their way to the logger; doubles, see [`RingWords`] |
+//! | readers | after the ring | [`ReaderSlot`] per pin; grows, see [`crate::shared::readers`] |
 //! | cells | after that range | see [`crate::shared::cells`]; grows as well |
 //!
-//! The offsets are those of the parts' greatest sizes. Space that a part does not use yet is a hole
-//! of the file. No word leads there until the blocks were written with zeros. So no store into the
-//! mapping ever needs a block.
+//! Each part grows within its reserved range: the offsets are those of the parts' greatest sizes.
+//! Space that a part does not use yet is a hole of the file. No word refers to this space until its
+//! blocks were written with zeros. So no store into the mapping ever needs a new block.
 //!
-//! - `layout`: where the words are
+//! - `layout`: the offsets of the words
 //! - `event`: the words that threads wait on
 //! - `checkpoint`, `durable`, `logger`, `stream`, `deadlines`, `clients`, `counters`, `lock_word`:
-//!   the words of one subject each. Their fields are private; their methods argue the orderings.
+//!   the words of one subject each. Their fields are private; the comments of their methods explain
+//!   the memory orderings.
 //! - `state`: the newest and the durable transaction, the incarnation, poison
 //! - `growth`: the parts that grow
 //! - `blocks`: writes that give a file its blocks
@@ -92,7 +93,7 @@ pub(crate) struct Control {
     /// The greatest length of the arena's file that this process has checked. The file never
     /// shrinks while a process maps it.
     arena_known: AtomicU64,
-    /// The greatest ends that this process has checked, of the cells' entries and of their copies.
+    /// The greatest ends of the cells' entries and of their copies that this process has checked.
     pub(super) cell_table_known: AtomicU64,
     pub(super) cell_bodies_known: AtomicU64,
     /// The chunks of reader slots that this process has found ready, one bit each. A ready chunk
@@ -179,8 +180,8 @@ impl Control {
     /// Recovery does this with a region that no other process has mapped, and from its only thread.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] if `to` lacks blocks, and there is no room for them; the region is as it
-    /// was.
+    /// [`Error::DiskFull`] if `to` lacks blocks, and there is no space for them. The region then
+    /// still uses `from`, but its identity already names `to`.
     pub(crate) fn move_to(&self, from: &File, to: &File) -> Result<()> {
         use std::os::unix::fs::FileExt;
         let (device, inode) = file_id(to)?;
@@ -209,7 +210,7 @@ impl Control {
         let [reserve, max_len] =
             [cells::TABLE_BYTES, cells::RESERVED_BYTES].map(|len| (cells_at + len).next_multiple_of(MAPPING_ALIGN));
         let options = MapOptions { reserve, writable, in_core_dumps: false };
-        // At least the whole first span, since accesses to it are not checked.
+        // Map at least the whole first span, since accesses to it are not checked.
         let spans = Spans::new(file.as_fd(), dir::CONTROL, options, reserve, max_len)?;
         Ok(Control {
             spans,
@@ -227,7 +228,7 @@ impl Control {
     }
 
     /// Maps an existing region. Returns `None` if the region is of an earlier boot, of another
-    /// store, or a copy of another file.
+    /// store, or a copy of the original file.
     pub(crate) fn attach(
         file: &File,
         store_id: [u8; 16],
@@ -298,8 +299,8 @@ impl Control {
         Ok(fits.then_some(control))
     }
 
-    /// Returns whether the file is as long as the region's words require. The length is read last:
-    /// another process that grows the file stores the words afterwards.
+    /// Returns whether the file is as long as the region's words require. The length is read last,
+    /// since another process grows the file before it stores the words.
     fn is_covered_by(&self, file: &File) -> Result<bool> {
         let readers_end = self.ready_readers_end() as u64;
         let Ok(cells_end) = self.cells_end() else { return Ok(false) };
@@ -332,8 +333,7 @@ impl Control {
         Ok(())
     }
 
-    /// Gives this region the number of `old`. If the recovery dies, nothing that `old` holds is
-    /// lost.
+    /// Gives this region the number of `old`. So no data in `old` is lost if recovery dies.
     pub(crate) fn continue_region(&self, old: &Control) {
         self.fixed().identity.region.store(old.region(), Ordering::Relaxed);
         self.fixed().logger.begin_with_segment(old.fixed().logger.segment());
@@ -350,8 +350,8 @@ impl Control {
     }
 
     /// Invalidates the region, so that no open accepts it or a copy of it. Called by the last
-    /// process of a store that shuts down in order. The file stays, so that the next open has its
-    /// blocks on a full disk.
+    /// process of a store that shuts down in order. The file stays, so that the next open can reuse
+    /// its blocks on a full disk.
     pub(crate) fn invalidate(&self) {
         self.fixed().identity.magic.store(0, Ordering::Release);
     }

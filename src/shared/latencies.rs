@@ -1,4 +1,4 @@
-//! The histograms of a store. They begin anew with the region.
+//! The histograms of a store. They start empty in each new region.
 
 use crate::shared::protocols::atomic::Native;
 use crate::shared::protocols::histogram::Histogram;
@@ -12,7 +12,7 @@ pub(crate) struct ByClass<T> {
     bulk: T,
 }
 
-/// What a caller waits for until it is durable.
+/// The kind of a caller's wait for durability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Acknowledged {
     /// A commit that is to be durable at once, and whose caller waits.
@@ -24,7 +24,7 @@ pub(crate) enum Acknowledged {
     Ticket,
 }
 
-/// One value for each of these.
+/// One value for each kind of wait.
 #[repr(C)]
 pub(crate) struct ByAcknowledged<T> {
     durable: T,
@@ -76,7 +76,7 @@ pub(crate) struct LatencyHistograms {
     pub(crate) acknowledgement: ByAcknowledged<Histogram<Native>>,
     /// The histograms of the writer lock.
     pub(crate) lock: ByClass<LockTimes>,
-    /// Write and fsync of what one flush acknowledges. Recorded by the flush thread.
+    /// The write and the fsync of one flush. Recorded by the flush thread.
     pub(crate) flush: Histogram<Native>,
     /// From the start of a checkpoint, when its transaction is recorded, until it is finished.
     /// Recorded by the checkpoint thread.

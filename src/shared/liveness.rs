@@ -1,23 +1,23 @@
-//! Liveness: bytes of the file `lock`. Each is locked by one open file, which lives as long as its
-//! process's memory.
+//! Liveness of processes, shown by locked bytes of the file `lock`. Each byte is locked by one open
+//! file, which lives as long as the memory of its process.
 //!
 //! A claim is an open-file-description lock on one byte. Two things can keep the open file:
 //!
-//! - **A mapping.** One page of the file is mapped and the descriptor closed. The host may close
-//!   any descriptor, so none is needed. A forked child does not inherit the mapping, and exec, exit
-//!   and SIGKILL end it after the last thread has released the memory.
+//! - **A mapping.** One page of the file is mapped and the descriptor closed. The host process may
+//!   close any descriptor, so the claim does not depend on one. A forked child does not inherit the
+//!   mapping, and exec, exit and SIGKILL end it after the last thread has released the memory.
 //! - **A descriptor.** On a stacked file system (overlayfs) a mapping refers to the file
 //!   underneath, and the lock ends with `close`. There the descriptor stays open, in the table that
 //!   all threads share. The kernel closes the table when the last thread ends, and each thread
 //!   releases the memory before the table. So the lock outlives the memory here as well. See
 //!   [`Private`](crate::shared::memory::private::Private) for children, and [`Claim::is_lost`] for
-//!   a host that closes it.
+//!   a host process that closes the descriptor.
 //!
 //! **Proof.** Which of the two works is tested, not derived from the file system's name: a claim is
 //! returned only after a fresh open of the file has found its lock. The test queries a random
 //! *witness* byte, locked through the same open file, since another process may have taken a free
-//! byte of the claim meanwhile. All locks of an open file end together. A file system on which
-//! neither passes the test is an error.
+//! byte of the claim meanwhile. All locks of an open file end together. If neither of the two
+//! passes the test on a file system, that is an error.
 //!
 //! **Invariant**: a free byte means that its client is dead for ever, since client ids are random
 //! and never used twice. The byte is the only authority. If its state can't be read, the client
@@ -63,8 +63,8 @@ pub(crate) const LOGGER_IDS: Range<u64> = 1 << 61..1 << 62;
 /// The offsets of the witness bytes that prove claims: above all ids.
 const WITNESSES: Range<u64> = 1 << 62..(1 << 63) - 1;
 
-/// Returns the offset of the byte of `arena` that participants of this `lock` share. The device is
-/// that of the directory.
+/// Returns the offset of the byte of `arena` that participants of this `lock` share. The inode
+/// suffices, since both files are on the device of the directory.
 pub(crate) fn arena_offset(lock_file: LockFileId) -> u64 {
     lock_file.inode() % WITNESSES.start
 }
@@ -75,8 +75,8 @@ pub(crate) fn lock_file_id(directory: impl AsFd) -> Result<LockFileId> {
     Ok(open_lock(directory, true)?.1)
 }
 
-/// Returns whether a byte of the file `name` other than the one at `offset` is locked, witnesses
-/// excepted.
+/// Returns whether any byte of the file `name` is locked, except the one at `offset` and the
+/// witnesses.
 pub(crate) fn is_held_beside(directory: impl AsFd, name: &str, offset: u64) -> Result<bool> {
     let (file, _) = open_file(directory, name, false)?;
     for offsets in [0..offset, offset + 1..WITNESSES.start] {
@@ -174,7 +174,8 @@ impl<'f> Tester<'f> {
             TestFile::Kept(_, file) => *file,
         };
         let held = first_held(file, LOCK_FILE, offsets)?;
-        // Otherwise the query may have been made on another file, in which no byte is locked.
+        // If the descriptor was closed, the query may have been made on another file, in which no
+        // byte is locked.
         if let TestFile::Kept(kept, _) = &self.file
             && kept.get().is_none()
         {

@@ -15,7 +15,8 @@ pub(crate) fn head_of(suffix: &[u8]) -> u64 {
     if let Some(bytes) = suffix.first_chunk::<HEAD_LEN>() {
         return u64::from_be_bytes(*bytes);
     }
-    // The two halves overlap where the suffix is shorter than both; they hold the same bytes there.
+    // If the suffix is shorter than 8 bytes, the two halves overlap. They hold the same bytes where
+    // they overlap.
     if let (Some(first), Some(last)) = (suffix.first_chunk::<4>(), suffix.last_chunk::<4>()) {
         let (first, last) = (u64::from(u32::from_be_bytes(*first)), u64::from(u32::from_be_bytes(*last)));
         return first << 32 | last << (8 * (HEAD_LEN - len));
@@ -34,7 +35,7 @@ pub(crate) fn equal(a: &[u8], b: &[u8]) -> bool {
     if words.iter().zip(other_words).any(|(word, other)| u64::from_ne_bytes(*word) != u64::from_ne_bytes(*other)) {
         return false;
     }
-    // The last bytes, which may overlap with those compared before.
+    // Compare the last 8 bytes. The loop above may have compared some of them already.
     if let (Some(last), Some(other)) = (a.last_chunk::<8>(), b.last_chunk::<8>()) {
         return u64::from_ne_bytes(*last) == u64::from_ne_bytes(*other);
     }
@@ -57,7 +58,7 @@ impl KeyParts<'_> {
         self.prefix.len() + self.head_len + self.rest.len()
     }
 
-    /// Replaces the content of `key` by this key.
+    /// Replaces the content of `key` with this key.
     pub(crate) fn key_into(&self, key: &mut Vec<u8>) {
         key.clear();
         self.append_to(key);
@@ -74,8 +75,8 @@ impl KeyParts<'_> {
     #[inline(always)]
     pub(crate) fn append_suffix(&self, key: &mut Vec<u8>) {
         let start = key.len();
-        // All 8 bytes, whose number is known to the compiler, and then those that do not belong to
-        // the key are removed.
+        // Append all 8 bytes, a length that the compiler knows. Then remove those that do not
+        // belong to the key.
         key.extend_from_slice(&self.head);
         key.truncate(start + self.head_len);
         if !self.rest.is_empty() {
@@ -85,7 +86,7 @@ impl KeyParts<'_> {
 
     #[inline]
     pub(crate) fn to_vec(self) -> Vec<u8> {
-        // With its capacity from the beginning, since growing takes more instructions.
+        // Allocate the whole capacity at once, since growing takes more instructions.
         let mut key = Vec::with_capacity(self.prefix.len() + HEAD_LEN + self.rest.len());
         key.extend_from_slice(self.prefix);
         self.append_suffix(&mut key);
@@ -135,7 +136,8 @@ mod tests {
         }
     }
 
-    /// Few letters, so that equal and nearly equal strings are frequent.
+    /// Generates strings of few different bytes, so that equal and nearly equal strings are
+    /// frequent.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(255)], 0..28)
     }

@@ -72,8 +72,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
-    /// A point cursor moves as an index in the map does. Its key buffer is reused from leaf to leaf,
-    /// whose prefixes differ.
+    /// A point cursor moves as an index in the map does. Its key buffer is reused for leaves of
+    /// different prefixes.
     #[test]
     fn a_point_cursor_moves_like_an_index(
         entries in proptest::collection::vec((keys(), values()), 0..150),
@@ -125,7 +125,7 @@ fn of_an_empty_tree() {
     assert!(cursor.next(&pages).unwrap().is_none() && cursor.next_back(&pages).unwrap().is_none());
 }
 
-/// Returns a tree of several leaves, in which the leaf behind the first is damaged.
+/// Returns a tree of several leaves, in which the second leaf is damaged.
 fn broken() -> Pair {
     let mut pair = Pair::new(4096);
     for n in 0..400u32 {
@@ -137,8 +137,8 @@ fn broken() -> Pair {
     pair
 }
 
-/// After an error a point cursor is on no entry, so that a loop that ignores it ends; `first` moves
-/// it to an entry again.
+/// After an error a point cursor is on no entry, so that a loop that ignores the error ends.
+/// `first` moves the cursor to an entry again.
 #[test]
 fn a_failed_cursor_is_nowhere() {
     let pair = broken();

@@ -1,6 +1,5 @@
-//! Goal: damaged pages are errors; nothing panics, loops or reads out of bounds, neither in reads
-//! nor in edits. Method: flip bytes, swap pages and point children anywhere in sound trees, then
-//! run everything.
+//! Goal: damaged pages cause errors. No read or edit panics, loops or reads out of bounds. Method:
+//! flip bytes, swap pages and redirect child pointers in sound trees, then run all reads and edits.
 
 use crate::btree::node::GARBAGE_AT;
 use crate::btree::tests::*;
@@ -98,8 +97,8 @@ proptest! {
         exercise(&pair);
     }
 
-    /// Child pointers to other pages, also to ancestors: pages are moved to wherever a child
-    /// pointer leads.
+    /// One page is copied over another, so that child pointers lead to wrong pages, also to
+    /// ancestors.
     #[test]
     fn exchanged_pages_are_found(a in any::<u32>(), b in any::<u32>(), rename in any::<bool>()) {
         let mut pair = tree(4096);
@@ -137,8 +136,8 @@ fn the_error_names_the_place() {
     assert_eq!(error.to_string(), expected);
 }
 
-/// A scan through many levels of branches, each with all children the same page, would not end in
-/// practice; the check of the order ends it.
+/// If all children of each branch are the same page, a scan through many levels would not end in
+/// practice. The check of the order ends it.
 #[test]
 fn a_page_reached_by_many_ways_ends_a_walk() {
     let mut pair = tree(4096);

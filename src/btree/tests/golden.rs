@@ -1,5 +1,5 @@
 //! Goal: the bytes of pages don't change unnoticed; `docs/format.md` shows the same pages. Method:
-//! small pages written out in full; what is not shown is zero.
+//! small pages written out in full; bytes that are not shown are zero.
 
 use crate::btree::node::Payload;
 use crate::btree::rebuild::{EntryList, NodeIdentity};

@@ -30,7 +30,7 @@ pub(crate) struct Pair {
     pub(crate) pages: TestPages,
     pub(crate) root: PageId,
     pub(crate) map: Map,
-    /// The path for ascending keys, and the transaction that it is of.
+    /// The path for ascending keys, and the transaction to which it belongs.
     append: (edit::AppendPath, TxnId),
 }
 

@@ -1,16 +1,16 @@
-//! Goal: after any edits the tree is sound and equals a map, older roots still read what they held,
-//! and no page leaks. Method: random transactions on hard keys, with snapshots kept and released;
-//! and hand-made shapes that are known to break trees.
+//! Goal: after any edits the tree is sound and equals a map, older roots still read their old
+//! entries, and no page leaks. Method: random transactions on hard keys, with snapshots kept and
+//! released; and hand-made shapes that are known to break trees.
 
 use crate::btree::tests::*;
 
 #[derive(Clone, Debug)]
 enum Op {
     Put(Vec<u8>, Vec<u8>),
-    /// Puts keys after the last one there is, each as long as the one before or longer.
+    /// Puts keys after the tree's last one, each as long as the key before it or longer.
     Append(Vec<Vec<u8>>),
     Delete(Vec<u8>),
-    /// Deletes the n-th key there is, so that deletions hit.
+    /// Deletes the n-th existing key, so that the deletion removes an entry.
     DeleteNth(usize),
     DeleteRange(Vec<u8>, Option<Vec<u8>>),
     /// Deletes a number of keys from the n-th on, so that large and small parts of the tree are
@@ -204,8 +204,7 @@ fn replacing_values_does_not_grow_the_tree() {
     assert!(report.leaves <= 60, "{report:?}");
 }
 
-/// A read before a write: the old root reads the old value although the new root's page replaced
-/// it.
+/// After a write, the old root still reads the old value.
 #[test]
 fn a_transaction_frees_only_what_it_replaced() {
     let mut pair = Pair::new(4096);

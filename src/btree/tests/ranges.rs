@@ -2,7 +2,7 @@
 //! only its two edges, and leaves pages as full as single removals do.
 //!
 //! Method: trees of several levels in memory, whose freed pages are compared with their bytes
-//! before. Random ranges are in the model test beside this file.
+//! before. Random ranges are in the model test (`model.rs`).
 
 use crate::btree::node::Node;
 use crate::btree::tests::*;
@@ -111,7 +111,8 @@ fn what_is_left_is_merged() {
     assert!(report.depth <= 2 && report.leaves <= 4, "{report:?}");
 }
 
-/// Ranges of a transaction that has pages of its own, which it may use again at once.
+/// The range covers pages that the same transaction created. The transaction may reuse them at
+/// once.
 #[test]
 fn pages_of_the_same_transaction_are_reused() {
     let mut pair = tall();
@@ -134,8 +135,8 @@ fn damage_inside_the_range_is_an_error() {
     let pair = tall();
     let child = |branch: PageId, index: usize| Node::open(&pair.pages, branch).unwrap().child(index);
     let (other, covered) = (child(pair.root, 0), child(pair.root, 1));
-    // The first child of a covered branch becomes a leaf of another branch, a branch, the root, and
-    // no page.
+    // The first child of a covered branch becomes, in turn, a leaf of another branch, another
+    // branch, the root, and two numbers of no page.
     for wrong in [child(other, 0), other, pair.root, PageId(u32::MAX), PageId(0)] {
         let mut damaged = pair.clone();
         damaged.pages.tolerant = true;
@@ -146,7 +147,7 @@ fn damage_inside_the_range_is_an_error() {
     }
 }
 
-/// Two entries that refer to one extent would have it freed twice.
+/// If two entries refer to one extent, a removal of both would free it twice.
 #[test]
 fn an_extent_that_is_found_twice_is_an_error() {
     let mut pair = Pair::new(4096);

@@ -15,7 +15,7 @@ use crate::{Error, LimitKind, PageId, Result};
 
 /// The number of entries that one allocation scans in one queue.
 pub(super) const QUEUE_SCAN_LIMIT: u32 = 8;
-/// The number of entries that it scans in each queue before the transaction fails.
+/// The number of entries that an allocation scans in each queue before the transaction fails.
 const THOROUGH_SCAN_LIMIT: u32 = 512;
 
 impl Workspace<'_> {
@@ -72,7 +72,7 @@ impl Workspace<'_> {
     }
 
     /// Checks that the pages which this transaction must leave to others exist after it has taken
-    /// `pages`. They are free, or are at the end of the arena and backed by blocks.
+    /// `pages`. These pages are free, or are at the end of the arena and backed by blocks.
     ///
     /// Free pages that only the last checkpoint protects count, since another checkpoint releases
     /// them. Pinned pages do not count.
@@ -98,9 +98,9 @@ impl Workspace<'_> {
             return Ok(());
         }
         let Err(full) = self.ensure_backed(bytes) else { return Ok(()) };
-        // The entries of the pinned queue were pinned once. Most of those pins may have ended
-        // since. The logger's own pins advance when all commits are durable, as they are after a
-        // checkpoint.
+        // Each page in the pinned queue was pinned when a scan moved it there. Most of those pins
+        // may have ended since. The logger's own pins advance when all commits are durable, as they
+        // are after a checkpoint.
         while end(0, self) <= backed {
             let held = reserve::count_pinned(&self.pages(), &self.engine.arena, &self.base, self.protected.pins()?)?;
             if end(held, self) <= backed {
@@ -113,9 +113,9 @@ impl Workspace<'_> {
         Err(self.explain(full))
     }
 
-    /// Takes the next step by which a page may be found after the error `full`: scan more entries,
-    /// then checkpoint the commit that the transaction began from. Returns false if no step is
-    /// left.
+    /// Takes the next step to find a page after the error `full`. The first step scans more
+    /// entries, the second checkpoints the commit that the transaction began from. Returns false if
+    /// no step is left.
     pub(super) fn free_space(&mut self, full: &Error) -> Result<bool> {
         if !reserve::is_full(full) {
             return Ok(false);
@@ -141,8 +141,9 @@ impl Workspace<'_> {
         reserve::pinning_snapshot(self.engine, &self.base).unwrap_or(None).map_or(full, |what| Error::DiskFull { what })
     }
 
-    /// Reserves a page for the pinned queue, if it may need one soon. A later scan may move entries
-    /// there while no page at the head of a queue is reusable, so the page is taken beforehand.
+    /// Reserves a page for the pinned queue, if the queue may need one soon. A later scan may move
+    /// entries there while no page at the head of a queue is reusable, so the page is taken
+    /// beforehand.
     fn reserve_page(&mut self) -> Result<()> {
         let pinned = self.image.queues[QueueKind::Pinned as usize];
         let room = queue_capacity(self.engine.arena.page_size()).saturating_sub(pinned.tail_index);
@@ -182,8 +183,8 @@ impl Workspace<'_> {
             let mut state = self.image.queues[kind as usize];
             let Some(entry) = self.peek(&mut state)? else { break };
             self.image.queues[kind as usize] = state;
-            // Entries are in the order in which they were freed. If this one waits for its commit,
-            // for a checkpoint or for a scan of the pins, so do those behind it.
+            // Entries are in the order in which they were freed. If this entry waits for its
+            // commit, for a checkpoint or for a scan of the pins, so do the entries after it.
             let is_reusable = self.protected.is_reusable(&entry)?;
             if !is_reusable && self.protected.waits(&entry) {
                 break;
@@ -229,7 +230,7 @@ impl Workspace<'_> {
             if state.head == state.tail || state.head_index < queue::sealed_count(&pages, &header)? {
                 return queue::read_entry(&pages, &self.engine.arena, state.head, state.head_index).map(Some);
             }
-            // The page is freed like any other, since the checkpoint may contain it.
+            // The old head is freed like any other page, since the checkpoint may contain it.
             state.head = queue::next_page(&pages, &self.engine.arena, &header)?;
             state.head_index = 0;
             self.consumed_queue_pages.push(FreeEntry {

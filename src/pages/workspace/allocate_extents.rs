@@ -1,8 +1,8 @@
 //! Allocation of extents, and the extent directory of the transaction.
 //!
 //! An extent is taken from the queue of its size class. A longer one is split only if no other free
-//! space is left, so that long extents remain. Single pages are taken from extents as a last
-//! resort, so that space once used by large values can serve small ones.
+//! space is left, so that long extents remain. A single page is taken from an extent if no queue of
+//! single pages has a reusable one. So space once used by large values can serve small ones.
 
 use super::Workspace;
 use super::allocate::QUEUE_SCAN_LIMIT;
@@ -43,7 +43,7 @@ impl Workspace<'_> {
             if let Some(page) = self.find_extent(class)? {
                 return Ok(page);
             }
-            // Only if no other free space is left.
+            // Split a longer extent only if no other free space is left.
             if self.protected.is_thorough()
                 && let Some(page) = self.split_extent(class + 1, len)?
             {
@@ -87,7 +87,7 @@ impl Workspace<'_> {
         Ok(None)
     }
 
-    /// Takes a page from the shortest free extent that is reusable.
+    /// Takes a page from a free extent of the smallest class whose first extent is reusable.
     pub(super) fn split_any_extent(&mut self) -> Result<Option<PageId>> {
         if self.image.extent_directory.is_none() && self.directory.is_none() {
             return Ok(None);
@@ -95,8 +95,8 @@ impl Workspace<'_> {
         self.split_extent(0, 1)
     }
 
-    /// Takes pages from a free extent of this class or a longer one, if the first of a queue is
-    /// reusable. The rest of the extent serves the same transaction.
+    /// Takes pages from a free extent of this class or a longer one, if the first extent of a queue
+    /// is reusable. The rest of the extent serves the same transaction.
     ///
     /// **I3** An extent is reusable as a whole or not at all, so its rest is reusable from now on.
     /// If the transaction rolls back, the whole extent is in its queue as before.

@@ -20,8 +20,8 @@ impl Workspace<'_> {
         crash_point!("extent.allocated");
         let extent = LoggedExtent { page, len: value.len() as u32, crc: crc32fast::hash(value) };
         let arena = &self.engine.arena;
-        // A process that can't open the file copies the value through its mapping: it may have
-        // used up its descriptors, or have dropped its rights.
+        // A process that can't open the arena's file copies the value through its mapping. The
+        // process may have used up its descriptors, or have dropped its rights.
         match self.engine.arena_file() {
             Ok(file) if arena.may_write_file(page, pages) => arena.write_extent(&file, &extent, self.txn, value)?,
             _ => {
@@ -84,7 +84,8 @@ impl Workspace<'_> {
                 let whole = entry.page.0..entry.page.0 + entry.pages;
                 let taken = len(&whole) - free_in(&whole);
                 if taken == 0 {
-                    // Returned at the commit. No savepoint precedes it.
+                    // The commit returns the entry. No savepoint precedes it, so no rollback
+                    // removes it.
                     self.freed_pages.push(entry);
                     continue;
                 }
@@ -108,8 +109,8 @@ impl Workspace<'_> {
         Ok(())
     }
 
-    /// Returns the extents that are still not replayed to the queues, at a commit that recovery may
-    /// checkpoint.
+    /// At a commit that recovery may checkpoint, puts the extents whose records are not replayed
+    /// yet back into the queues.
     pub(super) fn return_unreplayed(&mut self) {
         let Some(unreplayed) = self.unreplayed.clone() else { return };
         for range in unreplayed.take_returned() {

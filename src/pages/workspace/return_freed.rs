@@ -1,9 +1,8 @@
 //! The return of freed pages to the free queues, as the last step of a commit before its image is
 //! published.
 //!
-//! Entries are appended behind the published end of a queue, so a writer that dies has returned
-//! nothing. An append may need a page for the queue itself. That page comes from the queues as
-//! well.
+//! Entries are appended after the published end of a queue, so a writer that dies has returned no
+//! page. An append may need a page for the queue itself. That page comes from the queues as well.
 
 use super::Workspace;
 use crate::files::page::{PageKind, queue_capacity};
@@ -15,22 +14,22 @@ use crate::{PageId, Result};
 
 /// The number of entries of the pinned queue that each commit checks.
 const PINNED_SCAN_LIMIT: u32 = 4;
-/// The length of all young pages in bytes beyond which pages that become free are cold.
+/// The limit of the total size of young pages in bytes. Pages that become free beyond it are cold.
 const YOUNG_BYTES_MAX: usize = 1 << 20;
-/// The least number of young pages, whatever their size: enough that briefly pinned pages do not
-/// exhaust the queue.
+/// The limit of young pages is at least this number, whatever the page size: enough that briefly
+/// pinned pages do not exhaust the queue.
 const YOUNG_PAGES_MIN: usize = 64;
 
 /// The pages that a queue needs for an entry that does not fit its last page.
 struct NewTail {
-    /// The queue's first page, if it has none.
+    /// The queue's first page, if the queue has no page yet.
     first: Option<PageId>,
-    /// The page that is reserved to follow the one that the entry goes to.
+    /// The page that is reserved to follow the page of the entry.
     next: PageId,
 }
 
 impl Workspace<'_> {
-    /// Returns everything that was freed to the queues. The image is final after this.
+    /// Returns all freed pages to the queues. The image is final after this.
     pub(crate) fn return_freed(&mut self) -> Result<()> {
         self.savepoints.end().into_iter().for_each(|(page, pages)| self.reuse_unless_logged(page, pages));
         self.return_unreplayed();
@@ -48,8 +47,8 @@ impl Workspace<'_> {
             self.prepare_directory()?;
             self.requeue_all()?;
             // A queue's own next page may have been split from an extent. Then the directory
-            // changes after all. It must not change in the page that the checkpoint and the last
-            // commit contain.
+            // changes after all. The loop then gives it a page of this transaction, since the page
+            // that the checkpoint and the last commit contain must not change.
             if !self.directory_changed || self.has_own_directory {
                 break;
             }
@@ -73,7 +72,7 @@ impl Workspace<'_> {
         }
     }
 
-    /// Returns the entry of pages that no earlier transaction uses.
+    /// Returns the queue entry of pages that no earlier transaction uses.
     pub(super) fn own_entry(&self, page: PageId, pages: u32, is_logged: bool) -> FreeEntry {
         FreeEntry { page, pages, created_txn: self.txn, freed_txn: self.txn, is_logged }
     }
@@ -126,10 +125,11 @@ impl Workspace<'_> {
         Ok(sealed || state.tail_index >= capacity)
     }
 
-    /// Takes the pages that the next append to this queue needs, if any. If `may_scan`, they come
-    /// from any queue; otherwise from the heads of the other queues where possible. If queues took
-    /// their pages from the end of the arena, and freed their consumed pages, the arena would grow
-    /// without end. Must be called between two changes of queues, since it changes them.
+    /// Takes the pages that the next append to this queue needs, if any. If `may_scan`, these pages
+    /// come from any queue; otherwise from the heads of the other queues where possible. If queues
+    /// took their pages from the end of the arena, and freed their consumed pages, the arena would
+    /// grow without end. Must not be called in the middle of a change of a queue, since it may
+    /// change any queue.
     fn page_to_append(&mut self, state: QueueState, may_scan: bool) -> Result<Option<NewTail>> {
         if !state.tail.is_none() && !self.needs_next_page(&state)? {
             return Ok(None);
@@ -139,9 +139,9 @@ impl Workspace<'_> {
         Ok(Some(NewTail { first, next: take()? }))
     }
 
-    /// Appends an entry behind the published end; `new` is what [`Workspace::page_to_append`]
-    /// returned. The search for those pages appended to no queue but the pinned one, for which
-    /// pages are taken without a scan.
+    /// Appends an entry after the published end; `new` is the result of
+    /// [`Workspace::page_to_append`]. The search for those pages appended to no queue but the
+    /// pinned one, for which pages are taken without a scan.
     fn append(&mut self, mut state: QueueState, entry: FreeEntry, new: Option<NewTail>) -> Result<QueueState> {
         if let Some(NewTail { first, next }) = new {
             let (page, previous_count) = match first {

@@ -76,7 +76,7 @@ impl CellEntry {
         self.hot.version.load(Ordering::SeqCst) != self.hot.sampled.load(Ordering::Relaxed)
     }
 
-    /// Returns the value of a counter to the sampler, likewise.
+    /// Returns the value of a counter to the sampler. Sequentially consistent, as in `is_dirty`.
     pub(crate) fn counter_to_sample(&self) -> u64 {
         self.hot.version.load(Ordering::SeqCst)
     }

@@ -15,20 +15,21 @@ pub(crate) struct CellsHead {
     /// Not 0 if a cell may have a value that no sample holds: see
     /// [`crate::shared::protocols::cell`].
     dirty: CacheLine<AtomicU64>,
-    /// The numbers of entries that exist and that were ever used; the bytes of bodies that exist,
-    /// in chunks, and that are allocated, in units. All are
-    /// [`checked`](crate::shared::control::checked) numbers.
+    /// `capacity` and `bound`: the numbers of entries that exist, and that were ever used.
+    /// `bodies_backed` and `bodies_used`: the bytes of bodies that exist, in chunks, and that are
+    /// allocated, in units. All are [`checked`](crate::shared::control::checked) numbers.
     pub(super) capacity: AtomicU64,
     pub(super) bound: AtomicU64,
     pub(super) bodies_backed: AtomicU64,
     pub(super) bodies_used: AtomicU64,
     /// A hint: no entry below this one is free.
     pub(super) first_free: AtomicU64,
-    /// No new cell gets a version up to this one, since dropped cells had them. Stored by the owner
-    /// of the writer lock.
+    /// No new cell gets a version up to this one, since dropped cells may have had it. Stored by
+    /// the owner of the writer lock.
     pub(super) versions_gone: AtomicU64,
-    /// 1 + the entry of a cell whose creation or drop is being committed. If its owner died, the
-    /// next owner of the writer lock that changes cells finds out which of the two it was.
+    /// 1 + the entry of a cell whose creation or drop is being committed. If the process that
+    /// stored it died, the next owner of the writer lock that changes cells determines which of the
+    /// two it was.
     pending: AtomicU64,
     /// The newest round of sampling that is requested, and the newest one that is committed.
     wanted: CacheLine<AtomicU64>,
@@ -103,8 +104,8 @@ impl CellsHead {
     }
 
     /// Requests a round, and returns the number of the round that covers all stores before this
-    /// call. That number is beyond all committed rounds, whatever `wanted` contains: after a
-    /// flipped bit in `wanted`, a store must not count as sampled that no round has seen.
+    /// call. That number is above all committed rounds, whatever `wanted` contains: even after a
+    /// flipped bit in `wanted`, a store that no round has seen must not count as sampled.
     pub(crate) fn ask(&self) -> u64 {
         let done = self.done().unwrap_or(0);
         let after = |wanted: u64| wanted.max(done).saturating_add(1);
@@ -139,7 +140,8 @@ impl CellsHead {
         self.done_event.notify_always();
     }
 
-    /// Returns the number of rounds that have failed: a waiter compares it before and after.
+    /// Returns the number of rounds that have failed. A waiter compares it before and after its
+    /// wait.
     pub(crate) fn failures(&self) -> u32 {
         self.failures.load(Ordering::SeqCst)
     }

@@ -26,8 +26,8 @@ pub(crate) fn write_zeros(file: &File, from: u64, len: u64, name: &str) -> Resul
     Ok(())
 }
 
-/// Writes `bytes` at `at`. The error of a full disk names the file and the bytes that are still
-/// `wanted` with these.
+/// Writes `bytes` at `at`. The error for a full disk names the file and `wanted`, the number of
+/// bytes still to be written, including these.
 pub(in crate::shared) fn write_blocks(file: &File, at: u64, bytes: &[u8], name: &str, wanted: u64) -> Result<()> {
     use std::os::unix::fs::FileExt;
     file.write_all_at(bytes, at).map_err(|error| match error.raw_os_error() {

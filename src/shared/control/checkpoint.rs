@@ -1,7 +1,7 @@
 //! The words of the checkpoints: C is the newest started one, K the newest finished one.
 //!
 //! C and its image are stored under the writer lock, everything else by the checkpoint thread of
-//! the logger or by recovery. C never changes until K = C: see [`crate::logger::checkpoint`].
+//! the logger or by recovery. C never changes while K ≠ C: see [`crate::logger::checkpoint`].
 
 use super::{Control, Event};
 use crate::error::reason::Space;
@@ -25,12 +25,13 @@ pub(crate) struct CheckpointWords {
     serial: AtomicU64,
     /// Notified when `finished` moves, and when an attempt fails.
     pub(crate) event: Event,
-    /// Not 0 if a checkpoint of the transaction `finished` has started once more, for a new header.
+    /// Not 0 if a checkpoint of the transaction `finished` has been started again, for a new
+    /// header.
     again: AtomicU32,
     /// A copy of the image of `started`, so that the next logger writes the same header.
     image: [AtomicU64; SLOT_WORDS],
     /// The number of failed attempts, and the cause of the last one: an error number, or 0 for
-    /// damage, and its place.
+    /// damage and its offset.
     failures: AtomicU64,
     failure_errno: AtomicU64,
     failure_offset: AtomicU64,
@@ -46,8 +47,7 @@ impl CheckpointWords {
         self.started_lsn.store(lsn.0, Ordering::Relaxed);
     }
 
-    /// Records that a header of `txn` and `lsn` was written as one more checkpoint. Called by
-    /// recovery.
+    /// Records a further checkpoint: a header of `txn` and `lsn` was written. Called by recovery.
     pub(crate) fn note_replayed(&self, txn: TxnId, lsn: Lsn) {
         self.finished_lsn.store(lsn.0, Ordering::Release);
         self.started_lsn.store(lsn.0, Ordering::Release);
@@ -106,14 +106,14 @@ impl CheckpointWords {
         }
     }
 
-    /// Records that a header holds `lsn`. Comes before the segments below `lsn` are recycled: a
-    /// reader of the log that misses one checks whether this has moved.
+    /// Records that a header holds `lsn`. Must be called before the segments below `lsn` are
+    /// recycled: a reader of the log that misses a segment checks whether this position has moved.
     pub(crate) fn set_finished_lsn(&self, lsn: Lsn) {
         self.finished_lsn.store(lsn.0, Ordering::Release);
     }
 
-    /// Publishes K = C, and wakes the waiters. Comes after the segments were recycled: a writer
-    /// that has waited for K for its log finds what it needs.
+    /// Publishes K = C, and wakes the waiters. Must be called after the segments were recycled, so
+    /// that a writer that waits for K to get log space then finds that space.
     pub(crate) fn finish(&self, txn: TxnId) {
         self.finished.store_fenced(txn.as_u64());
         self.again.store(0, Ordering::SeqCst);
@@ -132,7 +132,7 @@ impl CheckpointWords {
         self.event.notify();
     }
 
-    /// Returns the number of failed attempts: a waiter compares it before and after.
+    /// Returns the number of failed attempts. A waiter compares it before and after its wait.
     pub(crate) fn failures(&self) -> u64 {
         self.failures.load(Ordering::SeqCst)
     }

@@ -3,7 +3,7 @@
 //! | state of the entry | its client dies here |
 //! |---|---|
 //! | free: no owner | – |
-//! | claimed, its figures not stored yet | reaped; until then it shows the figures of the previous client |
+//! | claimed, its figures not stored yet | reaped; until then, it shows the previous client's |
 //! | in use | reaped |
 
 use super::Control;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// One client.
 #[repr(C, align(64))]
 pub(crate) struct ClientEntry {
-    /// Its client id; 0 is a free entry.
+    /// The client's id; 0 if the entry is free.
     owner: AtomicU64,
     pid: AtomicU64,
     since_ns: AtomicU64,

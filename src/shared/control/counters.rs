@@ -1,5 +1,5 @@
-//! The figures that `stats` reads. No decision about data rests on them, so nearly all accesses are
-//! relaxed. The accesses that steer a wait are methods of [`Counters`], which document their
+//! The figures that `stats` reads. No decision about data depends on them, so nearly all accesses
+//! are relaxed. The accesses that control a wait are methods of [`Counters`], which document their
 //! orderings.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,7 @@ impl StatCounter {
     }
 }
 
-/// A gauge: a number that is stored anew each time that it is measured.
+/// A gauge: a number that each new measurement replaces.
 #[repr(transparent)]
 #[derive(Default)]
 pub(crate) struct StatGauge(AtomicU64);
@@ -65,7 +65,7 @@ pub(crate) struct Counters {
     pub(crate) flushes: StatCounter,
     /// When the region was made, on the wall clock, in seconds since 1970.
     pub(crate) began_unix_seconds: StatGauge,
-    /// Commits with a deadline, and those whose caller returned before it, and after it.
+    /// Commits with a deadline; those whose call returned before the deadline, and after it.
     pub(crate) deadline_commits: StatCounter,
     pub(crate) deadlines_met: StatCounter,
     pub(crate) deadlines_missed: StatCounter,

@@ -42,14 +42,15 @@ impl DeadlineWords {
     /// [`DeadlineWords::announce`] after its publication.
     #[inline]
     pub(crate) fn announce_first(&self, deadline_ns: u64, base: Lsn) {
-        // A writer that died before its publication has left it beyond the log's end.
+        // A writer that died before its publication may have left `policy_tail` beyond the log's
+        // end.
         if self.policy_tail.load(Ordering::Relaxed) > base.0 {
             self.policy_tail.store(base.0, Ordering::Release);
         }
         self.announce(deadline_ns);
     }
 
-    /// Announces that what is published is to be durable by `deadline_ns`. A writer calls this
+    /// Announces that the published log is to be durable by `deadline_ns`. A writer calls this
     /// again after its publication: a flush that does not cover the commit may have taken the first
     /// announcement.
     #[inline]
@@ -73,8 +74,9 @@ impl DeadlineWords {
         deadline::take::<Native>(&self.urgency)
     }
 
-    /// Announces again what the flush thread took, after its flush failed. Without this, a commit
-    /// with a near deadline could wait as long as one whose deadline is an hour away.
+    /// Announces again the deadlines that the flush thread took, after its flush failed. Without
+    /// this, a commit with a near deadline could wait as long as one whose deadline is an hour
+    /// away.
     pub(crate) fn give_back(&self, taken: u64) {
         if taken != 0 {
             deadline::announce::<Native>(&self.urgency, taken);
@@ -86,8 +88,8 @@ impl DeadlineWords {
         Lsn(self.policy_tail.load(Ordering::Acquire))
     }
 
-    /// Records that an urgent commit requested the writer lock. If that is recent, bulk commits
-    /// publish at most a share of the ring ahead of what is durable.
+    /// Records that an urgent commit requested the writer lock. If `asked_ns` is recent, bulk
+    /// commits publish at most a share of the ring beyond the durable position.
     #[inline]
     pub(crate) fn note_urgent(&self, asked_ns: u64) {
         self.urgent_asked_ns.store(asked_ns, Ordering::Relaxed);
@@ -100,7 +102,8 @@ impl DeadlineWords {
     }
 }
 
-/// The words of the log's followers. Writers read nothing here: the flush thread notifies for them.
+/// The words of the log's followers. Writers do not access these words: the flush thread notifies
+/// the followers for them.
 #[repr(C)]
 pub(crate) struct FeedWords {
     /// Followers wait here.
@@ -108,8 +111,8 @@ pub(crate) struct FeedWords {
     _reserved: AtomicU32,
     /// The time on the monotonic clock until which followers of visible commits are to be woken for
     /// each commit, including commits that need no flush yet. Until then the flush thread polls
-    /// more often; writers do nothing for it. Each follower extends the time when it waits, so it
-    /// passes after the last follower has gone.
+    /// more often; writers do nothing for it. Each follower extends the time when it waits, so the
+    /// time passes after the last follower has stopped.
     visible_until_ns: AtomicU64,
 }
 

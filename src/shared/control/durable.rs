@@ -22,7 +22,7 @@ pub(crate) struct DurableWords {
     lsn: AtomicU64,
     /// The complement of `lsn`.
     lsn_check: AtomicU64,
-    /// Log blocks that may be charged before a writer has to wait.
+    /// The number of log blocks that may be reserved before a writer has to wait.
     block_credit: AtomicU64,
     /// Notified when any of these words has changed for a waiter.
     pub(crate) event: Event,
@@ -34,8 +34,9 @@ impl DurableWords {
     ///
     /// `txn` is loaded sequentially consistent: the load after `prepare_wait` is the second half of
     /// Dekker's idiom, of which [`Control::publish_durable`] is the first. The other loads acquire:
-    /// `publish_durable` stores `txn` last, so a new `txn` comes with the other three or with later
-    /// ones, and a mixture fails one of the comparisons.
+    /// `publish_durable` stores `txn` last, so a thread that loads a new `txn` then loads the other
+    /// three words of the same publication or of a later one. A mixture fails one of the
+    /// comparisons.
     #[inline]
     pub(crate) fn position(&self) -> Option<(TxnId, Lsn)> {
         let txn = self.txn.load(Ordering::SeqCst);
@@ -44,7 +45,7 @@ impl DurableWords {
         agree.then_some((TxnId::from_u64(txn), Lsn(lsn)))
     }
 
-    /// Returns the transaction that was published last, unchecked: for figures, not for
+    /// Returns the transaction that was published last, unchecked: for statistics, not for
     /// acknowledgements.
     pub(crate) fn last_txn(&self) -> TxnId {
         TxnId::from_u64(self.txn.load(Ordering::Acquire))
@@ -59,8 +60,8 @@ impl DurableWords {
     }
 
     /// Returns a position that is durable, and certain to be in the ring. Called by a logger that
-    /// takes over. If the previous logger died between the two stores, they differ. Both positions
-    /// were durable then, and this is the lower one.
+    /// takes over. If the previous logger died between the two stores, the word and its complement
+    /// differ. Both positions are durable then, and this is the lower one.
     pub(crate) fn inherited_lsn(&self) -> Lsn {
         Lsn(self.lsn.load(Ordering::Acquire).min(!self.lsn_check.load(Ordering::Acquire)))
     }
@@ -88,8 +89,8 @@ impl DurableWords {
         self.lsn_check.store(!lsn.0, Ordering::Release);
     }
 
-    /// Publishes again what the flush thread has acknowledged, if another process has damaged these
-    /// words.
+    /// Publishes again the position that the flush thread has acknowledged, if another process has
+    /// damaged these words.
     pub(crate) fn mend(&self, txn: TxnId, lsn: Lsn) {
         if self.position() != Some((txn, lsn)) {
             self.txn.store(txn.as_u64(), Ordering::SeqCst);
@@ -100,20 +101,20 @@ impl DurableWords {
         }
     }
 
-    /// Publishes the log blocks that may be charged in all. Sequentially consistent, so that a
-    /// notification may follow.
+    /// Publishes the total number of log blocks that may be reserved. Sequentially consistent, so
+    /// that a notification may follow.
     pub(crate) fn set_credit(&self, blocks: u64) {
         self.block_credit.store(blocks, Ordering::SeqCst);
     }
 
-    /// Returns the log blocks that may be charged in all.
+    /// Returns the total number of log blocks that may be reserved.
     #[inline]
     pub(crate) fn credit(&self) -> u64 {
         self.block_credit.load(Ordering::Acquire)
     }
 
-    /// Returns [`DurableWords::credit`] to a thread that has announced something before: a writer
-    /// that has requested blocks or is about to wait, and the thread that serves such a request.
+    /// Returns [`DurableWords::credit`] to a thread that has announced itself before: a writer that
+    /// has requested blocks or is about to wait, and the thread that serves such a request.
     /// Sequentially consistent: the second half of Dekker's idiom.
     pub(crate) fn credit_by_waiter(&self) -> u64 {
         self.block_credit.load(Ordering::SeqCst)
@@ -180,8 +181,9 @@ impl Control {
         fixed.durable_slots.iter().find_map(|slot| {
             let words = slot.copy();
             // The two slots are filled in turn: if t is still published, its slot was not refilled
-            // while it was copied. If t was published twice, the other slot may hold t as well and
-            // be refilled just now. Then its checksum fails, and the first one is good.
+            // while it was copied. If t was published twice, the other slot may contain t as well,
+            // and may be refilled during the copy. Then the checksum of that copy fails, and the
+            // other copy is valid.
             let unmoved = fixed.durable.txn.load(Ordering::SeqCst) == txn.as_u64();
             let is_t = unmoved && words[0] == txn.as_u64();
             is_t.then(|| self.decode_image(&words).ok()).flatten()

@@ -1,5 +1,6 @@
-//! Events of the region: words on which threads of all processes wait. The layers above wait on the
-//! region only through them. The protocol is that of [`crate::shared::protocols::event_count`].
+//! Events of the region: words on which threads of all processes wait. Higher layers wait on the
+//! region only through these events. The protocol is that of
+//! [`crate::shared::protocols::event_count`].
 
 use crate::Result;
 use crate::shared::protocols::atomic::{Native, Woken};
@@ -14,7 +15,7 @@ pub(crate) struct Event(pub(in crate::shared) AtomicU32);
 
 impl Event {
     /// Wakes all waiters; costs one load if there are none. The caller has just stored its change
-    /// fenced (each method of the region that is followed by this does so).
+    /// fenced (each method of the region after which a caller notifies does so).
     #[inline]
     pub(crate) fn notify(&self) {
         event_count::notify::<Native>(&self.0);

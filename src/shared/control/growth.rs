@@ -1,5 +1,5 @@
-//! The parts of `control` and of the arena that grow: how far each has blocks, and how it gets
-//! more.
+//! The parts of `control` and of the arena that grow: how many bytes of each have blocks, and how
+//! it gets more.
 
 use super::blocks::write_zeros;
 use super::clients::ClientEntry;
@@ -90,10 +90,11 @@ impl Control {
 
     /// Returns the ring's length in use, in bytes.
     ///
-    /// The length only grows, and what it can grow to only shrinks. So this process rejects a
+    /// The length only grows, and the limit of its growth only shrinks. So this process rejects a
     /// number that contradicts those that it has read before, even if the number fits its
     /// complement. A process that has not read the newest numbers may accept a forged one. The
-    /// logger reads them at each flush and rejects it, so nothing wrong becomes durable.
+    /// logger reads both numbers at each flush and rejects a forged one, so no wrong record becomes
+    /// durable.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the word is damaged: records would be put in the wrong place.
@@ -171,8 +172,9 @@ impl Control {
     }
 
     /// Doubles the ring until it reaches position `end` in its first lap. Returns the length in
-    /// use. If the device or the process lacks what this takes, the ring keeps its length for good.
-    /// Called by the owner of the writer lock; see [`RingWords`](super::RingWords).
+    /// use. If the file can't be opened or can't get the blocks, the ring keeps its length until
+    /// the store is opened anew. Called by the owner of the writer lock; see
+    /// [`RingWords`](super::RingWords).
     ///
     /// # Errors
     /// As [`Control::ring_len`].
@@ -209,8 +211,8 @@ impl Control {
     /// Returns [`Control::arena_bytes`], checked against the length of the arena's file.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the word is damaged, or counts more than the file has: a store there
-    /// would be a SIGBUS.
+    /// [`Error::Corrupt`] if the word is damaged, or counts more bytes than the file has: a store
+    /// to those bytes would raise SIGBUS.
     pub(crate) fn checked_arena_bytes(&self) -> Result<u64> {
         let Some(backed) = self.arena_bytes() else {
             return Err(Error::corrupt(
@@ -242,8 +244,8 @@ impl Control {
         Ok(())
     }
 
-    /// Returns an error unless this region's file has the byte before `end`. According to the
-    /// words, the part called `what` ends there. `known` is the greatest end that this process has
+    /// Returns an error unless this region's file has at least `end` bytes: according to the words,
+    /// the part called `what` ends at `end`. `known` is the greatest end that this process has
     /// checked.
     #[inline]
     pub(in crate::shared) fn check_own_file(&self, known: &AtomicU64, end: u64, what: &str) -> Result<()> {
@@ -287,7 +289,7 @@ impl Control {
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the checksum does not match, or if the high-water mark lies beyond the
-    /// arena's file: a load from a page there would be a SIGBUS.
+    /// arena's file: a load from a page there would raise SIGBUS.
     #[inline]
     pub(crate) fn decode_image(&self, words: &[u64; SLOT_WORDS]) -> Result<SlotImage> {
         let image = SlotImage::decode(words, dir::CONTROL)?;

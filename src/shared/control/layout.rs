@@ -20,8 +20,8 @@ use crate::shared::readers::ReaderWords;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::AtomicU64;
 
-/// The offsets of the numbers of the region that lead to memory, each stored with its complement,
-/// with the name of what they count. For tests that damage a region.
+/// The numbers of the region that lead to memory: the name and the offset of each. A number is
+/// stored with its complement. For tests that damage a region.
 pub const CHECKED_NUMBERS: &[(&str, u64)] = &[
     ("arena-pieces", offset_of!(Fixed, arena_bytes) as u64),
     ("ring-length", (offset_of!(Fixed, ring) + offset_of!(RingWords, len)) as u64),
@@ -38,9 +38,9 @@ pub const CHECKED_CELL_NUMBERS: &[(&str, u64)] = &[
 ];
 
 /// "untornC", and the version of this layout. This word and [`RegionIdentity`] are at the same
-/// offsets in every version. A library whose recoveries remove no memory mark
-/// ([`crate::files::memory_mark`]) has version 12 or an older one: it must not recover beside a
-/// region that a later logger would adopt.
+/// offsets in every version. In libraries of version 12 or older, a recovery does not remove the
+/// memory mark ([`crate::files::memory_mark`]). Such a library must not recover a store whose
+/// region a later logger would adopt.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"untornC\x0e");
 /// The version of this layout.
 pub(crate) const LAYOUT: u8 = MAGIC.to_le_bytes()[7];
@@ -97,13 +97,13 @@ pub const FLUSH_REQUEST_AT: u64 = (offset_of!(Fixed, logger) + offset_of!(Logger
 pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fixed, durable_slots) as u64];
 
 /// How much of the ring's range is in use. The ring begins small. In its first lap it doubles, up
-/// to the ring size, before a record would wrap around. No position moves then, so nothing needs to
-/// be flushed for it: see [`crate::shared::protocols::ring`]. The owner of the writer lock grows
-/// the ring ([`super::Control::grow_ring`]):
+/// to the ring size, before a record would wrap around. The growth moves no position, so nothing
+/// needs to be flushed for it: see [`crate::shared::protocols::ring`]. The owner of the writer lock
+/// grows the ring ([`super::Control::grow_ring`]):
 ///
 /// | step | its owner dies here |
 /// |---|---|
-/// | zeros are written over the range that is added | nothing has changed; the next writer writes them again |
+/// | zeros are written over the new range | nothing has changed; the next writer repeats it |
 /// | `len` is stored | done |
 ///
 /// If growing fails, `reach` becomes `len` for good, before any record wraps around: a ring that
@@ -113,20 +113,20 @@ pub const IMAGES_AT: [u64; 2] = [offset_of!(Fixed, slots) as u64, offset_of!(Fix
 pub(crate) struct RingWords {
     /// The length in use, in pages of 4,096 bytes: a [`checked`] number.
     pub(super) len: AtomicU64,
-    /// The length up to which the ring can still grow, likewise.
+    /// The length up to which the ring can still grow, in the same form.
     pub(super) reach: AtomicU64,
     /// The position at which the first lap begins, and its complement.
     pub(super) base: AtomicU64,
     pub(super) base_check: AtomicU64,
 }
 
-/// The incarnation of the next transactions. All are [`checked`] numbers, and each changes only to
-/// the current incarnation.
+/// The incarnation of the next transactions. Each word is 0 or a [`checked`] number, and changes
+/// only to the current incarnation.
 #[repr(C)]
 pub(crate) struct IncarnationWords {
     /// Stored by recovery. 0 until a logger has begun the region.
     pub(super) current: AtomicU64,
-    /// The current incarnation, once the log states durably that it is used; stored by the logger.
+    /// The current incarnation, once the log durably records that it is used; stored by the logger.
     pub(super) stated: AtomicU64,
     /// The current incarnation, once a process requests that; stored by any process.
     pub(super) wanted: AtomicU64,
@@ -148,7 +148,7 @@ pub(crate) struct Fixed {
     pub(crate) logger: CacheLine<LoggerWords>,
     pub(crate) checkpoint: CacheLine<CheckpointWords>,
     pub(crate) feed: CacheLine<FeedWords>,
-    /// How much of the arena has blocks, since zeros were written to it, in units of
+    /// The length of the arena's part that has blocks, since zeros were written to it, in units of
     /// [`limits::ARENA_SIZE_INITIAL`]. A [`checked`] number.
     pub(super) arena_bytes: CacheLine<AtomicU64>,
     /// The number of entries of the client table that have blocks. A [`checked`] number.

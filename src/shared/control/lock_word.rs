@@ -24,7 +24,7 @@ impl LockWord {
         EventCounts::two(&self.urgent, &self.event)
     }
 
-    /// Acquires the lock if that takes no wait. `class` is called only if the lock is not free.
+    /// Acquires the lock if that needs no wait. `class` is called only if the lock is not free.
     #[inline]
     pub(crate) fn try_acquire(&self, class: &dyn Fn() -> CommitClass, me: ClientIdBits) -> bool {
         // The lock is nearly always free, and then the class does not matter.
@@ -66,7 +66,7 @@ impl LockWord {
         lock::owner::<Native>(&self.word)
     }
 
-    /// Wakes all urgent waiters: one may wait for a process that died before it woke them.
+    /// Wakes all urgent waiters: a process may have died before it woke one of them.
     pub(crate) fn wake_urgent(&self) {
         lock::wake_all::<Native>(&self.urgent.event);
     }
@@ -83,8 +83,8 @@ impl LockWord {
         self.holder_since_ns.store(now_ns, Ordering::Relaxed);
     }
 
-    /// Returns the process id of the last owner that recorded itself. If an owner died before that,
-    /// this is the id of the previous one.
+    /// Returns the process id of the last owner that recorded itself. If an owner died before it
+    /// recorded itself, this is the id of the previous owner.
     pub(crate) fn holder_pid(&self) -> u32 {
         self.holder_pid.load(Ordering::Relaxed)
     }

@@ -17,10 +17,10 @@ use untorn_wal::{Lsn, Retention};
 pub(crate) struct LoggerWords {
     /// The flush thread waits here.
     pub(crate) flusher: Event,
-    /// The log's tail from which on the flush thread is woken; see
+    /// The flush thread is woken when the log's tail reaches this position; see
     /// [`crate::shared::protocols::event_count::notify_from`].
     wake_from: AtomicU64,
-    /// The urgency from which on the flush thread is woken for a commit; see
+    /// The flush thread is woken for a commit of at least this urgency; see
     /// [`crate::shared::protocols::deadline`].
     wake_urgency: AtomicU64,
     /// The background, the checkpoint and the main thread wait here.
@@ -33,11 +33,11 @@ pub(crate) struct LoggerWords {
     stop: AtomicU32,
     pid: AtomicU32,
     pub(crate) settings: Settings,
-    /// The number of requests to free kept log space by processes that found the disk full, and the
-    /// newest request that was served.
+    /// The number of requests to free log space that is kept for followers, and the newest request
+    /// that was served. A process makes a request if it found the disk full.
     yield_request: AtomicU64,
     yielded: AtomicU64,
-    /// The log blocks that a waiting writer needs to be granted.
+    /// The credit in log blocks that a waiting writer needs.
     log_request: AtomicU64,
     /// The number of the segment that was started last; stored after its header is durable.
     segment: AtomicU64,
@@ -53,7 +53,7 @@ pub(crate) struct LoggerWords {
     log_errno: AtomicU32,
     /// Sticky: see [`Poison`].
     poison: AtomicU32,
-    /// The error number behind `poison`.
+    /// The error number of the failure that set `poison`.
     poison_errno: AtomicU32,
 }
 
@@ -97,8 +97,8 @@ impl LoggerWords {
     }
 }
 
-/// Requests. Each is stored sequentially consistent, so that a notification may follow it, and so
-/// that a thread of the logger that prepares its wait and then checks the request sees it.
+/// Requests. Each is stored sequentially consistent, so that a notification may follow it.
+/// Likewise, a thread of the logger that prepares its wait and then checks the request sees it.
 impl LoggerWords {
     /// Requests a flush up to `lsn`, at once. The caller then wakes the flush thread.
     pub(crate) fn request_flush(&self, lsn: Lsn) {
@@ -141,8 +141,8 @@ impl LoggerWords {
         self.stop.load(Ordering::Acquire) != 0
     }
 
-    /// Requests log space that is kept for followers; returns the number of the request. The caller
-    /// then wakes the background thread.
+    /// Requests that the logger frees log space that is kept for followers; returns the number of
+    /// the request. The caller then wakes the background thread.
     pub(crate) fn request_yield(&self) -> u64 {
         self.yield_request.fetch_add(1, Ordering::SeqCst) + 1
     }
@@ -172,7 +172,7 @@ impl LoggerWords {
     }
 
     /// Ends the request for a credit, so that a large request that was refused does not keep
-    /// requesting files and checkpoints.
+    /// causing new files and checkpoints.
     pub(crate) fn end_credit_request(&self) {
         self.log_request.store(0, Ordering::SeqCst);
     }
@@ -217,7 +217,7 @@ impl LoggerWords {
         self.heartbeat.load(Ordering::Relaxed)
     }
 
-    /// Publishes, for figures, the time that bounds the age of commits that are not durable.
+    /// Publishes, for statistics, the time that bounds the age of commits that are not durable.
     pub(crate) fn set_durable_as_of(&self, ns: u64) {
         self.durable_as_of_ns.store(ns, Ordering::Relaxed);
     }
@@ -239,7 +239,8 @@ impl LoggerWords {
         self.segment.load(Ordering::Relaxed)
     }
 
-    /// Starts with this segment, in a region that no other process has mapped.
+    /// Sets the number of the segment that was started last, in a region that no other process has
+    /// mapped.
     pub(super) fn begin_with_segment(&self, number: u64) {
         self.segment.store(number, Ordering::Relaxed);
     }
@@ -251,8 +252,8 @@ impl LoggerWords {
         self.log_failures.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Returns the number of times that the log could not grow: a waiter compares it before and
-    /// after.
+    /// Returns the number of times that the log could not grow. A waiter compares it before and
+    /// after its wait.
     pub(crate) fn log_failures(&self) -> u32 {
         self.log_failures.load(Ordering::SeqCst)
     }
@@ -267,13 +268,14 @@ impl LoggerWords {
         self.poison.load(Ordering::Acquire)
     }
 
-    /// Returns the error number behind the mark, for the message.
+    /// Returns the error number of the failure that set the mark, for the message.
     pub(super) fn poison_errno(&self) -> i32 {
         self.poison_errno.load(Ordering::Relaxed) as i32
     }
 
     /// Sets the mark. The log's mark replaces others, and is never replaced, since the waiters for
-    /// the log rely on it. Returns whether the mark is new. The caller then wakes all waiters.
+    /// the log rely on it. Returns whether the mark was stored, which is always so for the log's
+    /// mark. The caller then wakes all waiters.
     pub(crate) fn set_poison(&self, poison: Poison, errno: i32) -> bool {
         let marks = |now: u32| now == 0 || poison == Poison::Log;
         let replace = |now| marks(now).then_some(poison as u32);
@@ -299,8 +301,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Sets the flush policy. The argument comes first, so that a kind comes with its argument or
-    /// with a later one. The kind is stored fenced: the caller then wakes the flush thread.
+    /// Sets the flush policy. The argument is stored first, so that a reader of the kind finds its
+    /// argument or a later one. The kind is stored fenced: the caller then wakes the flush thread.
     pub(crate) fn set_policy(&self, kind: u64, argument: u64) {
         self.policy_argument.store(argument, Ordering::Release);
         self.policy.store_fenced(kind);

@@ -14,7 +14,7 @@ use crate::{Error, Result, TxnId};
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
-/// Why a store refuses writes until it is opened anew.
+/// The reason why a store refuses writes until it is opened again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Poison {
@@ -32,7 +32,7 @@ impl Control {
     #[inline]
     pub(crate) fn incarnation(&self) -> Result<u32> {
         let word = unchecked(self.fixed().incarnation.current.load(Ordering::Relaxed));
-        // An incarnation before that of the newest transaction would give ids that go backwards.
+        // An incarnation before that of the newest transaction would make the ids go backwards.
         word.filter(|incarnation| *incarnation >= self.committed().incarnation()).ok_or_else(|| {
             let what = format!("the incarnation of the store is damaged; {REOPEN_REMEDY}");
             Error::corrupt(dir::CONTROL, offset_of!(Fixed, incarnation) as u64, what)
@@ -51,8 +51,9 @@ impl Control {
     }
 
     /// Returns whether a logger has begun this region. If not, the first client of a store that was
-    /// left in order has made it, the header may still state that the store is in order, and no
-    /// client may change anything that recovery would not find: see `api/left_in_order.rs`.
+    /// shut down in order has made the region. The header may still record that the store is in
+    /// order, so no client may change anything that recovery would not find: see
+    /// `api/left_in_order.rs`.
     ///
     /// A client stores no word of the log, the cells and the commits before this returns true.
     pub(crate) fn is_begun(&self) -> bool {
@@ -91,8 +92,8 @@ impl Control {
         TxnId::from_u64(self.fixed().committed.load(Ordering::Acquire))
     }
 
-    /// Begins with the commit of `image` as the newest one, durable, and in both checkpoints.
-    /// Called by recovery; no other process has mapped the region.
+    /// Initialises the state: the commit of `image` is the newest, is durable, and is both
+    /// checkpoints C and K. Called by recovery; no other process has mapped the region.
     pub(crate) fn begin_at(&self, image: &SlotImage) {
         let fixed = self.fixed();
         let words = image.encode();

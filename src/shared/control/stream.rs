@@ -6,18 +6,19 @@ use crate::shared::protocols::atomic::Word64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use untorn_wal::Lsn;
 
-/// How far frames are published, and how many log blocks they are charged.
+/// The position up to which frames are published, and the number of log blocks reserved for them.
 #[repr(C)]
 pub(crate) struct StreamWords {
     /// End of the readable frames. It only grows, and is stored before the frames are readable.
     tail: AtomicU64,
-    /// Log blocks charged up to `tail` or a later position. The next owner of the lock continues
+    /// Log blocks reserved up to `tail` or a later position. The next owner of the lock continues
     /// from here.
     reserved_blocks: AtomicU64,
-    /// Log blocks charged up to `tail` or an earlier position. The logger grants by this.
+    /// Log blocks reserved up to `tail` or an earlier position. The logger computes the credit from
+    /// this number.
     reserved_below: AtomicU64,
-    /// Above all numbers that keyspaces were given, including those of transactions that rolled
-    /// back.
+    /// Above the numbers of all keyspaces created since the region began, including those of
+    /// transactions that rolled back.
     next_keyspace: AtomicU64,
     /// The end of the newest record that refers to a logged extent. Stored before the record is
     /// published: the flush thread acquires the published tail and then loads this word, so it
@@ -42,14 +43,14 @@ impl StreamWords {
         self.tail.store(lsn.0, Ordering::Release);
     }
 
-    /// Publishes the frames up to `tail`, with which `reserved_blocks` are charged in all. Fenced,
-    /// so that a notification may follow.
+    /// Publishes the frames up to `tail`, with which `reserved_blocks` are reserved in total. The
+    /// logger counts the log below the tail as used. Fenced, so that a notification may follow.
     ///
     /// | step | its owner dies after it |
     /// |---|---|
-    /// | the charge is stored for the next owner | the next owner charges no less than is used |
+    /// | the next owner's reservation is stored | it reserves at least the used blocks |
     /// | the tail is stored | the logger grants too little until the next publication |
-    /// | the charge is stored for the logger, which counts everything below the tail as used | done |
+    /// | the logger's reservation is stored | done |
     pub(crate) fn append(&self, tail: Lsn, reserved_blocks: u64) {
         self.reserved_blocks.store(reserved_blocks, Ordering::Release);
         self.tail.store_fenced(tail.0);
@@ -103,7 +104,7 @@ impl StreamWords {
         Lsn(self.tail.load(Ordering::SeqCst))
     }
 
-    /// Returns the end of the published frames, and the blocks charged up to there or beyond.
+    /// Returns the end of the published frames, and the blocks reserved up to there or beyond.
     /// Called by the next owner of the writer lock.
     #[inline]
     pub(crate) fn tail_and_reserved(&self) -> (Lsn, u64) {
@@ -111,9 +112,9 @@ impl StreamWords {
         (tail, self.reserved_blocks.load(Ordering::Acquire))
     }
 
-    /// Returns the blocks charged up to the tail or an earlier position, and the tail. Called by
-    /// the flush thread. The charge is read first: if a stream moves in between, too little is
-    /// granted, which the next round corrects.
+    /// Returns the blocks reserved up to the tail or an earlier position, and the tail. Called by
+    /// the flush thread. The reservation is read first: if a stream advances in between, the logger
+    /// grants too little, which its next round corrects.
     pub(crate) fn reserved_and_tail(&self) -> (u64, Lsn) {
         let reserved_blocks = self.reserved_below.load(Ordering::Acquire);
         (reserved_blocks, self.tail())

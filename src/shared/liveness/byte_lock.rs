@@ -75,7 +75,7 @@ pub(crate) fn lock_some_byte(directory: impl AsFd, offsets: &Range<u64>) -> Resu
 }
 
 /// Moves the lock of one byte of `lock` to another byte. At each instant at least one of them is
-/// locked.
+/// locked. If another open file has locked `to`, the lock stays where it is.
 pub(crate) fn move_lock(file: BorrowedFd<'_>, from: u64, to: u64) -> Result<()> {
     if !try_lock_byte(&file, LOCK_FILE, ByteLockMode::Alone, to)? {
         return Ok(());
