@@ -274,10 +274,9 @@ impl LoggerWords {
     }
 
     /// Sets the mark. The log's mark replaces others, and is never replaced, since the waiters for
-    /// the log rely on it. Returns whether the mark was stored, which is always so for the log's
-    /// mark. The caller then wakes all waiters.
+    /// the log rely on it. Returns whether the mark is new. The caller then wakes all waiters.
     pub(crate) fn set_poison(&self, poison: Poison, errno: i32) -> bool {
-        let marks = |now: u32| now == 0 || poison == Poison::Log;
+        let marks = |now: u32| now == 0 || (poison == Poison::Log && now != poison as u32);
         let replace = |now| marks(now).then_some(poison as u32);
         let is_new = self.poison.fetch_update(Ordering::AcqRel, Ordering::Acquire, replace).is_ok();
         if is_new {
