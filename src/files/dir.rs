@@ -195,9 +195,18 @@ impl Dir {
     }
 
     /// Opens a file of the store that must exist.
+    ///
+    /// # Errors
+    /// [`Error::Detached`] if the directory was removed; [`Error::Mismatch`] if only the file is
+    /// missing; those of [`Dir::open_file`].
     pub(crate) fn need_file(&self, name: &str, write: bool) -> Result<File> {
-        self.open_file(name, write)?
-            .ok_or_else(|| Error::Mismatch { file: name.to_string(), what: MismatchKind::Missing })
+        if let Some(file) = self.open_file(name, write)? {
+            return Ok(file);
+        }
+        if is_removed(self.handle()?) {
+            return Err(Error::Detached { reason: DetachedReason::DirectoryRemoved { directory: self.path.clone() } });
+        }
+        Err(Error::Mismatch { file: name.to_string(), what: MismatchKind::Missing })
     }
 
     /// Removes a file of the store, if it exists.

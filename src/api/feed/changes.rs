@@ -298,8 +298,11 @@ impl Changes {
                 let durable = engine.control.durable().map(|(txn, _)| txn);
                 if self.feed == Feed::Visible || durable == Some(engine.control.committed()) {
                     watch = engine.watch_logger();
-                    engine.glance_at_logger();
-                    return Ok(());
+                    // No change can follow in a directory that was removed. Other reasons may pass.
+                    return match engine.find_logger() {
+                        Err(error @ Error::Detached { .. }) => Err(error),
+                        _ => Ok(()),
+                    };
                 }
                 engine.refuse_broken_log()?;
                 watch.check(engine, start)

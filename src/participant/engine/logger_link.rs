@@ -40,13 +40,19 @@ impl Engine {
     /// unflushed.
     #[inline]
     pub(crate) fn glance_at_logger(&self) {
+        // A caller that waits for durability gets the error.
+        let _ = self.find_logger();
+    }
+
+    /// Does what [`Engine::glance_at_logger`] does, and returns the error.
+    pub(crate) fn find_logger(&self) -> Result<()> {
         let now = now_ns();
         let seen = self.logger_seen_ns.load(Ordering::Relaxed);
         if now.saturating_sub(seen) > LOGGER_GLANCE_INTERVAL_NS {
             self.logger_seen_ns.store(now, Ordering::Relaxed);
-            // A caller that waits for durability gets the error.
-            let _ = self.ensure_logger();
+            return self.ensure_logger();
         }
+        Ok(())
     }
 
     /// Does what [`Engine::glance_at_logger`] does, for operations that are done a hundred million

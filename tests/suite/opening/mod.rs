@@ -230,7 +230,7 @@ fn flush_policies_change_at_run_time() {
     let small = commit(b"b", 1000);
     assert!(!small.wait_timeout(Duration::from_millis(200)).unwrap(), "4,000 bytes have not gathered");
     let more = commit(b"c", 3500);
-    assert!(small.wait_timeout(Duration::from_millis(700)).unwrap() && more.is_durable());
+    assert!(small.wait_timeout(HANGS).unwrap() && more.is_durable());
     spawn("opening::policy", &test.path, &["commit", ""]).finish();
     assert!(commit(b"d", 10).wait_timeout(HANGS).unwrap());
 }

@@ -10,9 +10,7 @@ use crate::common::{
 };
 use std::path::Path;
 use std::time::Duration;
-use untorn::{Error, Store};
-
-/// A wait that takes longer hangs.
+use untorn::{Durability, Error, Feed, Store};
 
 #[test]
 fn child() {
@@ -176,6 +174,45 @@ fn the_directory_is_removed() {
     // Another store of the same name is a new one.
     let store = test.open();
     assert!(store.find_keyspace("keys").unwrap().is_none());
+}
+
+/// Waits for a change that never comes. Returns the error.
+fn wait_for_change(store: &Store, feed: Feed) -> Option<Error> {
+    let newest = store.snapshot().unwrap().txn_id();
+    store.changes(newest, feed).unwrap().try_next(HANGS).err()
+}
+
+/// The directory is removed: a process that writes for the first time or grows the store, and one
+/// that waits for changes, get the same error.
+#[test]
+fn the_directory_of_other_users_is_removed() {
+    let _limit = limit();
+    let waits: &[(&str, fn(&Store) -> Option<Error>)] = &[
+        ("writes first", |store| store.begin_with(Durability::Visible).err()),
+        ("grows", |store| {
+            let keys = store.find_keyspace("keys").unwrap().unwrap();
+            (0..1000u32).find_map(|n| keys.put(n.to_be_bytes(), vec![7; 60_000]).err())
+        }),
+        ("waits for visible changes", |store| wait_for_change(store, Feed::Visible)),
+        ("waits for durable changes", |store| wait_for_change(store, Feed::Durable)),
+    ];
+    for (name, wait) in waits {
+        let test = TestStore::new();
+        let store = test.open();
+        store.keyspace("keys").unwrap().put("k", "v").unwrap();
+        let other = match *name {
+            // This process has written.
+            "writes first" => {
+                drop(store);
+                test.open()
+            }
+            _ => store,
+        };
+        std::fs::remove_dir_all(&test.path).unwrap();
+        let error = wait(&other).unwrap_or_else(|| panic!("{name}: no error"));
+        let expected = format!("the directory {} was removed", test.path.display());
+        assert!(matches!(error, Error::Detached { .. }) && error.to_string().contains(&expected), "{name}: {error}");
+    }
 }
 
 /// The directory is renamed: its users go on, the new path leads to the same store, and a logger is
