@@ -107,7 +107,7 @@ fn old_batches_in_a_recycled_file_never_pass() {
     assert!(now[2 * BLOCK_BYTES..] == old[2 * BLOCK_BYTES..] && old[2 * BLOCK_BYTES..].starts_with(b"untornWB"));
     let (end, _) = check(&disk, &stream, log_state.checkpoint_lsn, log_state.durable, "with old batches behind");
     assert_eq!(end, stream.end());
-    // If the old batch 1 overwrites the new batch 1, the scan reports damage to the new batch.
+    // The old batch 1 in the place of the new batch 1 is not accepted: the scan returns no bytes.
     let mut forged = now.clone();
     forged[BLOCK_BYTES..2 * BLOCK_BYTES].copy_from_slice(&old[BLOCK_BYTES..2 * BLOCK_BYTES]);
     disk.set_contents(&old_file, &forged);
