@@ -1,11 +1,15 @@
 //! Measures the effect of priorities and deadlines: `cargo bench --bench deadlines`.
 //!
-//! First, how long an urgent commit takes beside a bulk load of other processes. There are three
-//! cases: alone; with all of one class, as if there were no priorities (the bulk load begins its
-//! transactions as urgent ones); and with classes. The measurement is compared with the bound that
-//! response-time analysis computes from the longest lock holds and flushes of the same run. Beside
-//! a load without a pause there is no bound; a load that pauses permits one, so that the two can be
-//! compared.
+//! First, how long an urgent commit takes while other processes run a bulk load. There are three
+//! cases:
+//! - no bulk load;
+//! - one class for all transactions, as if there were no priorities: the bulk load begins its
+//!   transactions as urgent ones;
+//! - separate classes.
+//!
+//! Response-time analysis computes a bound from the longest lock holds and flushes of the same run.
+//! The measurement is compared with that bound. A bulk load without pauses has no bound. So a
+//! second bulk load pauses between its transactions, which makes the comparison possible.
 //!
 //! Second, how many flushes commits with a deadline need, compared with commits without one.
 //!
@@ -90,7 +94,7 @@ impl Drop for Load {
     }
 }
 
-/// Runs a bulk load, until killed.
+/// Runs a bulk load until the process is killed.
 fn load(path: &Path, role: &str) {
     let store = Store::open(path).expect("the store");
     let keyspace = store.keyspace("k").expect("the keyspace");
@@ -100,7 +104,7 @@ fn load(path: &Path, role: &str) {
         let mut txn = store.begin_with(class).expect("begun");
         for _ in 0..BULK_RECORDS {
             n += 1;
-            // Keys are overwritten soon, so that the store stays small.
+            // The keys repeat, so the store stays small.
             txn.put(&keyspace, &(n % 20_000).to_be_bytes(), &[7; 1024]).expect("put");
         }
         txn.submit().expect("committed");
@@ -173,8 +177,8 @@ fn urgent_beside(bulk: &str, time: Duration) {
     );
 }
 
-/// Returns the bound of an urgent commit, by the rates of this run and the longest holds and
-/// flushes of this store.
+/// Returns the bound on the time of an urgent commit. It follows from the rates of this run and
+/// from the longest lock holds and flushes of this store.
 fn bound(before: &Stats, after: &Stats, took: Duration, bulk_processes: u64, as_urgent: bool) -> Option<Duration> {
     let task = |callers: u64, before: &untorn::Latency, after: &untorn::Latency| {
         let per_second = after.since(before).count() as f64 / took.as_secs_f64();
@@ -184,9 +188,9 @@ fn bound(before: &Stats, after: &Stats, took: Duration, bulk_processes: u64, as_
     let urgent_callers = if as_urgent { bulk_processes + 1 } else { 1 };
     let classes = Classes {
         urgent: task(urgent_callers, &then.urgent, &now.urgent),
-        // The logger's checkpoints and samples are bulk as well.
+        // The logger's checkpoints and samples are bulk transactions as well.
         bulk: task(if as_urgent { 1 } else { bulk_processes + 1 }, &then.bulk, &now.bulk),
-        // The logger's patience is half that of others.
+        // The logger's patience is half that of other bulk writers.
         bulk_patience_ns: untorn::limits::BULK_PATIENCE.as_nanos() as u64 / 2,
         share_wait_ns: untorn::limits::BULK_PATIENCE.as_nanos() as u64,
         flush_ns: after.latencies.flush.max().as_nanos() as u64,

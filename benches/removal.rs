@@ -1,5 +1,6 @@
-//! Measures how long the writer lock is held by the removal of a million records, at once and one
-//! by one. `cargo bench --bench removal`, or `-- RECORDS` for another number.
+//! Measures how long the removal of a million records holds the writer lock, by `clear`,
+//! by a range and by single keys. `cargo bench --bench removal`, or `-- RECORDS` for another
+//! number.
 //!
 //! The lock is held from the end of `begin` to the end of a visible commit. The records have keys
 //! of 8 bytes and values of 16 bytes. A checkpoint precedes each removal, so that the checksum of
@@ -24,7 +25,7 @@ fn fill(bench: &BenchStore, keys: &Keyspace, records: u64) {
     bench.store.checkpoint().unwrap();
 }
 
-/// Returns the shortest of some rounds. Each begins with all records.
+/// Returns the shortest time of several rounds. Each round begins with all records.
 fn measure(records: u64, remove: impl Fn(&mut WriteTxn<'_>, &Keyspace)) -> Duration {
     let bench = BenchStore::new(FlushPolicy::OnCommit);
     let keys = bench.store.keyspace("keys").unwrap();

@@ -1,4 +1,5 @@
-//! A store in a directory of its own, which is removed with it. Its commits are visible by default.
+//! A store in its own temporary directory. Dropping the store removes the directory. Commits are
+//! visible by default.
 
 use std::time::Duration;
 use untorn::{Durability, FlushPolicy, Store};

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Parses the arguments, or ends the process with the usage.
+    /// Parses the arguments. On an error, prints the usage and exits.
     pub(crate) fn read(mut words: impl Iterator<Item = String>) -> Arguments {
         let report = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/growth");
         let (mut quick, mut entries_max, mut dir, mut report) = (false, None, std::env::temp_dir(), report);
@@ -51,7 +51,7 @@ impl Arguments {
         Duration::from_millis(if self.quick { 60 } else { 400 })
     }
 
-    /// Returns the entries of the stores along the axes that are not about entries.
+    /// Returns the number of entries in a store, for every axis except the number of entries.
     pub(crate) fn entries(&self) -> u64 {
         self.entries_max.min(if self.quick { 5_000 } else { 100_000 })
     }

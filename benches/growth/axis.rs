@@ -1,4 +1,4 @@
-//! What grows, and the points along it.
+//! The axes of the measurement: each varies one property of the store, in several points.
 
 use crate::arguments::Arguments;
 use crate::load::{Loaded, VALUE_BYTES};
@@ -6,7 +6,7 @@ use crate::log_chart::Unit;
 use crate::worker;
 use std::time::Duration;
 
-/// Something that grows.
+/// A property of the store that is varied.
 pub(crate) struct Axis {
     /// The name of the chart's file.
     pub(crate) file: &'static str,
@@ -16,13 +16,13 @@ pub(crate) struct Axis {
     pub(crate) measure: fn(&Arguments) -> Vec<Point>,
 }
 
-/// The costs at one value of what grows.
+/// The costs at one value of the axis.
 pub(crate) struct Point {
     pub(crate) x: f64,
     /// The nanoseconds of each of [`crate::load::Operation::ALL`].
     pub(crate) nanos: [f64; 3],
-    /// The bytes on the disk for each entry, of all files and of the arena; `None` where they do not
-    /// depend on what grows.
+    /// The bytes on the disk per entry: of all files, and of the arena alone. `None` if they do not
+    /// depend on the axis.
     pub(crate) bytes: Option<[f64; 2]>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) const ALL: [&Axis; 4] = [
     },
 ];
 
-/// The bytes of all values along the axis of their size.
+/// The total bytes of all values, on the axis of the value size.
 const VALUES_BYTES: u64 = 64 << 20;
 
 fn entries(arguments: &Arguments) -> Vec<Point> {
@@ -89,7 +89,7 @@ fn processes(arguments: &Arguments) -> Vec<Point> {
     counts.map(point).collect()
 }
 
-/// A point is measured for a time in which few commits are added to those that it is about.
+/// The measurement of a point adds few commits to those that the point stands for.
 fn snapshot(arguments: &Arguments) -> Vec<Point> {
     let mut loaded = Loaded::new(arguments, arguments.entries(), VALUE_BYTES);
     let oldest = loaded.store.snapshot().unwrap();

@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use untorn::{Durability, Keyspace, Store};
 
-/// Bytes of a key: eight of the number, big-endian, then zeros.
+/// Bytes of a key: the number in eight bytes, big-endian, then zeros.
 pub(crate) const KEY_BYTES: usize = 24;
-/// Bytes of a value along the axes that are not about its size.
+/// Bytes of a value, on every axis except the value size.
 pub(crate) const VALUE_BYTES: usize = 150;
-/// Reads between two looks at the clock. A put takes much longer than a look.
+/// Reads between two readings of the clock. A put takes much longer than a reading of the clock, so
+/// puts need no such interval.
 const READS_BETWEEN_CLOCKS: u64 = 16;
 
-/// What a process repeats.
+/// The operation that a process repeats.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// Looks up a random key, in one snapshot.
@@ -79,13 +80,13 @@ impl Loaded {
         self.dir.path().join("store")
     }
 
-    /// Takes a checkpoint, so that the background work of what came before is over.
+    /// Takes a checkpoint, so that no background work of earlier operations remains.
     pub(crate) fn settle(&self) {
         self.store.sync().unwrap();
         self.store.checkpoint().unwrap();
     }
 
-    /// Returns the nanoseconds of each operation, the median of some rounds.
+    /// Returns the nanoseconds of each operation: the median of several rounds.
     pub(crate) fn time_all(&mut self, time_of_a_round: Duration) -> [f64; 3] {
         Operation::ALL.map(|operation| {
             let mut rounds = [0.0; ROUNDS];
@@ -117,8 +118,8 @@ impl Loaded {
         self.random = runner.random;
     }
 
-    /// Returns the bytes of the blocks of all files for each entry, and those of the arena alone,
-    /// after a checkpoint.
+    /// Takes a checkpoint. Then returns the bytes of disk blocks per entry: of all files, and of
+    /// the arena alone.
     pub(crate) fn bytes_of_a_record(&self) -> [f64; 2] {
         self.settle();
         let arena = self.path().join("arena").metadata().unwrap().blocks() * 512;
@@ -132,7 +133,8 @@ impl Drop for Loaded {
     }
 }
 
-/// When operations count, in nanoseconds of the monotonic clock, which all processes share.
+/// The interval in which operations count, in nanoseconds of the monotonic clock. All processes
+/// share this clock.
 #[derive(Clone, Copy)]
 pub(crate) struct Window {
     pub(crate) start: u64,

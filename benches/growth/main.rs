@@ -1,10 +1,11 @@
-//! Measures how the cost of a read, of a put and of a record's bytes grows: with the entries, the
-//! size of a value, the processes, and the age of the oldest snapshot. `cargo bench --bench growth`;
-//! `-- --quick` takes some twenty seconds. `docs/performance.md` explains the results.
+//! Measures how the time of a read, the time of a put and the bytes per record grow with the number
+//! of entries, the size of a value, the number of processes, and the age of the oldest snapshot.
+//! `cargo bench --bench growth`; `-- --quick` takes some twenty seconds. `docs/performance.md`
+//! explains the results.
 //!
 //! - `load`: the store, its operations, and how long one takes
 //! - `worker`: the other processes that use the store
-//! - `axis`: what grows, and the points along it
+//! - `axis`: the varied properties, and the measured points of each
 //! - `report`, `log_chart`: the table and the charts
 
 mod arguments;

@@ -25,7 +25,8 @@ pub(crate) fn table(curves: &[Curve]) -> String {
     text
 }
 
-/// Writes a chart of the times along each axis, and one of the bytes where they depend on it.
+/// Writes a chart of the times for each axis. Writes a chart of the bytes as well, if they depend
+/// on the axis.
 pub(crate) fn write(dir: &Path, curves: &[Curve]) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     for (axis, points) in curves {

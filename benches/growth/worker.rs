@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The first argument of a worker; the store's path, the number of entries and a seed follow.
 const ROLE: &str = "--worker";
 
-/// Runs the worker, if the arguments are those of one.
+/// Runs the worker, if the arguments are those of a worker.
 pub(crate) fn work_if_asked(words: &[String]) -> bool {
     let [role, path, entries, seed] = words else { return false };
     if role != ROLE {
@@ -53,15 +53,15 @@ impl Worker {
     }
 }
 
-/// Returns the nanoseconds of wall time for each operation of all processes together, the median of
-/// some rounds.
+/// Returns the wall time per operation in nanoseconds, over all processes together: the median of
+/// several rounds.
 pub(crate) fn time_all(loaded: &Loaded, processes: usize, arguments: &Arguments) -> [f64; 3] {
     let mut workers: Vec<Worker> = (0..processes).map(|index| Worker::start(loaded, index + 1)).collect();
     workers.iter_mut().for_each(|worker| assert_eq!(worker.line(), "ready"));
     let mut time = |index: usize| {
         let mut rounds = [0.0; ROUNDS];
         for round in &mut rounds {
-            // All processes have their turn on a processor before the window opens.
+            // The lead time lets every process run on a processor before the window opens.
             let lead = Duration::from_millis(50 + 5 * processes as u64);
             let window = Window::new(lead, arguments.time_of_a_round());
             for worker in &mut workers {
@@ -75,7 +75,7 @@ pub(crate) fn time_all(loaded: &Loaded, processes: usize, arguments: &Arguments)
     };
     let times = [time(0), time(1), time(2)];
     for Worker { mut child, input, .. } in workers {
-        // The end of its input ends the worker.
+        // The worker exits at the end of its input.
         drop(input);
         child.wait().unwrap();
     }

@@ -20,7 +20,7 @@ const SMALLEST_SHARE: f64 = 0.005;
 /// Runs the workload once under callgrind.
 ///
 /// # Panics
-/// If valgrind is missing or the workload fails: there is nothing to compare then.
+/// If valgrind is missing or the workload fails.
 pub(crate) fn count(name: &str) -> Counts {
     let folder = tempfile::tempdir().unwrap();
     let profile = folder.path().join("profile");
@@ -62,7 +62,7 @@ fn round(count: f64) -> f64 {
 ///
 /// The format is in valgrind's manual, "Callgrind Format Specification". `fn=(id) name` begins a
 /// function; later lines with the same id omit the name. A cost line is a line number and a count.
-/// The cost line after `calls=` is the callee's and is skipped.
+/// The cost line after `calls=` is the cost of the callee and is skipped.
 fn read(profile: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(profile).unwrap();
     let mut names: HashMap<&str, String> = HashMap::new();

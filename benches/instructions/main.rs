@@ -10,10 +10,10 @@
 //! - `callgrind`: runs a workload under valgrind and sums its instructions by function
 //! - `table`: the expected counts, by compiler and C library
 //!
-//! The logger is a process of its own and is not counted. The workloads wait for nothing: commits
-//! are visible, and each workload is the only user of its store. The remaining chance events (a
-//! lock that the logger holds for a moment) only add instructions, so the smallest of three runs
-//! counts.
+//! The logger is a separate process and is not counted. The workloads do not wait: commits are
+//! visible, and each workload is the only user of its store. Some chance events remain, such as a
+//! lock that the logger holds for a moment. They only add instructions, so the run with the fewest
+//! of three counts.
 
 pub(crate) mod callgrind;
 pub(crate) mod table;
@@ -62,7 +62,7 @@ fn guard(record: bool) -> ExitCode {
     let Some(expected) = table.rows.get(&toolchain.to_string()) else {
         eprintln!("the table has no counts for {toolchain}; record them from a commit that is known to be good:");
         eprintln!("  cargo bench --profile counted --bench instructions -- --record");
-        // A toolchain without counts is no failure, except in CI, where the table is maintained.
+        // A toolchain without counts is a failure only in CI, where the table is maintained.
         return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
     };
     let grown = table::compare(expected, &counted);

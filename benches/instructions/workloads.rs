@@ -25,7 +25,7 @@ pub(crate) const NAMES: [&str; 10] = [
 const ENTRIES: u64 = 50_000;
 /// Snapshots that are open in `put_pinned`.
 const SNAPSHOTS: usize = 4_000;
-/// Calls of a workload that are not counted, to warm up caches of the process, and those that are.
+/// Calls before the counted ones, which warm up the caches of the process; and the counted calls.
 const WARM_UP: u64 = 100;
 const CALLS: u64 = 2_000;
 
@@ -35,7 +35,7 @@ pub(crate) fn calls(name: &str) -> u64 {
     if name == "scan" || name == "cursor_scan" { ENTRIES } else { CALLS }
 }
 
-/// Runs one workload; under callgrind, its counted part is collected.
+/// Runs one workload. Under callgrind, only its counted part is collected.
 pub(crate) fn run(name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
@@ -96,8 +96,8 @@ fn run_calls(mut call: impl FnMut(u64), counted: impl Fn(&mut dyn FnMut())) {
     });
 }
 
-/// The functions in which callgrind collects. They differ only in their names, which callgrind
-/// gets.
+/// Defines the functions in which callgrind collects. They differ only in their names, which are
+/// passed to callgrind.
 macro_rules! counted {
     ($($name:ident),*) => {$(
         #[inline(never)]
@@ -130,7 +130,7 @@ fn snapshot_get(store: &Store, keys: &Keyspace, number: u64) {
     black_box(snapshot.get(keys, &key(number * 7_919 % ENTRIES)).unwrap().unwrap());
 }
 
-// The counted work is that of the iterator, which `map` has done.
+// The counted work is that of the iterator behind the `map`.
 #[allow(clippy::suspicious_map)]
 fn seek_10(keys: &Keyspace, number: u64) {
     let from = key(number * 7_919 % (ENTRIES - 10));

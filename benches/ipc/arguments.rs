@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Parses the arguments, or ends the process with the usage.
+    /// Parses the arguments. On an error, prints the usage and exits.
     pub(crate) fn read(words: impl Iterator<Item = String>) -> Arguments {
         let report = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/ipc");
         let mut arguments = Arguments { quick: false, is_pinned: true, only: String::new(), report };
@@ -59,7 +59,8 @@ impl Arguments {
         (0..=21).step_by(if self.quick { 3 } else { 1 }).map(|doubling| 8 << doubling).collect()
     }
 
-    /// Returns how long one point is measured; it takes at least a few rounds.
+    /// Returns how long one point is measured. A point takes at least a few rounds, even if they
+    /// take longer.
     pub(crate) fn time_of_a_point(&self) -> Duration {
         Duration::from_millis(if self.quick { 20 } else { 80 })
     }

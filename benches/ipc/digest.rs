@@ -22,7 +22,7 @@ impl Digest {
         self.sum_of_sums = self.sum_of_sums.wrapping_add(self.sum);
     }
 
-    /// Returns the digest of the same `len` words with the first raised by `by`.
+    /// Returns the digest of the same `len` words after `by` is added to the first word.
     pub(crate) fn with_first_raised(self, by: u64, len: usize) -> Digest {
         Digest {
             sum: self.sum.wrapping_add(by),

@@ -11,8 +11,8 @@ pub(crate) struct Row<const N: usize> {
     pub(crate) found: f64,
 }
 
-/// Returns the coefficients. A cost is not negative: a coefficient that would be below 0 is set to
-/// 0, and the others are computed without it.
+/// Returns the coefficients. A cost can't be negative. So a coefficient that would be below 0 is
+/// set to 0, and the others are computed without it.
 pub(crate) fn coefficients<const N: usize>(rows: &[Row<N>]) -> [f64; N] {
     let mut is_used = [true; N];
     loop {

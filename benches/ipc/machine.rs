@@ -48,7 +48,8 @@ impl Machine {
 pub(crate) fn pin(index: usize) {
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    // A child inherits its parent's one processor; the index then counts all processors.
+    // A child inherits the single processor to which its parent is bound. Then `index` is the
+    // number of the processor itself.
     let cpu = if usable.len() > 1 { usable.get(index).copied() } else { Some(index) };
     if let Some(cpu) = cpu {
         let mut only = CpuSet::new();

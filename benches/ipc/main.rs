@@ -2,13 +2,13 @@
 //! memory, by size of the record and of the batch. `cargo bench --bench ipc`; `-- --quick` takes
 //! some seconds. `docs/ipc.md` explains the results.
 //!
-//! - `channel`: the channels; `channel::memory` and `channel::event_count` are the basis of those
-//!   by shared memory
+//! - `channel`: the channels; `channel::memory` and `channel::event_count` are the basis of the
+//!   channels by shared memory
 //! - `pair`: the other process, and the protocol between the two; `digest` proves that every byte
 //!   arrived
 //! - `measure`: one record after another, by size; `measure::batch`: by records per message;
-//!   `measure::flushes`: by records per fsync; `measure::remote`: values by `untorn::Client`,
-//!   compared with a direct client's
+//!   `measure::flushes`: by records per fsync; `measure::remote`: puts and gets by
+//!   `untorn::Client`, compared with those of a direct client
 //! - `fit`, `report::model`: the straight lines through the points
 //! - `report`, `log_chart`: the tables, the page and its charts
 

@@ -1,8 +1,8 @@
-//! Two processes that transfer records to each other, and the phases in which they do.
+//! A pair of processes that transfer records to each other, in phases.
 //!
-//! The second process runs this executable as well, and recognises its role by a variable. By a
-//! socket beside the channel it receives the next order: the length of the records, their number,
-//! and the task.
+//! The second process runs this executable as well, and recognises its role by an environment
+//! variable. Through a separate socket, it receives an order for each phase: the length of the
+//! records, their number, and the task.
 
 use super::channel::{Calls, Channel, End, Kind, Received};
 use super::clock::now_ns;
@@ -14,8 +14,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 const ROLE: &str = "UNTORN_BENCH_IPC_SECOND";
-/// The words of a reply: when the record had arrived, the system calls to receive it, and its
-/// digest.
+/// The words of a reply: the time at which the record had arrived, the system calls to receive it,
+/// and its digest.
 const ANSWER_WORDS: usize = 3;
 
 /// The task of the second process in a phase.
@@ -26,7 +26,7 @@ enum Task {
     Answer = 1,
     /// Sends a record of the same length back.
     Echo = 2,
-    /// Replies once for all of them.
+    /// Replies once, after all records.
     Swallow = 3,
 }
 
@@ -49,7 +49,8 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts the second process. It must call [`consume_if_asked`] before anything else.
     pub(crate) fn start(kind: Kind, is_pinned: bool, mut command: Command) -> io::Result<Pair> {
-        // In memory, where nothing is written back to a disk; the store is on a disk.
+        // The channels' files are in memory, so that no page is written back to a disk. The store
+        // is on a disk.
         let in_memory = Path::new("/dev/shm");
         let dir = match kind {
             Kind::StoreFeed | Kind::StoreSpin => tempfile::tempdir()?,
@@ -115,8 +116,8 @@ impl Pair {
         Ok(Phase { times, calls: 0.0 })
     }
 
-    /// Returns the time for this many messages one after the other, in nanoseconds. Each is made
-    /// anew of records of `record_words`.
+    /// Returns the time for `rounds` successive messages, in nanoseconds. The sender makes each
+    /// message anew from records of `record_words`.
     pub(crate) fn stream(&mut self, words: usize, rounds: usize, record_words: usize) -> io::Result<f64> {
         self.begin(Task::Swallow, words, rounds)?;
         let mut message = vec![0; words];

@@ -132,7 +132,8 @@ impl Chart {
         let inside = self.marks.iter().filter(|mark| mark.x > x.low && mark.x < x.high);
         for (index, mark) in inside.enumerate() {
             let at = x.at(mark.x);
-            // A text that would leave the picture on the right is put to the left of its line.
+            // A label in the right half is put to the left of its line, so that it stays in the
+            // picture.
             let is_left = at > (x.from + x.to) / 2.0;
             let (text_at, anchor) = if is_left { (at - 5.0, "end") } else { (at + 5.0, "start") };
             let _ = writeln!(
@@ -196,7 +197,7 @@ fn ticks(unit: Unit, low: f64, high: f64) -> Vec<f64> {
     };
     let all = (0..40).map(|power| first * base.powi(power)).filter(|value| *value >= low && *value <= high);
     let all: Vec<f64> = all.collect();
-    // Every second one if they would be too close together.
+    // Only every second one is used if all would be too close together.
     if all.len() > 12 { all.into_iter().step_by(2).collect() } else { all }
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// fjall.
 pub(crate) struct Fjall;
 
-/// Bytes in memory after which fjall writes a table; the default is 64 MiB. A small value makes a
-/// short run write many.
+/// Bytes in memory after which fjall writes a table; the default is 64 MiB. With a small value even
+/// a short run writes many tables.
 const MEMTABLE_BYTES: u64 = 256 << 10;
 
 impl StoreUnderTest for Fjall {

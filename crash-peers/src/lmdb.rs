@@ -52,8 +52,8 @@ impl StoreUnderTest for Lmdb {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(64 << 20).max_readers(126);
         // SAFETY: only LMDB accesses its files while it has them open, and no process opens them
-        // twice. The control omits syncs, whose loss shows only after a power cut, in files that
-        // are copies.
+        // twice. The control omits syncs. A missing sync has an effect only after a power cut, in
+        // copies of the files.
         #[allow(unsafe_code)]
         let env = unsafe { options.flags(self.flags).open(path)? };
         // LMDB's documentation recommends this after opening: a killed reader prevents the reuse of

@@ -95,7 +95,7 @@ impl Run {
 }
 
 fn main() -> ExitCode {
-    // The program starts itself as the processes that it kills.
+    // The processes that the harness kills run this program as well.
     if let Some(role) = role::of_this_process() {
         return store_under_test::work::play(&role, stores::ALL);
     }
@@ -170,8 +170,8 @@ fn one(
     Ok(outcome)
 }
 
-/// Evaluates a control. Violations in settings that are known to break the promises show that the
-/// checks work, and are not reported as violations.
+/// Evaluates a control: settings that are known to break the promises. Its violations show that the
+/// checks work, so they are not reported as violations.
 fn as_control(outcome: &mut Outcome, name: &str, is_whole: bool) {
     let caught = !outcome.violations.is_empty();
     outcome.figures.insert("violations found in this control".into(), outcome.violations.len() as f64);

@@ -1,5 +1,5 @@
-//! Plain files instead of a store: a file for each key, overwritten in place. It is a control, in
-//! which every run must find a violation.
+//! Plain files instead of a store: a file for each key, overwritten in place. They are a control:
+//! every run must find a violation.
 
 use crash_harness::store_under_test::{About, Change, Entries, Promise, Result, Store, StoreUnderTest};
 use std::fs::{self, File};

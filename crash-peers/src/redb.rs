@@ -22,11 +22,11 @@ pub(crate) struct Redb {
 pub(crate) const EXCLUSIVE: Redb =
     Redb { name: "redb", mode: ConcurrencyMode::ExclusiveWriter, durability: Durability::Immediate };
 
-/// Several processes write.
+/// Several processes write to the store.
 pub(crate) const MULTI_WRITER: Redb =
     Redb { name: "redb-multi-writer", mode: ConcurrencyMode::MultiWriter, durability: Durability::Immediate };
 
-/// Commits are kept only by the next synced one, even if only the process dies.
+/// A commit survives only if a later synced commit follows, even if only the process dies.
 pub(crate) const NONE: Redb =
     Redb { name: "redb-none", mode: ConcurrencyMode::ExclusiveWriter, durability: Durability::None };
 

@@ -28,8 +28,8 @@ pub(crate) const WAL_NORMAL: Sqlite = Sqlite {
     control_of: &[],
 };
 
-/// A rollback journal. With `FULL` alone its removal, which is the commit, is not synced
-/// (documented); with `EXTRA` it is.
+/// A rollback journal. The removal of the journal is the commit. According to SQLite's
+/// documentation, `EXTRA` syncs that removal and `FULL` does not.
 pub(crate) const DELETE_EXTRA: Sqlite = Sqlite {
     name: "sqlite-delete-extra",
     journal: "DELETE",
@@ -48,8 +48,8 @@ pub(crate) const WAL_OFF: Sqlite = Sqlite {
     control_of: &["cuts", "faults"],
 };
 
-/// Pages of the log after which SQLite takes a checkpoint; the default is 1,000. A small value
-/// makes a short run take many.
+/// Pages of the log after which SQLite takes a checkpoint; the default is 1,000. With a small value
+/// even a short run takes many checkpoints.
 const CHECKPOINT_PAGES: u32 = 100;
 
 /// Longest wait for other processes.
@@ -107,7 +107,8 @@ struct Open {
 
 impl Store for Open {
     fn batch(&mut self, changes: &[Change]) -> Result<()> {
-        // The transaction writes from the beginning: one that begins with a read could be refused.
+        // The transaction begins as a writer. SQLite could refuse a transaction that begins as a
+        // reader and writes later.
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         for change in changes {
             match &change.value {

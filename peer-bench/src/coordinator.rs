@@ -1,8 +1,9 @@
 //! Runs the workloads: starts the workers of all stores, rotates slices over the stores, and
 //! collects one row for each store and workload.
 //!
-//! All stores of a workload are open at once, and the slices of a round follow each other. A slow
-//! minute of the machine therefore hits every store, and ratios are taken within a round.
+//! All stores of a workload are open at once, and each round runs one slice of each store, one
+//! after another. So a slow minute of the machine affects every store. Ratios are computed within a
+//! round.
 
 use crate::arguments::Arguments;
 use crate::dataset::Dataset;
@@ -17,15 +18,15 @@ use rustix::fs::{Mode as FileMode, OFlags};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What a run found.
+/// The result of a run.
 pub(crate) struct Outcome {
     pub(crate) rows: Vec<Row>,
     /// Failures, one line each.
     pub(crate) failures: Vec<String>,
 }
 
-/// Bytes of keys and values that a store writes before it is killed. untorn's log of them fits in
-/// the 64 MiB after which it takes a checkpoint.
+/// Bytes of keys and values that a store writes before it is killed. untorn takes a checkpoint
+/// after 64 MiB of log, and the log of these bytes is shorter.
 const DIRTY_BYTES: u64 = 56 << 20;
 
 /// Runs all workloads of all stores in directories below `dir`.
@@ -71,7 +72,7 @@ struct Run<'a> {
     arguments: &'a Arguments,
     dataset: Dataset,
     dir: &'a Path,
-    /// Last salt that was given out. Salts differ between runs, too.
+    /// The last salt in use. Salts differ between runs, too.
     salt: u64,
     outcome: Outcome,
     floors: Vec<Row>,
@@ -147,7 +148,8 @@ impl Run<'_> {
         }
         for round in 0..self.arguments.rounds as usize {
             let count = participants.len();
-            // Each store comes first once: a slice that follows another may find caches cold.
+            // The first store changes from round to round, because a slice that follows another may
+            // find cold caches.
             for position in 0..count {
                 let participant = &mut participants[(round + position) % count];
                 if participant.workers.is_empty() {
@@ -177,7 +179,7 @@ impl Run<'_> {
 
     fn start_workers(&self, engine: &dyn Engine, workload: &Workload) -> Result<Vec<Worker>> {
         std::fs::create_dir_all(self.path(engine))?;
-        // All open and warm up side by side.
+        // All workers open the store and warm up concurrently.
         let workers = (0..workload.processes).map(|index| Worker::start(&self.job(engine, workload.name, index)));
         let workers: Vec<Worker> = workers.collect::<Result<_>>()?;
         for worker in &workers {
@@ -194,7 +196,8 @@ impl Run<'_> {
         }
         let slices: Vec<Slice> = participant.workers.iter().map(Worker::wait).collect::<Result<_>>()?;
         if workload.is_visible_write() {
-            // Otherwise its pages would be written back during the slice of another store.
+            // Without this sync, the store's pages would be written back during the slice of
+            // another store.
             participant.workers[0].call(&Command::Sync)?;
         }
         let slice = merge(slices).ok_or("no worker")?;

@@ -1,9 +1,9 @@
-//! Keys and values. A key depends on its index alone; a value depends on index and salt, so that no
-//! write repeats a value: SQLite and libmdbx skip a write that changes nothing.
+//! Keys and values. A key depends on its index alone. A value depends on index and salt, so that no
+//! write repeats a value: SQLite and libmdbx skip a write that does not change the value.
 
 use crate::store::Entry;
 
-/// What a run stores.
+/// The entries that a run stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Dataset {
     pub(crate) entries: u64,
@@ -11,8 +11,8 @@ pub(crate) struct Dataset {
     pub(crate) value_bytes: usize,
 }
 
-/// Values longer than this differ from each other in one word of each [`STAMP_INTERVAL`] bytes
-/// only: generating 16 MiB of noise would take longer than storing them.
+/// Longer values differ from each other only in one word of each [`STAMP_INTERVAL`] bytes, because
+/// generating 16 MiB of noise would take longer than storing them.
 const NOISE_LIMIT: usize = 8192;
 const STAMP_INTERVAL: usize = 512;
 

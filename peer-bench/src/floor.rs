@@ -43,7 +43,7 @@ pub(crate) const FLOORS: &[Floor] = &[
     Floor { name: TWO_CPUS, unit: Unit::Nanoseconds, measure: futex_two_processors },
 ];
 
-/// Measures a floor in a process of its own, which leaves no memory behind.
+/// Measures a floor in a separate process, so that its memory is freed afterwards.
 pub(crate) fn measure_in_process(floor: &Floor, dir: &Path, duration: Duration) -> Result<f64> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args([ROLE, "floor", floor.name]).arg(dir).arg(duration.as_micros().to_string());
@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 
 /// Bytes of a write.
 const BLOCK: usize = 4096;
-/// Blocks of the file that the writes go to in turn, as a log's do.
+/// Blocks of the file. The writes overwrite them in turn, as the writes of a log do.
 const BLOCKS: u64 = 256;
 
 /// Calls `operation` until the time is over. Returns the calls and the seconds.
@@ -80,8 +80,8 @@ fn repeat(duration: Duration, mut operation: impl FnMut(u64) -> Result<()>) -> R
     Ok((calls as f64, begun.elapsed().as_secs_f64()))
 }
 
-/// A file all of whose blocks were written and synced: without that, each sync would also commit
-/// the change of the file's extents.
+/// Creates a file and writes and syncs all its blocks. Otherwise each later sync would also commit
+/// a change of the file's extents.
 fn preallocated(dir: &Path, flags: OFlags) -> Result<(File, tempfile::TempPath)> {
     let path = tempfile::NamedTempFile::new_in(dir)?.into_temp_path();
     std::fs::write(&path, vec![1; BLOCK * BLOCKS as usize])?;
@@ -118,8 +118,8 @@ fn direct_dsync(dir: &Path, duration: Duration) -> Result<f64> {
 /// Bytes that the dependent loads are spread over.
 const MISS_BYTES: usize = 256 << 20;
 
-/// Follows a random cycle of one word in each cache line: no load can begin before the previous one
-/// has ended, and none is where a prefetcher expects it.
+/// Follows a random cycle of one word in each cache line. No load can begin before the previous
+/// load has ended, and a prefetcher can't predict the next address.
 fn cache_miss(_dir: &Path, duration: Duration) -> Result<f64> {
     const WORDS_OF_LINE: usize = 16;
     let lines = MISS_BYTES / 64;
@@ -172,7 +172,7 @@ const OVER: u32 = 2;
 
 /// Two processes pass a word to and fro; each sleeps in the kernel until the other has changed it.
 fn futex_round_trip(dir: &Path, duration: Duration, peers_index: usize) -> Result<f64> {
-    // The child inherits this thread's single processor: it needs the other's number.
+    // The child inherits this thread's single processor, so it is passed the number of the other.
     let peers_processor = processors::allowed().get(peers_index).ok_or("there is only one processor")?;
     let path = tempfile::NamedTempFile::new_in(dir)?.into_temp_path();
     std::fs::write(&path, [0; BLOCK])?;
@@ -226,7 +226,7 @@ fn await_value(word: &AtomicU32, value: u32) -> Result<()> {
     }
 }
 
-/// Longest sleep: then the other process is dead.
+/// Longest sleep. After it, the other process counts as dead.
 const PEER_TIMEOUT: i64 = 10;
 
 fn wait(word: &AtomicU32, value: u32) -> Result<()> {

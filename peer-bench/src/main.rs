@@ -1,8 +1,8 @@
 //! Benchmarks of untorn and of other embedded key-value stores, side by side.
 //!
-//! `docs/performance.md` describes the workloads and the settings. The program starts itself: one
-//! worker process or several for each store and workload, which measure, and which the coordinator
-//! commands.
+//! `docs/performance.md` describes the workloads and the settings. The program runs itself again as
+//! worker processes: one or several for each store and workload. The coordinator sends commands to
+//! the workers, and the workers measure.
 //!
 //! Exit codes: 0 if all was measured, 1 if a store failed, 2 for a usage error, 3 if the program
 //! itself failed.
@@ -47,7 +47,7 @@ fn coordinate(arguments: &Arguments) -> Result<ExitCode> {
         eprintln!("peer-bench: {error}");
         return Ok(ExitCode::from(2));
     }
-    // The sources may change during the run.
+    // The context is read first, because the sources may change during the run.
     let context = Context {
         entries: arguments.entries,
         key_bytes: arguments.sizes.0,

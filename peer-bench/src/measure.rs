@@ -6,7 +6,7 @@ use crate::workload::{BATCH, Operation};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a slice did.
+/// The result of a slice.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Slice {
     /// Operations, or entries where the unit counts entries.
@@ -25,10 +25,10 @@ pub(crate) const SAMPLES: usize = 1000;
 pub(crate) struct Window {
     pub(crate) start: u64,
     pub(crate) end: u64,
-    /// Whether several threads or processes run side by side. Then exactly the operations that end
-    /// in the window count: a thread that starts late or is starved would otherwise add the rate of
-    /// another time. A thread alone takes the length of the window from when it is ready, and ends
-    /// its last operation.
+    /// Whether several threads or processes run concurrently. If so, only the operations that end
+    /// in the window count. Otherwise a thread that starts late or is starved would add the rate of
+    /// another time. A single thread starts the window when it is ready, and completes its last
+    /// operation.
     pub(crate) is_shared: bool,
 }
 
@@ -96,7 +96,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What a thread carries from slice to slice, and its buffers.
+/// The state of a thread that lasts from slice to slice, and its buffers.
 pub(crate) struct Thread {
     dataset: Dataset,
     random: u64,
@@ -105,12 +105,12 @@ pub(crate) struct Thread {
     next_index: u64,
     key: Vec<u8>,
     value: Vec<u8>,
-    /// Sum of all that was read, so that reading is not optimized away.
+    /// Sum of all values read, so that the compiler can't remove the reads.
     sum: u64,
 }
 
 impl Thread {
-    /// `number` tells the threads of all processes apart.
+    /// Returns the state of a new thread. `number` is unique among the threads of all processes.
     pub(crate) fn new(dataset: Dataset, number: usize) -> Thread {
         let (key, value) = (Vec::new(), Vec::new());
         Thread { dataset, random: number as u64, salt: 0, next_index: dataset.entries, key, value, sum: 0 }

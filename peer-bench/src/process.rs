@@ -22,7 +22,7 @@ pub(crate) struct Worker {
 const REPLY_TIMEOUT: Duration = Duration::from_secs(900);
 
 impl Worker {
-    /// Starts a worker. Its first reply says that the store is open and warm.
+    /// Starts a worker. Its first reply reports that the store is open and warm.
     pub(crate) fn start(job: &Job) -> Result<Worker> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
         command.args([ROLE, "worker"]).arg(serde_json::to_string(job)?);
@@ -61,7 +61,7 @@ impl Worker {
         self.wait()
     }
 
-    /// Ends the worker in order.
+    /// Requests that the worker exits, and waits for its end.
     pub(crate) fn quit(mut self) -> Result<()> {
         self.send(&Command::Quit)?;
         let status = self.child.wait()?;
@@ -78,7 +78,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Without effect on a worker that has ended.
+        // This has no effect on a worker that has ended.
         let _ = self.kill();
     }
 }

@@ -5,7 +5,7 @@ use crate::store::Result;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::OnceLock;
 
-/// Returns the processors that this process was started on.
+/// Returns the processors that this process was allowed to use at its start.
 pub(crate) fn allowed() -> &'static [usize] {
     static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
     ALLOWED.get_or_init(|| {

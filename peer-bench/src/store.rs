@@ -9,19 +9,19 @@ use std::path::Path;
 /// Any failure of a store, a worker or the machine.
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What most functions here return.
+/// The result of most functions of this program.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// A key and a value.
 pub(crate) type Entry = (Vec<u8>, Vec<u8>);
 
-/// How far a commit has come when it returns. `docs/performance.md` lists the settings that each
+/// The guarantee of a commit when it returns. `docs/performance.md` lists the settings that each
 /// store needs for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mode {
     /// An fsync has covered the commit.
     Durable,
-    /// No fsync is awaited; the commit may be lost in a power cut.
+    /// The commit does not wait for an fsync; a power cut may lose the commit.
     Visible,
 }
 
@@ -47,12 +47,12 @@ pub(crate) trait Engine: Sync {
     /// values that the store will hold; engines with a map of fixed size reserve a multiple of it.
     fn open(&self, path: &Path, mode: Mode, data_bytes: u64) -> Result<Box<dyn Store>>;
 
-    /// Ends what outlives the last close of the store, and waits for it.
+    /// Ends the helper processes that outlive the last close of the store, and waits for their end.
     fn after_close(&self, _path: &Path) -> Result<()> {
         Ok(())
     }
 
-    /// Kills what outlives the processes of the store.
+    /// Kills the helper processes that outlive the processes of the store.
     fn kill_helpers(&self, _path: &Path) -> Result<()> {
         Ok(())
     }
@@ -88,7 +88,7 @@ pub(crate) trait Store: Send + Sync {
 /// Entries in a transaction of a sorted load.
 pub(crate) const LOAD_BATCH: u64 = 10_000;
 
-/// What one thread does with a store.
+/// The operations of one thread on a store.
 pub(crate) trait Session: Send {
     /// Takes a snapshot (begins a read transaction) and passes a reader of it to `body`.
     fn snapshot(&mut self, body: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()>;

@@ -12,7 +12,7 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What a worker is started for.
+/// The task of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) store: String,
@@ -42,7 +42,8 @@ pub(crate) enum Command {
     Quit,
 }
 
-/// The answer to a command. A worker that has opened its store answers once unasked.
+/// The reply to a command. A worker also sends one reply without a command: when it has opened its
+/// store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Done(Slice),
@@ -52,7 +53,7 @@ pub(crate) enum Reply {
 /// Times that a slice opens the store.
 const OPENS: u64 = 5;
 
-/// Length of the run without a result when a worker starts.
+/// Length of the unmeasured run when a worker starts.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// Runs the worker until the coordinator ends it.
@@ -164,7 +165,7 @@ fn run_threads(threads: &mut [ThreadState<'_>], workload: &Workload, salt: u64, 
     merge(slices.into_iter().collect::<Result<Vec<Slice>>>()?).ok_or_else(|| Error::from("no threads"))
 }
 
-/// Adds up the slices of threads or processes that ran side by side, in the same window.
+/// Adds up the slices of threads or processes that ran concurrently, in the same window.
 pub(crate) fn merge(slices: Vec<Slice>) -> Option<Slice> {
     let nanos = slices.iter().map(|slice| slice.nanos).max()?;
     let operations = slices.iter().map(|slice| slice.operations).sum();

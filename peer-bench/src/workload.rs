@@ -2,7 +2,7 @@
 
 use crate::store::{Engine, Mode};
 
-/// What a slice of a workload repeats.
+/// The operation that a slice of a workload repeats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     /// Looks up random keys in one snapshot.
@@ -96,8 +96,9 @@ const fn large(name: &'static str, mebibytes: usize, mode: Mode) -> Workload {
 use Mode::{Durable, Visible};
 use Unit::{Bytes, EntriesPerSecond, Milliseconds, Nanoseconds, OperationsPerSecond};
 
-/// All workloads, in the order in which they run. Those that read come before those that change
-/// the loaded store, and ascending batches, which enlarge it, after those that update it.
+/// All workloads, in the order in which they run. Workloads that read come before workloads that
+/// change the loaded store. Ascending batches enlarge the store, so they come after the workloads
+/// that update it.
 pub(crate) const ALL: &[Workload] = &[
     new("load-sorted", Operation::Load, Visible, EntriesPerSecond),
     new("disk-bytes", Operation::DiskBytes, Visible, Bytes),
@@ -150,8 +151,8 @@ impl Workload {
         self.operation != Operation::Load
     }
 
-    /// Returns how many operations lie between two whose time is taken one by one. Operations
-    /// without an fsync may take less than reading the clock.
+    /// Returns the interval, in operations, at which a single operation is timed. An operation
+    /// without an fsync may take less time than reading the clock.
     pub(crate) fn sample_interval(&self) -> u32 {
         match self.operation {
             Operation::Get | Operation::GetSnapshot | Operation::Seek10 | Operation::Increment => 64,

@@ -1,5 +1,6 @@
-//! Goal: the program runs every workload and writes what others parse. Method: one short round of
-//! four stores; the figures themselves mean nothing and are not checked.
+//! Goal: the program runs every workload and writes output that other programs can parse. Method:
+//! one short round of four stores. The round is too short for meaningful figures, so they are not
+//! checked.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// How often a build that takes long is reported.
+/// Interval between two reports of a long build.
 const BUILD_REPORT_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Returns the directory of the workspace.
@@ -22,7 +22,8 @@ pub fn workspace() -> &'static Path {
 #[must_use]
 pub fn command() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // `--report-time` of the test harness needs this variable; dependencies would be built again.
+    // `--report-time` of the test harness needs this variable. If cargo inherited it, cargo would
+    // build the dependencies again.
     command.current_dir(workspace()).env_remove("RUSTC_BOOTSTRAP");
     command
 }
@@ -46,12 +47,12 @@ fn checked(arguments: &[&str], ended: std::io::Result<Output>) -> Result<Vec<u8>
 /// The directory of instrumented programs in a target directory, apart from ordinary ones.
 pub const INSTRUMENTED_DIRECTORY: &str = "instrumented";
 
-/// What is compiled into the programs of a build.
+/// The kind of a build.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Build {
-    /// What users get.
+    /// As published for users.
     Ordinary,
-    /// Crash points and planted bugs as well.
+    /// With crash points and planted bugs.
     Instrumented,
 }
 
@@ -95,11 +96,11 @@ pub fn programs(build: Build, arguments: &[&str], target: &Path, build_dir: &Pat
 }
 
 /// Builds a program with crash points and planted bugs, and returns its path. The first call builds
-/// it; other threads wait for that. `select` are the arguments that have cargo build the program
-/// `name`, see [`programs`]; a process builds one program.
+/// it; other threads wait for that. `select` contains the arguments that select the program `name`
+/// in cargo; see [`programs`]. A process builds only one program.
 ///
-/// `--cfg untorn_instrumented` compiles the points in. No manifest can switch that on, and what is
-/// published does not contain them.
+/// `--cfg untorn_instrumented` compiles the crash points in. No manifest can set this flag, and
+/// published packages do not contain the crash points.
 ///
 /// # Errors
 /// If it can't be built: the messages of cargo.
@@ -114,10 +115,11 @@ pub fn instrumented(name: &str, select: &[&str], target: &Path) -> Result<&'stat
     PROGRAM.get_or_init(build).as_deref().map_err(Clone::clone)
 }
 
-/// Calls `build`, and writes `what` to the standard error at its beginning and while it takes long.
+/// Calls `build`. Writes `what` to the standard error at the beginning, and again at intervals
+/// while the build runs.
 fn reporting<T>(what: &str, build: impl FnOnce() -> T) -> T {
     let start = Instant::now();
-    // A test harness captures what `eprintln!` prints, but not this.
+    // A test harness captures the output of `eprintln!`, but not the output of `writeln!`.
     let report = |line: std::fmt::Arguments<'_>| drop(writeln!(std::io::stderr(), "{line}"));
     report(format_args!("running {what}"));
     std::thread::scope(|scope| {

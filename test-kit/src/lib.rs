@@ -1,4 +1,4 @@
-//! What the integration tests and the crash harness share.
+//! Code that the integration tests and the crash harness share.
 //!
 //! | module | its one job |
 //! |---|---|
@@ -22,7 +22,7 @@ pub mod sealed;
 use std::time::Duration;
 
 /// Longest wait for an event that must happen: an answer, progress, the end of a process. A single
-/// wait fails after this time, and no sooner: a busy machine may take a hundred
-/// times as long as an idle one. `TEST_HANGS` in `tests/common/mod.rs` limits a whole test.
+/// wait fails only after this time, because a busy machine may take a hundred times as long as an
+/// idle one. `TEST_HANGS` in `tests/common/mod.rs` limits a whole test.
 /// Benchmarks measure how long something takes; tests do not.
 pub const HANGS: Duration = Duration::from_secs(120);

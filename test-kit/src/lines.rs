@@ -31,12 +31,12 @@ pub struct Lines {
     reader: Option<JoinHandle<()>>,
 }
 
-/// Why a wait for lines failed.
+/// The reason why a wait for lines failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoLine {
-    /// The output has ended without it.
+    /// The output has ended without the line.
     Ended,
-    /// It has not arrived in time.
+    /// The line has not arrived in time.
     TimedOut,
 }
 
@@ -92,7 +92,7 @@ impl Lines {
         }
     }
 
-    /// Waits until the output has ended. It is held open by each process that inherited it.
+    /// Waits until the output has ended. Each process that inherited the output holds it open.
     pub fn wait_until_ended(&mut self) {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();

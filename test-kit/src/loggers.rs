@@ -1,5 +1,5 @@
-//! The loggers of a store. They are identified by the store's path in their environment, which is
-//! set when the logger's program starts.
+//! The loggers of a store. The store's path in a logger's environment identifies the logger. The
+//! environment is set when the logger's program starts.
 
 use crate::HANGS;
 use crate::processes::are_threads_in;
@@ -50,7 +50,7 @@ fn wait_until_gone(handle: &OwnedFd) {
 pub fn are_loggers_stopped(path: &Path) -> bool {
     let mut all = true;
     for_each_logger(path, |pid| {
-        // An ended thread does not count as running. One that a tracer holds is not stopped.
+        // An ended thread counts as stopped. A thread that a tracer holds does not.
         all &= are_threads_in(pid.as_raw_nonzero().get().cast_unsigned(), &['T', 'Z', 'X']).unwrap_or(true);
     });
     all
@@ -69,7 +69,8 @@ pub fn kill_loggers(path: &Path) -> usize {
     // A logger may be starting another one.
     for _ in 0..2 {
         for_each_logger(path, |pid| {
-            // The handle is opened before the kill, so it refers to this process.
+            // The handle is opened before the kill, so it refers to this process even if the id is
+            // reused.
             let handle = pidfd_open(pid, PidfdFlags::empty());
             killed += usize::from(rustix::process::kill_process(pid, Signal::KILL).is_ok());
             if let Ok(handle) = handle {

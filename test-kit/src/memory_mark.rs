@@ -12,8 +12,8 @@ const SET_HINT: libc::c_int = 1024 + 12;
 /// The files that are marked.
 pub const MARKED: [&str; 2] = ["control", "arena"];
 
-/// Removes the marks of these files of a store, as if the kernel had dropped them from memory. A
-/// file that is missing has none.
+/// Removes the marks of these files of a store, as if the kernel had dropped the files from memory.
+/// Missing files are skipped.
 ///
 /// # Panics
 /// If a file keeps its mark.

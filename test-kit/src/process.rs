@@ -1,4 +1,5 @@
-//! A process of a store under test: its start in a role, what it sends and receives, and its end.
+//! A process of a store under test: its start in a role, the lines that it sends and receives, and
+//! its end.
 
 use crate::HANGS;
 use crate::lines::{Lines, NoLine};
@@ -19,7 +20,8 @@ pub const BUG: &str = "UNTORN_BUG";
 /// A process in a role. It is killed when dropped.
 pub struct Process {
     child: Child,
-    /// Identifies the process even after its id was reused. `None` if the kernel has no pidfds.
+    /// A pidfd, which identifies the process even after its id was reused. `None` if the kernel has
+    /// no pidfds.
     handle: Option<OwnedFd>,
     /// Its role and arguments, for messages.
     name: String,
@@ -31,7 +33,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the process of `command`, which lacks only the role.
+    /// Starts the process of `command`, to which this function adds the role.
     ///
     /// # Panics
     /// If it can't be started.
@@ -80,7 +82,7 @@ impl Process {
         self.lines.with(|lines| lines.iter().rev().find_map(number)).unwrap_or(0)
     }
 
-    /// Returns what `found` returns for the first line so far for which it returns something.
+    /// Applies `found` to the lines so far, in order, and returns the first result that is `Some`.
     pub fn find_line<T>(&self, found: impl Fn(&str) -> Option<T>) -> Option<T> {
         self.lines.with(|lines| lines.iter().find_map(|line| found(line)))
     }
@@ -107,17 +109,17 @@ impl Process {
         self.line(next)
     }
 
-    /// Requires that the next line is `said`, and takes it.
+    /// Checks that the next line is `said`, and takes it.
     ///
     /// # Panics
-    /// If it is another one, or as [`Process::line`].
+    /// If the next line differs, or as [`Process::line`].
     #[track_caller]
     pub fn expect(&self, said: &str) {
         assert_eq!(self.hear(), said, "{} {}", self.name, self.pid());
     }
 
-    /// Waits for a line that begins with `prefix`, also among those that were taken. Takes it and
-    /// those before it.
+    /// Waits for a line that begins with `prefix`. A line that was already taken counts as well.
+    /// Takes this line and all lines before it.
     ///
     /// # Panics
     /// As [`Process::line`].
@@ -151,7 +153,7 @@ impl Process {
         panic!("{} {}: {missing}: {why:?}; its last line: {last:?}", self.name, self.pid());
     }
 
-    /// Sends it a line: see [`crate::role::listen`].
+    /// Sends a line to the process: see [`crate::role::listen`].
     ///
     /// # Panics
     /// If its input was closed.
@@ -159,7 +161,7 @@ impl Process {
         let _ = writeln!(self.child.stdin.as_mut().expect("not closed yet"), "{line}");
     }
 
-    /// Sends it a line and waits for the answer: the next line that was not taken.
+    /// Sends a line to the process and waits for the answer: the next line that was not taken.
     ///
     /// # Panics
     /// As [`Process::line`].
@@ -219,15 +221,16 @@ impl Process {
         self.heard()
     }
 
-    /// Kills it and waits until it is gone. Children that it forked may live, and hold its output.
+    /// Kills the process and waits until it is gone. Children that it forked may survive, and may
+    /// hold its output open.
     pub fn kill_beside_children(&mut self) {
         self.was_killed = true;
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Closes its input, waits until it has ended by itself and all its output is read, and returns
-    /// whether it ended with success.
+    /// Closes the process's input, and waits until the process has ended and all its output is
+    /// read. Returns whether the process ended with success.
     pub fn wait(&mut self) -> bool {
         drop(self.child.stdin.take());
         // A tracer may have collected its status already.
@@ -248,7 +251,8 @@ impl Process {
         said
     }
 
-    /// Describes its last line, and what its threads wait for according to the kernel.
+    /// Describes the process's last line, and the events that its threads wait for according to the
+    /// kernel.
     pub fn where_it_is(&mut self) -> String {
         let last = self.lines.with(|lines| lines.last().cloned());
         let last = last.map_or("it has sent nothing".into(), |line| format!("its last line is {line:?}"));
@@ -271,17 +275,18 @@ impl Drop for Process {
     }
 }
 
-/// What a process writes to its standard error. It is shown if the test of the process fails, unless
-/// the process has a planted bug: its panics look like a failure.
+/// The standard error of a process. It is shown if the test of the process fails, unless the
+/// process has a planted bug, whose panics would look like a failure of the test.
 ///
-/// It goes to a file. A logger that outlives its starter keeps it open; a pipe would break then.
+/// The standard error goes to a file. A logger that outlives its starter keeps the file open. A
+/// pipe would break when the starter ends.
 struct Complaints {
     file: Option<File>,
     has_bug: bool,
 }
 
 impl Complaints {
-    /// Takes them from the process that `command` starts.
+    /// Redirects the standard error of the process that `command` starts.
     fn of(command: &mut Command) -> Complaints {
         let has_bug = command.get_envs().any(|(name, value)| name == BUG && value.is_some_and(|bug| !bug.is_empty()));
         let file = tempfile::tempfile().ok();
@@ -304,7 +309,7 @@ impl Complaints {
 
 /// A point at which processes wait while it is armed.
 ///
-/// A process under the order [`HoldPoint::at`] passes it while it is not armed.
+/// A process with the order [`HoldPoint::at`] passes the point while the point is not armed.
 pub struct HoldPoint {
     path: std::path::PathBuf,
 }
@@ -332,7 +337,7 @@ impl HoldPoint {
         std::fs::write(&self.path, "").expect("writable");
     }
 
-    /// Holds each process that arrives from now on.
+    /// Arms the point: it holds each process that arrives from now on.
     pub fn arm(&self) {
         let _ = std::fs::remove_file(&self.path);
         // A held process creates this file whenever it is missing, so an older one can be removed.

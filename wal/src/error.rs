@@ -11,7 +11,7 @@ pub type Result<T, E = LogError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum LogError {
     /// The operating system refused a call. After a failed write or sync the current segment takes
-    /// no more bytes: start a new one from the durable position.
+    /// no more bytes: start a new segment at the durable position.
     #[error("{what}: {source}")]
     Io {
         /// The operation that failed, and its file.
@@ -19,7 +19,7 @@ pub enum LogError {
         /// The system's error.
         source: io::Error,
     },
-    /// There is no spare segment. Make one
+    /// There is no spare segment. Make a spare
     /// ([`SegmentPool::add_spare`](crate::SegmentPool::add_spare)) or recycle.
     #[error("the log has no spare segment")]
     NoRoom,
@@ -55,7 +55,7 @@ pub enum LogError {
         /// The oldest position in the log.
         oldest: Option<Lsn>,
     },
-    /// An earlier write or sync failed, or no segment has been started yet. Start one.
+    /// An earlier write or sync failed, or no segment has been started yet. Start a segment.
     #[error("the current segment takes no more bytes after a failure; a new one must be started")]
     NeedsSegment,
     /// The caller's position is not the log's position.
@@ -75,8 +75,8 @@ pub enum LogError {
 }
 
 impl LogError {
-    /// Converts a system error to its variant: a full disk or an exhausted quota is `DiskFull`, a
-    /// name that leads to no regular file is `Mismatch`.
+    /// Converts a system error to its variant. A full disk or an exhausted quota is `DiskFull`; a
+    /// name that does not lead to a regular file is `Mismatch`.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> LogError {
         let what = what.into();
         move |source| match source.kind() {

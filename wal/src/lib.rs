@@ -12,12 +12,12 @@
 //! | [`lsn`] | [`Lsn`], [`SegmentNumber`], [`StoreId`] |
 //! | [`error`] | [`LogError`]: errors, by what the caller can do about them |
 //! | [`record`] | the bytes of one record; their only codec |
-//! | [`segment`] | the bytes of segment headers and batch headers, and what they state |
+//! | [`segment`] | the bytes of segment headers and batch headers, and the log state in them |
 //! | [`files`] | opening and creating files and folders safely |
 //! | [`disk`] | the interface to the file system |
 //! | [`segment_catalog`] | the segments of a log, and the range of valid bytes in each |
 //! | [`scan`] | reading the stream back: valid, torn tail, or corrupt |
-//! | [`follow`] | reading it while a logger runs and recycles segments |
+//! | [`follow`] | reading the stream while a logger runs and recycles segments |
 //! | [`pool`] | the segment files: spares made ahead, recycling |
 //! | [`log`] | writing: append, sync, and the one function that starts a segment |
 //! | [`estimate`] | estimates of durations |
@@ -33,11 +33,11 @@
 //!
 //! # How the pieces fit
 //! Records ([`record`]) form one endless stream of bytes; a position in it is an [`Lsn`]. The log
-//! writes pieces of that stream as *batches*: one write each, beginning on a fresh block. The
-//! header of a batch contains the position of the piece in the stream, and what was durable when it
-//! was written. Batches fill *segments*, files of one fixed size. A segment begins at the durable
-//! position, so segments may overlap: from a segment's first position on, the segment with the
-//! highest number is valid.
+//! writes pieces of that stream as *batches*. Each batch is one write, and begins on a fresh block.
+//! The header of a batch contains the position of the piece in the stream, and the log state at the
+//! time of the write, such as the durable position. Batches fill *segments*, files of one fixed
+//! size. A segment begins at the durable position, so segments may overlap: from a segment's first
+//! position on, the segment with the highest number is valid.
 //!
 //! # Invariants
 //! * A block that may hold acknowledged bytes is never written again until the checkpoint has

@@ -13,7 +13,7 @@ pub const RECORD_PAYLOAD_BYTES_MAX: usize = 1 << 30;
 /// The length of a batch's header in bytes.
 pub const BATCH_HEADER_BYTES: usize = 128;
 /// The longest batch with its header: the size of the largest single write. It bounds how long an
-/// urgent commit waits for the bytes of others.
+/// urgent commit waits for the bytes of other commits.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 /// The most bytes of the stream in one batch. A full batch has no padding.
 pub const BATCH_PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_MAX - BATCH_HEADER_BYTES;
@@ -21,8 +21,8 @@ pub const BATCH_PAYLOAD_BYTES_MAX: usize = BATCH_BYTES_MAX - BATCH_HEADER_BYTES;
 pub const SEGMENT_HEADER_BYTES: usize = 128;
 /// The smallest segment.
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
-/// How many bytes of a log's first segments have blocks, filled with zeros. Later segments have
-/// more.
+/// How many bytes of each of a log's first segments have blocks, filled with zeros. In later
+/// segments, more bytes have blocks.
 pub const SEGMENT_READY_BYTES_INITIAL: u64 = 128 << 10;
 /// The size of a segment unless the store was created with another.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 16 << 20;

@@ -4,8 +4,8 @@
 //! The flush loop is: [`Log::append`] → [`Log::sync`] → publish the durable position. If the append
 //! stopped early, [`Log::start_segment`] follows at the durable position; it continues there and
 //! returns how far the stream is durable. After any failed write or sync the current segment takes
-//! no more bytes, and the same `start_segment` writes everything from the durable position on into
-//! another file. A logger that starts and the end of recovery use it as well.
+//! no more bytes. Then `start_segment` writes everything from the durable position on into another
+//! file. The start of a logger and the end of recovery use `start_segment` as well.
 //!
 //! # How many blocks a commit needs
 //! A writer must know before it commits that the log has space for its bytes. [`blocks_for`]
@@ -81,8 +81,8 @@ struct Current<F> {
     name: String,
     /// The number of ready blocks: the segment ends behind them.
     ready: u32,
-    /// Whether it follows a segment that failed, and must take every byte for which that one had
-    /// promised space.
+    /// Whether this segment follows a segment that failed. If so, it must take every byte for which
+    /// the failed segment had promised space.
     succeeds_failed: bool,
     number: SegmentNumber,
     salt: u64,
@@ -102,8 +102,8 @@ impl<D: Disk> Log<D> {
         Self { pool, current: None, buf: AlignedBuf::new(BATCH_BYTES_MAX), region: 0 }
     }
 
-    /// Sets the `region` in the headers of the log's segments. By it the caller recognises after a
-    /// crash that it started the newest segment.
+    /// Sets the `region` in the headers of the log's segments. After a crash, the caller compares
+    /// this value to find out whether it started the newest segment.
     #[must_use]
     pub fn with_region(self, region: u64) -> Self {
         Self { region, ..self }
@@ -254,7 +254,7 @@ impl<D: Disk> Log<D> {
                 return Err(LogError::io(format!("opening {name}"))(error));
             }
         };
-        // From here on the new header may reach the disk, and would then override the current
+        // From here on the new header may reach the disk. If it does, it overrides the current
         // segment.
         if let Some(current) = &mut self.current {
             current.failed = true;
@@ -282,7 +282,7 @@ impl<D: Disk> Log<D> {
         Ok(durable)
     }
 
-    /// Writes a segment. Sets `left` to what is in the file if this fails.
+    /// Writes a segment. Sets `left` to the state in which a failure leaves the file.
     fn write_segment(
         &mut self,
         (file, name, ready, succeeds_failed): (D::File, &str, u32, bool),
@@ -330,8 +330,9 @@ impl<D: Disk> Log<D> {
 }
 
 impl<F: DiskFile> Current<F> {
-    /// Returns the block before which the segment takes bytes: no further than the largest spare
-    /// reaches. So if recovery finds bytes here that no header states, they fit in that spare.
+    /// Returns the block before which the segment takes bytes. The limit is at most the length of
+    /// the largest spare. So if recovery finds bytes in this segment that no header states, they
+    /// fit in that spare.
     fn limit(&self, spares: Option<SpareBlocks>) -> u32 {
         match spares {
             Some(spares) if !self.succeeds_failed => self.ready.min(spares.largest).max(self.next_block),

@@ -48,8 +48,8 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// The number of a segment. Each segment that is started gets one above all existing ones; a file
-/// that is recycled gets a new one. 0 is never used.
+/// The number of a segment. Each segment that is started gets a number above all existing numbers.
+/// A file that is recycled gets a new number. 0 is never used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SegmentNumber(pub u64);
 

@@ -2,9 +2,9 @@
 //! `crash-harness` must catch. Using a name that is not in the catalogue is a compile error.
 //!
 //! The catalogue is in this crate because both the log and the store above it have planted bugs. In
-//! ordinary builds only the compiler reads it: each place tests a constant `false`. With `--cfg
-//! untorn_instrumented`, which no feature enables, the variable `UNTORN_BUG` selects the bug of a
-//! process.
+//! ordinary builds only the compiler reads the catalogue: each place tests a constant `false`. With
+//! `--cfg untorn_instrumented`, which no feature enables, the variable `UNTORN_BUG` selects the bug
+//! of a process.
 
 /// All planted bugs, in alphabetical order, each with a line that describes the mistake.
 pub const ALL: &[(&str, &str)] = &[

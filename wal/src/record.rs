@@ -68,11 +68,11 @@ pub enum Decoded<'a> {
     },
     /// The bytes end before the record does. More bytes may complete it.
     Incomplete,
-    /// The bytes are no record, and further bytes can't make them one.
+    /// The bytes are not a record, and further bytes can't complete them to a record.
     Bad(BadRecord),
 }
 
-/// The reason why bytes are no record.
+/// The reason why bytes are not a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRecord {
@@ -93,7 +93,7 @@ pub enum BadRecord {
     /// Reserved bytes or padding are not zero.
     #[error("reserved bytes of the record are not zero")]
     Reserved,
-    /// Its checksum does not fit.
+    /// The record's checksum does not match its bytes.
     #[error("the record's checksum is {found:#010x}, its bytes give {expected:#010x}")]
     Checksum {
         /// The checksum of the bytes.

@@ -1,6 +1,6 @@
 //! The messages between a message-passing client and the server in the logger process.
 //!
-//! A connection begins with a hello of each side ([`hello`]), in which they agree on a version.
+//! A connection begins with a hello from each side ([`hello`]). The hellos determine the version.
 //! Then the client sends requests, and the server sends one reply for each, in order. A message is
 //! a frame: its length as four bytes, little-endian, followed by the [`Request`] or [`Reply`],
 //! encoded by bincode with fixed-size integers.
@@ -63,7 +63,7 @@ const _: () = {
     assert!(MESSAGE_BYTES_MAX <= u32::MAX as usize);
 };
 
-/// The reason why bytes are no message.
+/// The reason why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
@@ -73,7 +73,7 @@ pub enum WireError {
         /// The length in the frame.
         bytes: u64,
     },
-    /// The bytes of a frame are no message of this version.
+    /// The bytes of a frame are not a message of this version.
     #[error("not a message of this protocol: {what}")]
     Malformed {
         /// A description of the error.
@@ -102,7 +102,8 @@ pub fn encode(message: &impl Encode) -> Result<Vec<u8>, WireError> {
     Ok(frame)
 }
 
-/// Encodes as [`encode`], into an existing buffer: its content is replaced, and its memory reused.
+/// Encodes as [`encode`], into an existing buffer. The content of the buffer is replaced, and its
+/// memory is reused.
 /// The buffer grows to the frame's length and no further.
 ///
 /// # Errors

@@ -1,10 +1,10 @@
-//! Waits for a word of shared memory to change: asleep on a futex, or by polling.
+//! Waits for a change in shared memory, either by sleeping on a futex or by polling.
 //!
 //! The event is two words: a count that a sleeper's futex watches, and whether a waiter sleeps. The
 //! waiter sets the second word and then checks once more. The notifier changes the data and then
 //! checks the second word. The fences put these four steps into one order. So either the waiter
-//! sees the change, or the notifier sees the waiter. (There is one waiter. Neither process outlives
-//! the other by long, so the wait would not need its timeout.)
+//! sees the change, or the notifier sees the waiter. There is only one waiter. Neither process
+//! outlives the other by long, so the timeout of the wait is only a precaution.
 
 use super::memory::Memory;
 use rustix::thread::futex::{self, Flags, Timespec};

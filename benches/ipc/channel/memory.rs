@@ -1,8 +1,7 @@
 //! Memory that the two processes share: words of 64 bits of a file, mapped by both.
 //!
-//! All access is by atomics, so nothing here can be torn, and callers need no unsafe code. A word
-//! at a time is as fast as cache lines are transferred: the processor copies no faster between the
-//! caches of two cores.
+//! All access is by atomics, so no word can be torn, and callers need no unsafe code. Access by
+//! single words costs no speed: the transfer of cache lines between two cores is the limit.
 #![allow(unsafe_code)]
 
 use super::super::digest::Digest;
@@ -68,7 +67,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: mapped by `map`, and there are no borrows of it any more.
+        // SAFETY: `map` made this mapping, and no borrow of it remains.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.words * 8) };
     }
 }

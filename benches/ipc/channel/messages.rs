@@ -1,5 +1,5 @@
 //! Messages: the kernel copies each byte in and out. A record that is longer than the kernel's
-//! buffer takes several calls on each side, and between them both sides work at the same time.
+//! buffer takes several calls on each side. Then both sides work at the same time.
 
 use super::{Calls, Channel, End, Received, WORDS_MAX};
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// The longest packet of a seqpacket socket here. The kernel accepts none that exceeds its buffer,
-/// 208 KiB by default.
+/// The longest packet that is sent over a seqpacket socket. The kernel rejects a packet that
+/// exceeds the socket's buffer, 208 KiB by default.
 const PACKET_BYTES_MAX: usize = 64 << 10;
 const PIPES: [&str; 2] = ["pipe-to-second", "pipe-to-first"];
 
@@ -44,7 +44,8 @@ pub(super) fn make_pipes(dir: &Path) -> io::Result<()> {
 impl Messages {
     pub(super) fn pipe(dir: &Path, end: End) -> io::Result<Messages> {
         let open = |name: &str, flags| fs::open(dir.join(name), flags | OFlags::CLOEXEC, Mode::empty());
-        // Each open waits for the other side's, so both sides open them in the same order.
+        // Opening a pipe blocks until the other side opens it, so both sides open them in the same
+        // order.
         let (outgoing, incoming) = match end {
             End::First => {
                 let outgoing = open(PIPES[0], OFlags::WRONLY)?;
@@ -69,7 +70,7 @@ impl Messages {
     }
 
     fn new(means: Means, outgoing: OwnedFd, incoming: OwnedFd) -> Messages {
-        // Written once, so that no page of it is new during the measurement.
+        // The buffer is filled here, so that the measurement includes no page faults.
         Messages { means, outgoing, incoming, buffer: vec![1; WORDS_MAX], calls: Calls::default() }
     }
 }
@@ -115,7 +116,8 @@ impl Channel for Messages {
     }
 }
 
-/// Returns a connection between the two: the first end listens, the second retries until it does.
+/// Returns a connection between the two ends. The first end listens; the second retries until the
+/// first does.
 pub(super) fn connected(dir: &Path, end: End, means: SocketType) -> io::Result<OwnedFd> {
     let socket = net::socket_with(AddressFamily::UNIX, means, SocketFlags::CLOEXEC, None)?;
     let address = SocketAddrUnix::new(dir.join("socket"))?;

@@ -1,11 +1,11 @@
 //! The channels that transfer a record to another process, behind one trait.
 //!
 //! A record is a number of words of 64 bits in the sender's own memory. It is transferred when the
-//! receiver has read each of its words once. Both sides know its length, and each has at most one
-//! record under way.
+//! receiver has read each of its words once. Both sides know its length. Each side sends its next
+//! record only after the previous one was transferred.
 //!
-//! A channel has both directions, of the same kind. Its two ends find each other by names in a
-//! directory.
+//! A channel transfers records in both directions by the same means. Its two ends find each other
+//! by file names in a directory.
 
 pub(crate) mod event_count;
 pub(crate) mod memory;
@@ -54,7 +54,7 @@ pub(crate) struct Calls {
     pub(crate) receiving: u64,
 }
 
-/// The end: that of the process that starts the other, or the other.
+/// The end of a channel: `First` belongs to the process that starts the other process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
     First,
@@ -84,7 +84,7 @@ pub(crate) enum Family {
     Message,
     /// Each byte is transferred from cache to cache.
     Shared,
-    /// A buffer, and a message that it is filled.
+    /// The sender fills a buffer and sends a message that says so.
     Buffer,
     /// The store, with all its other work.
     Store,
@@ -151,11 +151,12 @@ impl Kind {
         }
     }
 
-    /// Returns how often each byte is copied, from the sender's memory until it can be read; by
-    /// construction.
+    /// Returns how often each byte is copied between the sender's memory and the place where the
+    /// receiver reads it. The number follows from the code; it is not measured.
     ///
-    /// For the store: into the log's buffer, into the ring, into the page. The logger's write to
-    /// the log is asynchronous. A follower copies it out of the ring.
+    /// The store copies each byte into the log's buffer, into the ring and into the page. A
+    /// follower also copies it out of the ring. The logger's write to the log does not count,
+    /// because it is asynchronous.
     pub(crate) fn copies(self) -> u32 {
         match self {
             Kind::Arena | Kind::ArenaSpin | Kind::SealedMapped => 1,
@@ -170,7 +171,8 @@ impl Kind {
         self.family() != Family::Store
     }
 
-    /// Opens one end. The first makes what the second opens; each waits for the other.
+    /// Opens one end. The first end creates the files or sockets that the second opens. Each end
+    /// waits for the other.
     pub(crate) fn open(self, dir: &Path, end: End) -> io::Result<Box<dyn Channel>> {
         Ok(match self {
             Kind::Pipe => Box::new(messages::Messages::pipe(dir, end)?),
@@ -187,7 +189,7 @@ impl Kind {
         })
     }
 
-    /// Makes what must exist before the second process starts.
+    /// Creates the files that must exist before the second process starts.
     pub(crate) fn prepare(self, dir: &Path) -> io::Result<()> {
         match self {
             Kind::Pipe => messages::make_pipes(dir),
@@ -195,7 +197,7 @@ impl Kind {
             Kind::Ring => shared::make(dir, shared::Ring::WORDS),
             Kind::Arena | Kind::ArenaSpin => shared::make(dir, shared::Arena::WORDS),
             Kind::StoreFeed | Kind::StoreSpin => store::make(dir),
-            // The side that connects makes their sockets.
+            // The two ends create these sockets when they connect.
             Kind::Stream | Kind::Seqpacket | Kind::SealedRead | Kind::SealedMapped => Ok(()),
         }
     }

@@ -1,12 +1,12 @@
 //! Buffers that are transferred with a message.
 //!
-//! With one buffer for each record, a memfd is filled, sealed so that no process can change or
-//! truncate it, and sent by its descriptor. The receiver checks its seals and size before it
-//! accesses it, as it must with an untrusted peer. Then it reads the memfd into a buffer, or maps
-//! it.
+//! With one buffer for each record, the sender fills a memfd, seals it so that no process can
+//! change or truncate it, and sends its descriptor. The receiver checks the memfd's seals and size
+//! before the first access, as it must with an untrusted peer. Then the receiver reads the memfd
+//! into a buffer, or maps it.
 //!
-//! With one buffer for all records, the sender can always write to it. So the receiver copies it
-//! out before it examines it, and the sender can't change the copy.
+//! With one buffer for all records, the sender can write to the buffer at any time. So the receiver
+//! examines only a copy, which the sender can't change.
 
 use super::memory::Memory;
 use super::messages::connected;
@@ -55,7 +55,7 @@ impl Channel for Sealed {
         control.push(SendAncillaryMessage::ScmRights(&files));
         let length = record.len().to_le_bytes();
         net::sendmsg(&self.socket, &[IoSlice::new(&length)], &mut control, SendFlags::NOSIGNAL)?;
-        // Made, sealed, sent, closed.
+        // The four calls create, seal, send and close the memfd.
         self.calls.sending += 4;
         Ok(())
     }
@@ -76,7 +76,7 @@ impl Channel for Sealed {
         if !seals.contains(SEALS) || size != words * 8 {
             return Err(io::Error::other("a descriptor of something else"));
         }
-        // Received, checked for its seals and its size, closed.
+        // The four calls receive the memfd, get its seals, get its size and close it.
         self.calls.receiving += 4;
         if self.is_mapped {
             let mapped = Memory::map(&file, words, false)?;

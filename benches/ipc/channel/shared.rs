@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering;
 pub(super) fn make(dir: &Path, words: usize) -> io::Result<()> {
     let file = File::create_new(dir.join("memory"))?;
     file.set_len(words as u64 * 8)?;
-    // Both ends use each page once, so that none is new during the measurement.
+    // Every page is written once here, and `map` reads it once in each process. So the measurement
+    // includes no page faults.
     let memory = map(dir, words)?;
     memory.words().iter().step_by(512).for_each(|word| word.store(0, Ordering::Relaxed));
     Ok(())
@@ -66,8 +67,8 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) const WORDS: usize = 2 * Lane::WORDS;
-    /// The words that are copied before they are published: the other side can then read them
-    /// meanwhile.
+    /// The number of words that are copied between two publications. The receiver reads one piece
+    /// while the sender copies the next.
     const PIECE_WORDS: usize = Lane::DATA_WORDS / 4;
 
     pub(super) fn open(dir: &Path, end: End) -> io::Result<Ring> {
@@ -137,7 +138,8 @@ impl Side {
         Side { published: start, event: start + 16, data: start + 16 + event_count::WORDS }
     }
 
-    /// Records alternate between the two: the previous one may still be read.
+    /// Returns the space of a record. Records alternate between the two spaces, because the
+    /// receiver may still read the previous record.
     fn word_of(self, number: u64) -> usize {
         self.data + (number % 2) as usize * WORDS_MAX
     }

@@ -1,8 +1,8 @@
 //! The store itself: a value put in one process and read in the other.
 //!
 //! The measurement includes all work of the store: the writer lock, the copies of the pages on the
-//! path to the key, the log record and its checksum. For a follower it includes the logger's flush
-//! thread, which the commit wakes, and which wakes the follower.
+//! path to the key, the log record and its checksum. For a follower it also includes the logger's
+//! flush thread: the commit wakes that thread, which wakes the follower.
 
 use super::{Calls, Channel, End, Received};
 use bytemuck::cast_slice;

@@ -1,18 +1,19 @@
 //! Measures the cost of a record when many records are sent in one message.
 //!
-//! A message of b bytes costs a fixed σ however many records it contains, so a record of r bytes
-//! costs σ r / b of that. This favours large messages. But the sender makes the batch before it
-//! sends it, and the receiver reads it after it has arrived. If it is no longer in the cache by
-//! then, each byte is fetched once more. So the cost rises again beyond some M:
+//! A message of b bytes costs a fixed σ, however many records it contains. The share of a record of
+//! r bytes is σ r / b. This favours large messages. But the sender makes the whole batch before it
+//! sends the batch, and the receiver reads the batch after the whole of it has arrived. If the
+//! batch is no longer in the cache by then, each byte is fetched once more. So the cost rises again
+//! beyond some size M:
 //!
 //! c(b) = σ r / b + r β + r γ max(0, 1 − M / b)
 //!
 //! This is the trade-off of blocked matrix multiplication: make the block as large as fits, and no
-//! larger (Hong and Kung 1981; Lam, Rothberg and Wolf 1991). There, the traffic falls with the root
-//! of the cache size, as each operand in the block is used as often as the block is wide. Here, a
-//! byte is used a fixed number of times, so a larger cache only divides the fixed part among more
-//! records. M is half of the second-level cache: a side accesses two copies of a batch, its own and
-//! the one in the channel.
+//! larger (Hong and Kung 1981; Lam, Rothberg and Wolf 1991). In matrix multiplication, the traffic
+//! falls with the root of the cache size, because each operand in the block is used as often as the
+//! block is wide. In a batch, a byte is used a fixed number of times. So a larger cache only
+//! divides the fixed part among more records. M is half of the second-level cache, because each
+//! side accesses two copies of a batch: its own copy and the copy in the channel.
 
 use super::super::arguments::Arguments;
 use super::super::channel::Kind;
@@ -54,8 +55,9 @@ impl Batches {
         factors(bytes, self.cache_bytes).iter().zip(self.found).map(|(factor, found)| factor * found).sum()
     }
 
-    /// Returns the model's best batch in bytes. That is what fits into the cache, if a larger batch
-    /// costs more for its bytes than it saves of the fixed part.
+    /// Returns the model's best batch in bytes. This is the largest batch that fits into the cache,
+    /// if the bytes of a larger batch cost more than it saves of the fixed part. Otherwise it is
+    /// infinite.
     pub(crate) fn best_by_model(&self) -> f64 {
         let [sigma, _, beyond] = self.found;
         // The slope of c beyond M has the sign of M γ − σ.
@@ -67,7 +69,8 @@ impl Batches {
         self.costs.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or_default()
     }
 
-    /// Returns the smallest measured batch whose records cost at most a tenth more than the least.
+    /// Returns the smallest measured batch whose cost per record is at most a tenth above the
+    /// least.
     pub(crate) fn good_enough(&self) -> usize {
         let least = self.best_measured().1;
         self.costs.iter().find(|(_, cost)| *cost <= 1.1 * least).map_or(0, |(bytes, _)| *bytes)
@@ -94,7 +97,7 @@ fn measure_costs(kind: Kind, arguments: &Arguments) -> io::Result<Vec<(usize, f6
         let before = pair.stream(words, 3, RECORD_WORDS)? / 3.0;
         let rounds = (arguments.time_of_a_point().as_nanos() as f64 / before) as usize;
         let rounds = rounds.clamp(4, 20_000);
-        // The least of some: disturbances only make a stream slower.
+        // The least of several measurements counts: disturbances only make a stream slower.
         let mut least = f64::INFINITY;
         for _ in 0..3 {
             least = least.min(pair.stream(words, rounds, RECORD_WORDS)?);

@@ -1,9 +1,9 @@
 //! Measures the cost of many records per fsync in the store: as one durable transaction, and as
 //! many visible ones before one sync.
 //!
-//! An fsync costs F however many records it covers: c(N) = F / N + p. Large batches cost only the
-//! time that the first record waits for the last. So there is no best N, only one beyond which a
-//! larger batch saves too little for its wait.
+//! An fsync costs F, however many records it covers: c(N) = F / N + p. The only disadvantage of a
+//! large batch is that its first record waits for its last. So there is no best N. There is only an
+//! N beyond which a larger batch saves too little to justify the wait.
 
 use super::super::arguments::Arguments;
 use super::super::fit::{self, Row};
@@ -55,8 +55,8 @@ impl Flushes {
         self.found[0] / count + self.found[1]
     }
 
-    /// Returns the number of records from which the fsync costs at most a tenth of one record's
-    /// cost.
+    /// Returns the smallest number of records at which the fsync is at most a tenth of the cost
+    /// of a record.
     pub(crate) fn enough(&self) -> f64 {
         9.0 * self.found[0] / self.found[1]
     }
@@ -77,12 +77,12 @@ fn measure(sharing: Sharing, arguments: &Arguments) -> io::Result<Flushes> {
     eprintln!("records to an fsync: {}", sharing.name());
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("store");
-    // Nothing is flushed without a request.
+    // The store flushes only on request.
     let policy = match sharing {
         Sharing::OneTransaction => FlushPolicy::OnCommit,
         Sharing::ManyTransactions => FlushPolicy::Every(Duration::from_secs(3600)),
     };
-    // Without flushes, the creation of the keyspace must not wait for one either.
+    // The store flushes only on request, so the creation of the keyspace must not wait for a flush.
     let mut options = Store::options();
     options.flush_policy(policy).durability(Durability::Visible);
     let store = options.open(&path).map_err(io::Error::other)?;
@@ -101,8 +101,8 @@ fn measure(sharing: Sharing, arguments: &Arguments) -> io::Result<Flushes> {
             total += took;
             rounds += 1;
         }
-        // The mean: the time of a sync varies, and a caller that waits for many pays for all of
-        // them.
+        // This is the mean, not the median: the time of a sync varies, and a caller that waits for
+        // many syncs waits for the slow ones as well.
         costs.push((count, total / f64::from(rounds) / count as f64));
     }
     drop((keys, store));

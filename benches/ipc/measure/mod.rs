@@ -12,7 +12,7 @@ use std::io;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Rounds before the counted ones, by which the rounds of a phase are estimated.
+/// Rounds before the counted ones. Their time determines the number of rounds in a phase.
 const ROUNDS_BEFORE: usize = 3;
 /// The least rounds of a phase, however long or short a transfer takes.
 const ROUNDS_MIN: usize = 5;
@@ -30,7 +30,7 @@ pub(crate) struct Point {
     pub(crate) rounds: usize,
 }
 
-/// Returns a command for this executable again.
+/// Returns a command that runs this executable as the second process.
 pub(crate) fn second() -> io::Result<Command> {
     Ok(Command::new(std::env::current_exe()?))
 }

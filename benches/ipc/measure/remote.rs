@@ -1,5 +1,5 @@
-//! Measures a value that is put and got by `untorn::Client`, and by a direct client, to show the
-//! cost of the messages.
+//! Measures puts and gets of a value by `untorn::Client` and by a direct client. The difference is
+//! the cost of the messages.
 
 use super::super::arguments::Arguments;
 use super::super::clock::{median, now_ns};

@@ -37,8 +37,8 @@ impl Line {
         self.fixed_ns + self.ns_per_byte * bytes
     }
 
-    /// Returns B_k or B_cc, in bytes per nanosecond. For messages it is twice that of the line,
-    /// because their bytes are copied twice.
+    /// Returns B_k or B_cc, in bytes per nanosecond. B_k is twice the bandwidth that the line
+    /// implies, because the bytes of a message are copied twice.
     pub(crate) fn bandwidth(&self) -> f64 {
         let times = if self.kind.family() == Family::Message { 2.0 } else { 1.0 };
         times / self.ns_per_byte
@@ -48,7 +48,7 @@ impl Line {
 /// The two formulas with one σ for both.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Joint {
-    /// Nanoseconds per system call, with its share of the wake-up.
+    /// Nanoseconds per system call, including its share of the wake-up.
     pub(crate) sigma_ns: f64,
     /// Bytes per nanosecond.
     pub(crate) b_k: f64,
@@ -71,8 +71,8 @@ pub(crate) enum Crossing {
 pub(crate) struct Fits {
     pub(crate) lines: Vec<Line>,
     pub(crate) joint: Option<Joint>,
-    /// A channel with the size from which it beats the stream socket, by the lines and by the
-    /// points.
+    /// Channels, each with the size from which it is faster than the stream socket: by the fitted
+    /// lines, and by the measured points.
     pub(crate) against_stream: Vec<(Kind, Crossing, Crossing)>,
 }
 
@@ -122,7 +122,8 @@ fn crossing(first: &Line, second: &Line) -> Crossing {
     }
 }
 
-/// Returns the smallest measured size from which the channel is faster at all sizes.
+/// Returns the smallest measured size such that the channel is faster at that size and at all
+/// larger ones.
 fn measured_crossing(points: &[Point], kind: Kind) -> Crossing {
     let of = |kind| points.iter().filter(move |point: &&Point| point.kind == kind);
     let mut from = None;

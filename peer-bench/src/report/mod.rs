@@ -1,5 +1,6 @@
-//! From slices to what is shown: statistics (`statistics.rs`), rows and JSON lines (`results.rs`),
-//! the table on the standard output and the report in Markdown (here), its charts (`chart.rs`).
+//! Turns slices into output: statistics (`statistics.rs`), rows and JSON lines (`results.rs`), the
+//! table on the standard output and the report in Markdown (this file), and its charts
+//! (`chart.rs`).
 
 mod chart;
 pub(crate) mod results;

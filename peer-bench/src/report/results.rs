@@ -4,7 +4,7 @@ use super::statistics::{best_of_slices, bounds, median, median_ratio, percentile
 use crate::workload::Unit;
 use serde::Serialize;
 
-/// What one slice measured.
+/// The values that one slice measured.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Values {
     pub(crate) value: f64,
@@ -52,7 +52,7 @@ pub(crate) struct Line {
     pub(crate) median: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
-    /// Times of single operations, from the reader of the clock.
+    /// Times of single operations, in microseconds.
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
     /// Median over the slices of this store's value divided by LMDB's.
@@ -67,7 +67,7 @@ pub(crate) struct Line {
     pub(crate) smaller_is_better: bool,
 }
 
-/// What is the same for all lines of a run.
+/// The values that all lines of a run share.
 pub(crate) struct Context {
     pub(crate) entries: u64,
     pub(crate) key_bytes: usize,

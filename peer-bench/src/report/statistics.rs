@@ -31,8 +31,8 @@ fn sorted(values: &[f64]) -> Vec<f64> {
 }
 
 /// Returns the median of `values[slice] / others[slice]` over the slices that both have. Two
-/// numbers of one slice were measured within seconds of each other, so that a slow minute of the
-/// machine cancels out.
+/// numbers of one slice were measured within seconds of each other, so the effect of a slow minute
+/// of the machine cancels out.
 pub(crate) fn median_ratio(values: &[Option<f64>], others: &[Option<f64>]) -> Option<f64> {
     let ratio = |(value, other): (&Option<f64>, &Option<f64>)| Some((*value)? / (*other).filter(|other| *other > 0.0)?);
     let ratios: Vec<f64> = values.iter().zip(others).filter_map(ratio).collect();

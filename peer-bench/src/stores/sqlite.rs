@@ -90,7 +90,7 @@ struct Thread {
 
 impl Session for Thread {
     fn snapshot(&mut self, body: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()> {
-        // Statements from the cache: preparing them takes longer than a read.
+        // The statements are cached, because preparing a statement takes longer than a read.
         self.connection.prepare_cached("BEGIN")?.execute([])?;
         let outcome = body(&mut View { connection: &self.connection });
         self.connection.prepare_cached("COMMIT")?.execute([])?;
@@ -103,7 +103,8 @@ impl Session for Thread {
     }
 
     fn batch(&mut self, entries: &[Entry]) -> Result<()> {
-        // The transaction writes from the beginning: one that begins with a read could be refused.
+        // The transaction begins as a writer. SQLite could refuse a transaction that begins as a
+        // reader and writes later.
         let txn = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         {
             let mut insert = txn.prepare_cached(PUT)?;
@@ -142,7 +143,7 @@ impl Reader for View<'_> {
         let mut rows = select.query((key, i64::try_from(count).unwrap_or(i64::MAX)))?;
         let (mut read, mut sum) = (0, 0);
         while let Some(row) = rows.next()? {
-            // The counter is a number, no blob.
+            // The value of the counter is a number, not a blob.
             sum += row.get_ref(0)?.as_bytes().map_or(0, touch);
             read += 1;
         }

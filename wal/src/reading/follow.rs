@@ -74,8 +74,8 @@ impl LogFollower {
         {
             return Ok(());
         }
-        // The segment may be recycled, removed, or just being written. Reading the catalog again
-        // shows which. Of several attempts one is not disturbed.
+        // The segment may be recycled, removed, or still being written. Reading the catalog again
+        // shows which. One of several attempts succeeds without such a change.
         let mut last = Ok(());
         for _ in 0..3 {
             last = self.read_on(LogScan::follow(disk, &self.shape, self.position, until), out);
@@ -98,7 +98,7 @@ impl LogFollower {
                     self.position = scan.end();
                     return Ok(());
                 }
-                // `until` is durable, so more bytes exist; they are not in these files.
+                // `until` is durable, so more bytes exist. These files do not contain them.
                 Ok(None) => return Err(LogError::Gap { wanted: self.position, oldest: None }),
                 Err(error) => return Err(scan.gap_or(error)),
             }

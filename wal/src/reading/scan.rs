@@ -1,10 +1,10 @@
 //! Reading the stream back, one batch at a time: valid, torn tail, or corrupt.
 //!
-//! A batch is valid if its header and payload are complete and it continues the one before. If
-//! nothing behind the last valid batch is known to be durable, it is a torn tail. Below a durable
-//! position that any header states (or below the position where the caller begins, which a
-//! checkpoint guarantees) it is damage to acknowledged data, an error. A read error is an error,
-//! never a torn tail.
+//! A batch is valid if its header and payload are complete and it continues the batch before. If no
+//! byte behind the last valid batch is known to be durable, an invalid batch there is a torn tail.
+//! An invalid batch below a durable position that any header states is damage to acknowledged data,
+//! which is an error. The same applies below the position where the caller begins, which a
+//! checkpoint guarantees. A read error is an error, never a torn tail.
 
 use crate::{
     Disk, DiskFile, Lsn,
@@ -109,8 +109,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
         Self::begin(disk, segment_catalog, from, None)
     }
 
-    /// Prepares to read from `from` up to `until`, which must be durable, beside a running logger.
-    /// Before that it reads only the headers of segments.
+    /// Prepares to read from `from` up to `until`, which must be durable, while a logger runs. The
+    /// preparation reads only the headers of segments.
     ///
     /// A [`LogError::Corrupt`] or [`LogError::Gap`] may mean that the segment has been recycled
     /// meanwhile. If reopening returns [`LogError::Gap`], it was recycled.
@@ -289,7 +289,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
             let batch = match self.read_batch()? {
                 Ok(batch) => batch,
                 Err((_, lsn)) if lsn >= self.durable => return Ok(None),
-                // A follower's segment may have ended since: the logger has started another.
+                // A follower's segment may have ended since, if the logger has started another
+                // segment.
                 Err(_) if self.until.is_some() && !reloaded => {
                     reloaded = true;
                     self.segment_catalog =
@@ -414,7 +415,8 @@ impl<'d, D: Disk> LogScan<'d, D> {
     }
 }
 
-/// Returns the error of a follower that can't open a segment: the logger may have just deleted it.
+/// Returns the error of a follower that can't open a segment. The logger may have just deleted the
+/// segment.
 fn not_there(error: std::io::Error, name: &str, wanted: Lsn) -> LogError {
     match error.kind() {
         std::io::ErrorKind::NotFound => LogError::Gap { wanted, oldest: None },

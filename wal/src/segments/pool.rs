@@ -1,6 +1,6 @@
 //! The segment files: which are in use, spares made ahead, recycling.
 //!
-//! Shared by the flush thread, which takes spares, and the background thread, which makes and
+//! Two threads share the pool. The flush thread takes spares; the background thread makes and
 //! recycles them. The lock `slots` is never held across a write or a sync; the lock `erasing` is.
 //!
 //! | state of a file | meaning | next |
@@ -34,9 +34,9 @@
 //!    stays a spare, because its blocks may have been promised. The exceptions are spares beyond
 //!    the maximum, a full device, a header that can't be erased, and [`SegmentPool::trim`].
 //!
-//! **Old headers.** A file that became free keeps its header until it is taken, and is a segment
-//! again if the process dies before that. So headers are erased from the oldest on, and the next
-//! [`SegmentCatalog`] finds no gap. Four rules ensure it:
+//! **Old headers.** A file that became free keeps its header until it is taken. If the process dies
+//! before that, the file is a segment again. So headers are erased from the oldest on, and the next
+//! [`SegmentCatalog`] finds no gap. Four rules ensure this order:
 //! 1. `SegmentSlot::header` is cleared only after the header was erased from the disk. It is set if
 //!    a header may be on the disk, also that of a segment whose start failed (`Returned`).
 //! 2. Threads that delete, fill or reduce files hold the lock `erasing` until the header is erased.
@@ -149,8 +149,8 @@ impl<D: Disk> SegmentPool<D> {
         self.lock().spares_max = spares_max;
     }
 
-    /// Makes one more spare: writes zeros, so that a later sync of its blocks commits no metadata.
-    /// Slow; for the background thread.
+    /// Makes one more spare. Fills it with zeros, so that a later sync of its blocks commits no
+    /// metadata. This is slow, so only the background thread should call it.
     ///
     /// # Errors
     /// [`LogError::DiskFull`] if there is no space, [`LogError::Io`] otherwise. No file is left
@@ -344,15 +344,15 @@ impl<D: Disk> SegmentPool<D> {
         self.disk.sync_dir().map_err(LogError::io("syncing the log's directory"))
     }
 
-    /// Returns the numbers of files.
+    /// Returns the counts and sizes of the files.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.publish(|stats| *stats)
     }
 
-    /// Calls `store` with the numbers of files, which do not change until it returns. So of two
-    /// threads that publish them, the last one publishes the newest. `store` must be fast: the
-    /// flush thread may wait for it.
+    /// Calls `store` with the counts and sizes of the files, which do not change until `store`
+    /// returns. So if two threads publish them, the last publication is the newest. `store` must be
+    /// fast: the flush thread may wait for it.
     pub fn publish<T>(&self, store: impl FnOnce(&PoolStats) -> T) -> T {
         let slots = self.lock();
         let count = |of: fn(SlotState) -> bool| slots.files.iter().filter(|slot| of(slot.state)).count();
@@ -406,7 +406,7 @@ impl<D: Disk> SegmentPool<D> {
     /// thread takes spares.
     pub(crate) fn take_spare(&self, largest: bool) -> Option<(String, u32, SegmentNumber)> {
         let mut slots = self.lock();
-        // The first of several equal ones.
+        // Of several spares of equal size, the first is taken.
         let spares = slots.spare_files();
         let (at, _) = match largest {
             true => spares.min_by_key(|(_, slot)| Reverse(slot.ready)),
@@ -418,7 +418,7 @@ impl<D: Disk> SegmentPool<D> {
             }
         }?;
         slots.number_max.0 = slots.number_max.0.checked_add(1)?;
-        // At the end of the list, so that after a failure another spare comes first.
+        // The slot moves to the end of the list, so that after a failure another spare comes first.
         let mut slot = slots.files.remove(at);
         slot.state = SlotState::Taken;
         let (name, ready, header) = (slot.name.clone(), slot.ready, slot.header);

@@ -24,8 +24,8 @@
 //! Three things stay the same in all versions, so that a newer file is distinguished from a damaged
 //! one: the position, length and meaning of the segment header's checksum, and the positions of the
 //! store id and the version. A batch header's checksum starts from the store id; the checksum of a
-//! payload starts from the salt. The chain is the checksum of the batch header before, or of the
-//! segment header for the first batch.
+//! payload starts from the salt. The chain is the checksum of the previous batch header; for the
+//! first batch, it is the checksum of the segment header.
 
 use crate::le::{set_u32, set_u64, u32_at, u64_at};
 use crate::{

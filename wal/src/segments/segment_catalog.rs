@@ -65,7 +65,8 @@ pub struct BrokenSegment {
     pub is_spare: bool,
 }
 
-/// Returns the files that opens have set aside, see [`BrokenSegment`], with their sizes in bytes.
+/// Returns the broken files that were renamed when the log was opened, with their sizes in bytes.
+/// See [`BrokenSegment`].
 ///
 /// # Errors
 /// [`LogError::Io`] if the directory can't be listed, or a file's size can't be read.
@@ -240,7 +241,8 @@ impl SegmentCatalog {
         file.read_at(0, there).map_err(LogError::io(format!("reading {name}")))?;
         missing.fill(0);
         let block = block.first_chunk().expect("the buffer holds a block");
-        // The header first, so that a file with another segment size is a mismatch and not damage.
+        // The header is checked first, so that a file with another segment size is a mismatch and
+        // not damage.
         let header = SegmentHeader::decode(block, &self.shape, &name)?;
         if size != self.shape.segment_bytes() {
             let is_spare = matches!(header, HeaderBlock::Blank) && size >= BLOCK_BYTES as u64;
@@ -325,7 +327,8 @@ fn begins_with_batch<D: Disk>(disk: &D, name: &str, buf: &mut AlignedBuf) -> Res
     Ok(block.starts_with(&BATCH_MAGIC))
 }
 
-/// Calls `see` with every valid batch header of the file that is at its own block.
+/// Calls `see` with every valid batch header of the file whose block index is the block at which
+/// the header is stored.
 fn each_batch<D: Disk>(
     disk: &D,
     name: &str,

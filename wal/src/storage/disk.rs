@@ -4,9 +4,9 @@
 //! The real disk opens files relative to a directory descriptor, so the length of the path does not
 //! matter. It uses direct I/O where the file system allows it, for two reasons. Large folios in the
 //! page cache make small writes slow. And after a failed sync no stale page in the cache can
-//! mislead a later reader. `sync` is a plain fdatasync. One write with a per-write sync flag took
-//! the same time within noise (117 to 136 µs for a block, 364 to 410 µs for 1 MiB), and not every
-//! file system honours the flag with direct I/O.
+//! mislead a later reader. `sync` is a plain fdatasync. The alternative is a write with a per-write
+//! sync flag. Its time was equal within noise (117 to 136 µs for a block, 364 to 410 µs for 1 MiB),
+//! and not every file system honours the flag with direct I/O.
 
 use crate::{files, limits::BLOCK_BYTES, planted_bug};
 use rustix::{
@@ -41,9 +41,8 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> io::Result<()>;
 }
 
-/// Gives a file that root creates to the owner of its directory. Otherwise the
-/// owner could not use it.
-/// Other users may not change a file's owner, so for them this does nothing.
+/// Gives a file that root creates to the owner of its directory. Otherwise the owner could not use
+/// the file. Other users may not change a file's owner, so for them this function does nothing.
 pub fn give_to_owner(dir: impl AsFd, made: impl AsFd) {
     /// The uid that the kernel reports for an owner that is not mapped in the user namespace.
     const UNKNOWN: u32 = 65534;
@@ -184,8 +183,8 @@ impl Disk for RealDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.dir)? {
-            // Files of all kinds: a segment that is no regular file must be an error, not a gap in
-            // the log.
+            // Files of all kinds are listed: a segment that is not a regular file must be an error,
+            // not a gap in the log.
             if let Ok(name) = entry?.file_name().to_str() {
                 names.push(name.to_owned());
             }

@@ -1,7 +1,7 @@
-//! Opening and creating the files and folders of a store. Only these functions do it.
+//! Opening and creating the files and folders of a store. No other code opens or creates them.
 //!
-//! A store's directory may be writable by others, so a name in it may lead anywhere. No call
-//! follows a symbolic link (`O_NOFOLLOW`), waits for the other end of a FIFO or for a device
+//! Other users may be able to write to a store's directory, so a name in it may lead anywhere. No
+//! call follows a symbolic link (`O_NOFOLLOW`), waits for the other end of a FIFO or for a device
 //! (`O_NONBLOCK`), or passes a descriptor on to another program (`O_CLOEXEC`). What was opened is
 //! checked to be a regular file. A name that exists but is no regular file is an error that
 //! contains [`WrongKind`]; it is never treated as missing.
@@ -12,8 +12,8 @@
 //! contain them, and root has access in any case. In another user's directory they are rejected,
 //! since that user can place a hard link to any file of root there.
 //!
-//! Only [`create_new`] and [`create_folder`] change the owner of a file, since only they know that
-//! they created it: with `O_EXCL` and `mkdir` no other file can have taken the name.
+//! Only [`create_new`] and [`create_folder`] change the owner of a file, since only they have
+//! certainly created it: with `O_EXCL` and `mkdir` no other file can have taken the name.
 
 use crate::disk::give_to_owner;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
@@ -41,7 +41,8 @@ impl WrongKind {
         error.get_ref()?.downcast_ref()
     }
 
-    /// Returns what was found and expected, for an error that contains the file's name already.
+    /// Returns a text with the kinds that were found and required, for an error that already
+    /// contains the file's name.
     #[must_use]
     pub fn what(&self) -> String {
         format!("it is {}, expected {}", self.found, self.expected)

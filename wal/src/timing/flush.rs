@@ -1,5 +1,5 @@
-//! When the log is flushed: by policy, or by deadline. Pure arithmetic; the flush thread calls it
-//! each time something changes.
+//! Computes when the log is flushed: by policy, or by deadline. The functions are pure arithmetic.
+//! The flush thread calls them after each change of the pending bytes, deadlines or requests.
 
 use crate::limits::EVERY_BYTES_AGE_MAX;
 use std::time::Duration;
@@ -45,11 +45,11 @@ pub enum Due {
     Now,
     /// After this time, unless something changes.
     In(Duration),
-    /// Not yet: nothing waits, or nothing that waits determines a time.
+    /// Not yet: there is no waiting commit, or no waiting commit determines a time.
     Idle,
 }
 
-/// Returns when to flush what is pending: as late as everything that waits allows. One flush covers
+/// Returns when to flush the pending bytes: as late as all waiting commits allow. One flush covers
 /// all published bytes, so it is due at the earliest time that the policy, a deadline, a request or
 /// the ring requires.
 ///
@@ -132,7 +132,7 @@ mod tests {
         let hour = FlushPolicy::Every(3600 * 1000 * MS);
         assert_eq!(due(hour, &pending(1 << 19, MS)), Due::Now);
         assert_eq!(due(hour, &Pending { requested: true, ..pending(8, MS) }), Due::Now);
-        // The limit is larger than the ring, and would never be reached.
+        // This limit is larger than the ring, so the pending bytes would never reach it.
         assert_eq!(due(FlushPolicy::EveryBytes(u64::MAX), &pending(1 << 19, MS)), Due::Now);
         assert_eq!(due(FlushPolicy::OnCommit, &within(1 << 19, 1000 * MS)), Due::Now);
         assert_eq!(due(FlushPolicy::OnCommit, &Pending { requested: true, ..within(8, MS) }), Due::Now);

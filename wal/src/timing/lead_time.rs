@@ -3,9 +3,9 @@
 //! client after it.
 //!
 //! The delay of a wake-up can be measured only when a thread sleeps until a given time. A thread
-//! that is always busy never does. If it were busy *because* one wake-up was late, the estimate
-//! would never improve. So a flush before which the thread did not sleep counts as a wake-up with
-//! the guessed delay.
+//! that is always busy never sleeps. If the thread were busy *because* one wake-up was late, the
+//! estimate would never improve. So a flush before which the thread did not sleep counts as a
+//! wake-up with the guessed delay.
 
 use crate::Estimate;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use std::time::Duration;
 /// The initial estimates of the duration of a flush and of the delay of a wake-up.
 const FLUSH_TIME_GUESS: Duration = Duration::from_millis(5);
 const WAKE_DELAY_GUESS: Duration = Duration::from_micros(100);
-/// The bound of a measured delay. Longer ones count as this one: the process was stopped, or the
-/// machine slept.
+/// The bound of a measured delay. A longer delay counts as this one, because its cause is a stopped
+/// process or a suspended machine.
 const WAKE_DELAY_MAX: Duration = Duration::from_millis(10);
 
 /// The running estimates of the lead time.

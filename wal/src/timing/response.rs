@@ -9,9 +9,9 @@
 //! older analysis considered only the first instance. A later instance of the same busy period can
 //! take longer, since an instance that is not preempted delays others.
 //!
-//! There is one difference. Messages of one priority are sent in their order. Of two requests of
-//! one class that wait for the lock, the quicker one gets it. So a request may be passed by all
-//! requests of its class that arrive before it gets the lock.
+//! There is one difference. Messages of one priority are sent in the order of their arrival. If two
+//! requests of one class wait for the lock, either may get it first. So all requests of the same
+//! class that arrive before a request gets the lock may pass it.
 //!
 //! All times are nanoseconds. Pure arithmetic.
 
@@ -23,8 +23,8 @@ pub struct Task {
     pub hold_ns: u64,
     /// The shortest time between two of its requests, on average over a burst.
     pub period_ns: u64,
-    /// How much earlier than by that period a request may come. A burst of n requests is a jitter
-    /// of n − 1 periods.
+    /// How much earlier than the period implies a request may arrive. A burst of n requests is a
+    /// jitter of n − 1 periods.
     pub jitter_ns: u64,
 }
 
@@ -33,7 +33,7 @@ impl Task {
     /// most `hold_ns`. All threads may request at once.
     #[must_use]
     pub fn of_callers(callers: u64, per_second: f64, hold_ns: u64) -> Task {
-        // Once in an hour counts as never.
+        // A lower rate is rounded up to one request in `RESPONSE_MAX_NS`, and 0 as well.
         let period_ns = (1e9 / per_second).clamp(1.0, RESPONSE_MAX_NS as f64) as u64;
         Task::of_callers_each(callers, period_ns, hold_ns)
     }
@@ -140,9 +140,9 @@ pub struct ResponseBound {
     /// the urgent commit requests the lock; another may begin just before it has announced itself.
     /// The comment of the writer lock explains why there is no third.
     pub blocking_ns: u64,
-    /// Until the commit is visible and the lock is released.
+    /// The time until the commit is visible and the lock is released.
     pub visible_ns: u64,
-    /// Until its caller returns, when it is durable.
+    /// The time until the commit is durable and its caller returns.
     pub durable_ns: u64,
 }
 
@@ -153,9 +153,9 @@ impl Classes {
     /// flush covers all that is published when it begins. So a commit waits for the flush that has
     /// just begun, for its own, and for the wake-ups of the logger and of its caller.
     ///
-    /// Bulk commits that have waited longer than their patience may come before it, too, as often
-    /// as that can happen. Every critical section may begin with the wake-up of the waiter that the
-    /// lock is reserved for, during which no other waiter gets it.
+    /// Bulk commits that have waited longer than their patience may also precede the urgent commit,
+    /// as often as their rate allows. Every critical section may begin with the wake-up of the
+    /// waiter that the lock is reserved for, during which no other waiter gets it.
     #[must_use]
     pub fn urgent(&self) -> Option<ResponseBound> {
         let bulk = self.handed(self.bulk);

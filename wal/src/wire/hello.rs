@@ -126,7 +126,7 @@ pub struct ServerHello {
     pub oldest: u16,
     /// The newest version that it supports.
     pub newest: u16,
-    /// Why the client is refused, if it is.
+    /// The reason why the server refuses the client; `None` if it accepts the client.
     pub refusal: Option<Refusal>,
     /// The length of the text that follows.
     pub text_bytes: usize,

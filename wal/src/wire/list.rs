@@ -1,6 +1,7 @@
 //! A list in a message: its length as eight bytes, then the items.
 //!
-//! It is decoded item by item. Memory is allocated as items are decoded, not by the claimed length.
+//! The list is decoded item by item. Memory is allocated as items are decoded, not by the claimed
+//! length.
 
 use super::LIST_ITEMS_MAX;
 use bincode::de::{BorrowDecode, BorrowDecoder, Decode};

@@ -64,7 +64,8 @@ pub enum Reply<'a> {
     /// 12: changes, in the order in which they happened.
     Changes {
         /// All changes of the feed up to and including this transaction have been sent. The next
-        /// ones are later, or are the rest of the transaction after it.
+        /// changes belong to later transactions. If the last transaction in this reply is
+        /// incomplete, they begin with the rest of it.
         through: u64,
         /// The changes.
         changes: List<ChangeItem<'a>>,
@@ -107,7 +108,8 @@ pub enum Happened<'a> {
     DropKeyspace,
     /// 3, since version 2: all keys from the key on were removed.
     DeleteRange {
-        /// Keys from this one on stay; it is above the key. `None` if none stays.
+        /// The exclusive end of the removed range, above the key. `None` if no key from the key on
+        /// remains.
         end: Option<&'a [u8]>,
     },
 }
@@ -127,7 +129,7 @@ pub struct ChangeItem<'a> {
     pub is_last_in_txn: bool,
 }
 
-/// Why something could not be done.
+/// The reason why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Failure<'a> {
     /// The error in words, for people.

@@ -76,10 +76,10 @@ pub enum Request<'a> {
     },
     /// 8: returns the names of all keyspaces that the client may read. Reply: `Names`.
     Keyspaces,
-    /// 9: waits until all that is visible now is durable. Reply: `Done`.
+    /// 9: waits until every commit that is visible now is durable. Reply: `Done`.
     Sync,
-    /// 10: requests a checkpoint of all that is visible now, and waits for it. Reply: `Committed`
-    /// with the transaction that it covers.
+    /// 10: requests a checkpoint of every commit that is visible now, and waits for it. Reply:
+    /// `Committed` with the transaction that it covers.
     Checkpoint,
     /// 11: returns the figures of the store. Reply: `Stats`.
     Stats,
@@ -135,7 +135,7 @@ pub enum Request<'a> {
         /// How long to wait, in milliseconds; at most [`super::CHANGES_WAIT_MS_MAX`].
         wait_ms: u32,
     },
-    /// 19: removes all keys of a range. Answer: `RangeDeleted`.
+    /// 19: removes all keys of a range. Reply: `RangeDeleted`.
     DeleteRange {
         /// The keyspace's name.
         keyspace: &'a str,
@@ -143,7 +143,7 @@ pub enum Request<'a> {
         lower: Edge<'a>,
         /// Where it ends.
         upper: Edge<'a>,
-        /// When to answer.
+        /// When the server replies.
         durability: Durability,
     },
 }

@@ -39,7 +39,7 @@ impl Stream {
         self.push(txn, &payload)
     }
 
-    /// What the log copies from, as it would from the ring.
+    /// The source from which the log copies, in place of the ring.
     pub(crate) fn fill(&self) -> impl FnMut(Lsn, &mut [u8]) {
         |lsn, out| out.copy_from_slice(&self.bytes[lsn.0 as usize..][..out.len()])
     }
@@ -72,7 +72,7 @@ pub(crate) fn numbers_of(segment_catalog: &SegmentCatalog) -> Vec<u64> {
     numbers
 }
 
-/// Returns whether no segment is missing between these.
+/// Returns whether these numbers are consecutive, so that no segment is missing.
 pub(crate) fn follow_each_other(numbers: &[u64]) -> bool {
     numbers.is_sorted_by(|one, next| one + 1 == *next)
 }
@@ -94,7 +94,7 @@ pub(crate) fn flush(log: &mut Log<SimDisk>, stream: &Stream, log_state: &mut Log
     Ok(())
 }
 
-/// Everything that a scan from `from` on yields, and the newest that is stated.
+/// Returns all bytes that a scan from `from` on yields, and the newest log state.
 pub(crate) fn read_all(disk: &SimDisk, from: Lsn) -> Result<(Vec<u8>, LogState)> {
     read_all_of(disk, &shape(), from)
 }
@@ -111,7 +111,7 @@ pub(crate) fn read_all_of(disk: &SimDisk, shape: &LogShape, from: Lsn) -> Result
     Ok((bytes, scan.newest_log_state()))
 }
 
-/// A scan must give what the stream holds from `from` on, at least up to `durable`.
+/// Checks that a scan returns the bytes of the stream from `from` on, at least up to `durable`.
 pub(crate) fn check(disk: &SimDisk, stream: &Stream, from: Lsn, durable: Lsn, note: &str) -> (Lsn, LogState) {
     let (bytes, log_state) = read_all(disk, from).unwrap_or_else(|e| panic!("{note}: {e}"));
     let end = from.advanced_by(bytes.len() as u64);

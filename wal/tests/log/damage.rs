@@ -1,6 +1,7 @@
-//! Goal: damaged files give what was written, up to some point at or past everything stated
-//! durable, or an error that names file and offset; never other bytes, never a panic. Method: two
-//! small segments, cut at every byte and flipped at every byte.
+//! Goal: reading damaged files returns the written bytes, up to some point at or past every stated
+//! durable position, or an error that contains the file and the offset. It never returns other
+//! bytes, and never panics. Method: two small segments are truncated at every byte, and changed at
+//! every byte.
 
 use crate::common::*;
 use untorn_wal::{
@@ -19,7 +20,7 @@ fn sample() -> (SimDisk, Stream, Lsn) {
         stream.push_random(&mut rng, len);
         flush(&mut log, &stream, &mut log_state).unwrap();
     }
-    // A failed sync: the bytes go to a second segment.
+    // A sync fails, so the bytes are written to a second segment.
     stream.push_random(&mut rng, 3000);
     disk.fail(Some(Call::Sync), 0, Fault::Io);
     flush(&mut log, &stream, &mut log_state).unwrap_err();
@@ -39,8 +40,8 @@ fn files(disk: &SimDisk) -> Vec<String> {
     segment_catalog.segments.into_iter().map(|s| s.file).collect()
 }
 
-/// The result after damage: a prefix that holds all that is stated durable by an undamaged header,
-/// or an error. Returns where the prefix ends.
+/// Checks the result after damage: an error, or a prefix that contains all bytes that an undamaged
+/// header states as durable. Returns where the prefix ends.
 fn judge(disk: &SimDisk, stream: &Stream, note: &str) -> Option<Lsn> {
     match read_all(disk, Lsn::ZERO) {
         Ok((bytes, log_state)) => {
@@ -174,7 +175,7 @@ fn what_the_log_no_longer_reaches_is_a_gap() {
     let middle = files(&disk)[1].clone();
     disk.set_contents(&middle, &vec![0; shape().segment_bytes() as usize]);
     assert!(matches!(read_all(&disk, checkpoint), Err(LogError::Corrupt { .. })));
-    // A checkpoint beyond the end of the log vouches for bytes that are not there.
+    // A checkpoint beyond the end of the log states bytes as durable that the log does not contain.
     let beyond = stream.end().advanced_by(8);
     assert!(matches!(read_all(&disk, beyond), Err(LogError::Corrupt { .. })));
 }

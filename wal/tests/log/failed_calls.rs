@@ -13,7 +13,7 @@ use untorn_wal::{
     testing::{Call, Fault, Rng, SimDisk},
 };
 
-/// Plans one call to fail.
+/// Makes one later call fail.
 fn plan_failure(disk: &SimDisk, rng: &mut Rng) {
     let call = [None, Some(Call::Name), Some(Call::Write), Some(Call::Sync), Some(Call::SyncDir)];
     let fault = [Fault::Io, Fault::NoSpace, Fault::Short][rng.below(3) as usize];
@@ -88,8 +88,9 @@ fn start_next(log: &mut Log<SimDisk>, stream: &mut Stream, log_state: &mut LogSt
     log_state.durable = log.start_segment(log_state, 0, &mut stream.fill()).unwrap();
 }
 
-/// The last sync of a start fails, and the header of the segment stays on the disk. It once stayed
-/// until the file was used again, when the headers after it had been erased.
+/// The last sync of a start fails, and the header of the segment stays on the disk. In an earlier
+/// version the header stayed until the file was used again. By then, the headers after it had been
+/// erased.
 #[test]
 fn a_header_whose_sync_failed_is_erased_in_its_turn() {
     let disk = SimDisk::new(1);

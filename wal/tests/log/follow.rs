@@ -1,5 +1,5 @@
-//! Goal: a follower gets the bytes of the stream or an error, whatever happens to the files it
-//! reads, and can begin at each resume point that the log returns. Method: random runs of a writer
+//! Goal: a follower reads the bytes of the stream or gets an error, whatever happens to its files.
+//! It can begin at each resume point that the log returns. Method: random runs of a writer
 //! that recycles and keeps segments, with followers that are fast, slow, or read in another thread;
 //! and damaged bytes.
 
@@ -213,7 +213,8 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
             found += 1;
         }
         let stats = writer.log.pool().stats();
-        // The position has moved before a file is gone: a reader that misses one gets the reason.
+        // The oldest position changes before a file is removed, so a reader that misses a file can
+        // find the reason.
         let files = disk.list().unwrap().len();
         let mut freed = false;
         let on_freed = || {
@@ -231,7 +232,7 @@ fn what_is_kept_can_be_read_to_its_beginning_and_is_given_up_in_order() {
         assert!(writer.log.pool().stats().oldest > stats.oldest);
     }
     assert!(found >= 4, "{found}");
-    // By age: nothing is as young as that.
+    // The limit is an age: every segment is older.
     for _ in 0..40 {
         writer.commit(&mut rng);
     }
@@ -310,7 +311,7 @@ fn damaged_bytes_are_never_passed_on() {
         match round % 3 {
             0 => damaged.flip(name, rng.below(64 << 10) as usize, 1 << rng.below(8)),
             1 => {
-                // A block of another place, whole in itself.
+                // A valid block from another position.
                 let mut bytes = damaged.contents(name);
                 let (from, to) = (rng.below(16) as usize * 4096, rng.below(16) as usize * 4096);
                 bytes.copy_within(from..from + 4096, to);

@@ -1,6 +1,6 @@
-//! Goal: the bytes on disk are the documented ones, and stay so. Method: golden bytes, computed by
-//! another program from the layout in the documentation of `record` and `segment`; and random
-//! records.
+//! Goal: the bytes on disk are the documented bytes, and remain the same in later versions. Method:
+//! golden bytes, computed by another program from the layout in the documentation of `record` and
+//! `segment`; and random records.
 
 use proptest::prelude::*;
 use untorn_wal::{

@@ -1,5 +1,6 @@
-//! Goal: the interleavings that break lesser logs. Method: each is run step by step on a disk in
-//! memory that loses what a failed sync left clean.
+//! Goal: the log survives interleavings that are known to break other designs. Method: each
+//! interleaving runs step by step on a disk in memory. That disk loses the pages that a failed sync
+//! left clean.
 
 use crate::common::*;
 use std::io;
@@ -18,9 +19,9 @@ fn newest_file(disk: &SimDisk) -> String {
     SegmentCatalog::read(disk, &shape()).unwrap().segments.pop().unwrap().file
 }
 
-/// fdatasync fails and the logger is killed before it acts on it. Its successor finds the bytes in
-/// the page cache, clean, and a sync would answer success; the disk never got them. So the
-/// successor writes everything past the durable position anew.
+/// fdatasync fails, and the logger is killed before it handles the failure. Its successor finds the
+/// bytes in clean pages of the page cache. A sync would return success, although the bytes never
+/// reached the disk. So the successor writes everything past the durable position again.
 #[test]
 fn a_failed_sync_whose_logger_is_killed_loses_nothing_that_is_acknowledged_later() {
     for seed in 0..20 {
@@ -99,15 +100,14 @@ fn old_batches_in_a_recycled_file_never_pass() {
         log.pool().add_spare().unwrap();
         log.start_segment(&log_state, 0, &mut |_, _| unreachable!()).unwrap();
     }
-    // One new batch, then the old ones still lie behind it, whole.
+    // There is one new batch. The old batches behind it are still complete.
     stream.push(9, &[9; 3000]);
     flush(&mut log, &stream, &mut log_state).unwrap();
     let now = disk.contents(&old_file);
     assert!(now[2 * BLOCK_BYTES..] == old[2 * BLOCK_BYTES..] && old[2 * BLOCK_BYTES..].starts_with(b"untornWB"));
     let (end, _) = check(&disk, &stream, log_state.checkpoint_lsn, log_state.durable, "with old batches behind");
     assert_eq!(end, stream.end());
-    // Even the old batch 1 put back in the new one's place does not pass: it is damage to the new
-    // one.
+    // The old batch 1 in the place of the new batch 1 is not accepted: the scan returns no bytes.
     let mut forged = now.clone();
     forged[BLOCK_BYTES..2 * BLOCK_BYTES].copy_from_slice(&old[BLOCK_BYTES..2 * BLOCK_BYTES]);
     disk.set_contents(&old_file, &forged);
@@ -197,8 +197,8 @@ fn a_failed_segment_takes_no_more_bytes() {
     }
 }
 
-/// A reader beside the logger follows the durable position across segments, and gets an error when
-/// it fell behind.
+/// While a logger runs, a reader follows the durable position across segments. The reader gets an
+/// error if it falls too far behind.
 #[test]
 fn a_follower_reads_across_segments_and_falls_behind() {
     let disk = SimDisk::new(1);
@@ -208,7 +208,7 @@ fn a_follower_reads_across_segments_and_falls_behind() {
     for txn in 0..60 {
         stream.push(txn, &[txn as u8; 3000]);
         flush(&mut log, &stream, &mut log_state).unwrap();
-        // Written, not durable: not to be seen.
+        // These bytes are written but not durable, so the reader must not return them.
         stream.push(txn, b"not yet");
         let _ = log
             .append(log_state.durable, stream.left_after(log_state.durable), &log_state, &mut stream.fill())
@@ -279,7 +279,7 @@ fn a_spare_that_is_made_while_another_is_deleted_stays() {
     assert_eq!((pool.stats().spares, disk.list().unwrap().len()), (3, 3));
 }
 
-/// What could not be deleted is a spare still, and is deleted the next time.
+/// A file that could not be deleted is still a spare, and is deleted the next time.
 #[test]
 fn a_surplus_spare_that_cannot_be_deleted_is_not_forgotten() {
     let disk = SimDisk::new(1);

@@ -1,5 +1,5 @@
-//! The tests of the log, in one program: each program of its own would compile the same generic code
-//! once more.
+//! The tests of the log, in one program. Separate programs would each compile the same generic code
+//! again.
 
 mod common;
 mod damage;

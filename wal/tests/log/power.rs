@@ -21,7 +21,7 @@ struct Model {
     stream: Stream,
     /// The state that the logger records; `log_state.durable` is what was acknowledged.
     log_state: LogState,
-    /// What became of it, to see that the histories reach the places that matter.
+    /// Counts of events, to check that the histories reach the important cases.
     seen: Seen,
 }
 
@@ -87,8 +87,8 @@ impl Model {
         self.disk.clear_faults();
     }
 
-    /// What the flush thread does after an error: a new segment from the durable position, until it
-    /// works.
+    /// Starts a new segment at the durable position until a start succeeds, as the flush thread
+    /// does after an error.
     fn carry_on(&mut self, _: LogError) {
         while self.log_state.durable < self.stream.end() || self.log.written().is_none() {
             let left = self.stream.left_after(self.log_state.durable);
@@ -163,7 +163,7 @@ impl Model {
         }
     }
 
-    /// The logger dies; its clients live, and with them the ring and the durable position.
+    /// The logger dies. Its clients survive, and so do the ring and the durable position.
     fn logger_dies(&mut self) {
         self.seen.dead_loggers += 1;
         self.disk.clear_faults();
@@ -220,7 +220,7 @@ impl Model {
         self.log_state.durable = self.log_state.durable.min(whole);
         let mut start = log_state.durable;
         if whole < log_state.durable {
-            // The durable position lies in a record that never became whole.
+            // The durable position is inside a record that was never completed.
             self.seen.voided += 1;
             start = whole;
             let payload = vec![0; (log_state.durable.bytes_since(whole) as usize).saturating_sub(RECORD_HEADER_BYTES)];

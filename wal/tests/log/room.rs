@@ -1,7 +1,7 @@
-//! Goal: a commit that was given room finds it, however commits are grouped and whatever fails
-//! once; spares are made, recycled and deleted as documented; and a real directory behaves like the
-//! disk in memory. Method: random groupings against the count of free blocks; a temporary
-//! directory.
+//! Goal: a commit that was promised blocks gets them, however commits are grouped and whichever
+//! single call fails; spares are made, recycled and deleted as documented; and a real directory
+//! behaves like the disk in memory. Method: random groupings against the count of free blocks; a
+//! temporary directory.
 
 use crate::common::*;
 use std::{fs::File, sync::Arc};
@@ -62,7 +62,7 @@ fn whatever_was_given_room_fits_even_if_a_sync_fails() {
                 }
                 break;
             }
-            // What grouping saved is given back.
+            // The blocks that grouping saved are free again.
             assert!(
                 log.free_blocks() >= budget || log.pool().stats().spares == 0,
                 "seed {seed}: {} < {budget}",
@@ -157,7 +157,7 @@ fn a_segment_takes_no_more_than_the_largest_spare() {
     let appended = log.append(Lsn::ZERO, stream.left_after(Lsn::ZERO), &state, &mut stream.fill()).unwrap();
     assert!(appended.full && appended.to < stream.end());
     assert_eq!(log.blocks_left(), (256, 512));
-    // With a spare as large, it goes on.
+    // With a spare of the same size, the segment takes more bytes.
     log.pool().add_spare().unwrap();
     assert!(!log.pool().lacks_successor());
     let appended = log.append(appended.to, stream.left_after(appended.to), &state, &mut stream.fill()).unwrap();
@@ -244,7 +244,7 @@ fn a_full_disk_is_told_apart_and_leaves_no_file_behind() {
     assert_eq!(pool.stats(), untorn_wal::PoolStats::default());
     assert!(SegmentCatalog::read(&disk, &shape()).unwrap().spares.is_empty());
     pool.add_spare().unwrap();
-    // What a dead process left half-made is removed.
+    // Unfinished files of a dead process are removed.
     disk.set_contents("new-00000007", b"half");
     assert_eq!(open_pool(&disk, Lsn::ZERO).unwrap().stats().spares, 1);
     assert!(!untorn_wal::Disk::list(&disk).unwrap().contains(&"new-00000007".to_owned()));
@@ -336,7 +336,8 @@ fn give_space_back(
         bytes.extend_from_slice(chunk);
     }
     assert!(bytes == stream.bytes, "the log is as it was");
-    // Segments that a checkpoint has freed keep their headers, also small ones beside a large spare.
+    // Segments that a checkpoint has freed keep their headers, also small ones beside a large
+    // spare.
     for _ in 0..2 {
         log.start_segment(log_state, 0, &mut |_, _| unreachable!("nothing is to be copied")).unwrap();
     }

@@ -1,5 +1,5 @@
-//! Goal: whatever bytes come over the socket, decoding them ends in a message or an error, and
-//! takes no memory for what is only claimed. What was encoded is decoded unchanged.
+//! Goal: decoding any bytes from the socket returns a message or an error, and allocates no memory
+//! for a length that is only claimed. An encoded message is decoded unchanged.
 //!
 //! Method: random bytes, random messages, and valid messages with bytes changed, cut and added;
 //! with an allocator that counts. How many cases: `PROPTEST_CASES`.
@@ -22,7 +22,7 @@ thread_local! {
     static ALLOCATED: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: the system's allocator does all the work.
+// SAFETY: every call is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATED.try_with(|count| count.set(count.get() + layout.size()));
@@ -51,7 +51,8 @@ fn allocated_by<T>(run: impl FnOnce() -> T) -> (usize, T) {
     (ALLOCATED.get() - before, result)
 }
 
-/// Decodes as both kinds of message; memory comes with bytes.
+/// Decodes the bytes as both kinds of message, and checks that the memory used is proportional to
+/// the bytes.
 fn decode_both(bytes: &[u8]) {
     // The smallest item has 8 bytes in a message and 72 in memory, and a growing list is copied a
     // few times.
@@ -69,7 +70,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..40)
 }
 
-/// What a random message is made of; borrowed by it.
+/// The parts of a random message, which borrows them.
 #[derive(Clone, Debug)]
 struct Material {
     names: Vec<String>,
@@ -191,7 +192,7 @@ proptest! {
     #[test]
     fn random_bytes(bytes in vec(any::<u8>(), 0..600), tag in 0u32..24) {
         decode_both(&bytes);
-        // Behind a tag that is known.
+        // These bytes follow a known tag.
         decode_both(&[&tag.to_le_bytes()[..], &bytes].concat());
     }
 
@@ -345,8 +346,8 @@ fn the_bytes_of_version_4() {
     );
 }
 
-/// A frame in pieces has the bytes of a whole one. Long values are not copied, and a sink that
-/// refuses a piece gets no other.
+/// A frame that is encoded in pieces has the same bytes as a whole frame. Long values are not
+/// copied. A sink that refuses a piece gets no further piece.
 #[test]
 fn a_frame_in_pieces() {
     for (key, value) in [(1, 0), (10, 70_000), (65_500, 65_535), (70_000, 1 << 20), (3, (64 << 10) - 60), (3, 64 << 10)]

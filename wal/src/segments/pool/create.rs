@@ -1,4 +1,4 @@
-//! Spares: new files, and files with holes that are filled.
+//! Makes spares: creates new files, and fills files that have holes.
 
 use super::SegmentPool;
 use super::slots::{SlotState, blocks_of};

@@ -34,9 +34,9 @@ impl<D: Disk> SegmentPool<D> {
     }
 
     /// Deletes a spare whose header can't be erased, since a newer header is about to be erased.
-    /// Unlike erasing, this needs neither a descriptor nor a write to the file. If it fails as well,
-    /// or if another thread is changing the file, the log has a gap after the old header until that
-    /// is erased.
+    /// Unlike erasing, a deletion needs neither a descriptor nor a write to the file. If the
+    /// deletion fails as well, or if another thread is changing the file, the log has a gap after
+    /// the old header until the old header is erased.
     pub(super) fn remove_unerased(&self, name: &str) {
         let is_spare = |slot: &SegmentSlot| slot.name == name && slot.state == SlotState::Spare;
         {
@@ -52,7 +52,7 @@ impl<D: Disk> SegmentPool<D> {
         }
     }
 
-    /// Writes zeros over the first bytes of a file, and syncs it.
+    /// Overwrites the first bytes of a file with zeros, and syncs the file.
     pub(super) fn zero_file(&self, name: &str, bytes: u64) -> std::io::Result<()> {
         let file = self.disk.open(name)?;
         write_zeros(&file, bytes)?;

@@ -18,7 +18,7 @@ pub(super) struct SegmentSlots {
     pub(super) logged: u64,
     /// Whether the device had no space for the last spare.
     pub(super) is_starved: bool,
-    /// The highest position that was passed to this pool as not needed for recovery any more.
+    /// The highest position below which recovery needs no bytes, as the caller has reported it.
     pub(super) checkpoint_lsn: Lsn,
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct StartedSegment {
     pub(crate) started_ms: u64,
 }
 
-/// What the flush thread has made of a spare that it took.
+/// The state in which the flush thread returns a spare that it took.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Returned {
     /// The file may still have the header that it had.
@@ -63,7 +63,7 @@ pub(crate) enum Returned {
     Started(StartedSegment),
 }
 
-/// The numbers of files of a log.
+/// The counts and sizes of the files of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolStats {
     /// Segments with bytes that are, or may be, valid: those that recovery needs.
@@ -109,8 +109,9 @@ impl SegmentSlots {
         slot.state == SlotState::Spare && (slot.header.is_none() || slot.header == oldest())
     }
 
-    /// Returns the files that still have a header older than `header`, the oldest first. Files that
-    /// are being deleted count: if the process dies before that, their headers do.
+    /// Returns the files that still have a header older than `header`, the oldest first. These
+    /// include files that are being deleted, since their headers are valid again if the process
+    /// dies before the deletion.
     pub(super) fn older_headers(&self, header: SegmentNumber) -> Vec<(SegmentNumber, String)> {
         let number = |slot: &SegmentSlot| slot.header.filter(|number| *number < header);
         let with_name = |slot: &SegmentSlot| number(slot).map(|number| (number, slot.name.clone()));
@@ -190,7 +191,7 @@ impl SegmentSlots {
         slot
     }
 
-    /// Makes spares of the segments that are no longer needed, and returns their indices in the
+    /// Turns the segments that are no longer needed into spares, and returns their indices in the
     /// list, the newest first. A segment's bytes are valid up to the lowest start among later
     /// segments. The newest segment never retires.
     pub(super) fn retire_below(&mut self, retention: Retention) -> Vec<usize> {

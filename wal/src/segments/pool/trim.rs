@@ -1,4 +1,4 @@
-//! The end of a log: what it gives back to the device.
+//! The space that a log gives back to the device when it ends.
 
 use super::SegmentPool;
 use super::slots::{SegmentSlot, SlotState, blocks_of, bytes_of};
@@ -11,7 +11,7 @@ impl<D: Disk> SegmentPool<D> {
     /// the spares may have been promised to it.
     ///
     /// # Errors
-    /// [`LogError::Io`] if a file can't be changed. The log is valid then, too.
+    /// [`LogError::Io`] if a file can't be changed. The log is still valid then.
     pub fn trim(&self, count: usize) -> Result<()> {
         let _erasing = self.lock_erasing();
         loop {
