@@ -26,7 +26,7 @@ impl KeyspaceNames {
         }
     }
 
-    /// Forgets a keyspace that has no further changes. A follower may outlive any number of them.
+    /// Forgets a keyspace that has no further changes. A follower may outlive many keyspaces.
     pub(crate) fn forget(&mut self, id: KeyspaceId) {
         self.known.remove(&id);
     }

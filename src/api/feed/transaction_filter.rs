@@ -261,7 +261,7 @@ impl TransactionFilter {
         }
     }
 
-    /// Returns whether it is the last one that is delivered.
+    /// Returns whether operation number `index` is the last one that is delivered.
     pub(super) fn is_last(&self, index: u64) -> bool {
         self.last == Some(index)
     }
