@@ -176,6 +176,9 @@ fn the_directory_is_removed() {
     assert!(store.find_keyspace("keys").unwrap().is_none());
 }
 
+/// Uses a store until a call returns an error.
+type WaitForError = fn(&Store) -> Option<Error>;
+
 /// Waits for a change that never comes. Returns the error.
 fn wait_for_change(store: &Store, feed: Feed) -> Option<Error> {
     let newest = store.snapshot().unwrap().txn_id();
@@ -187,7 +190,7 @@ fn wait_for_change(store: &Store, feed: Feed) -> Option<Error> {
 #[test]
 fn the_directory_of_other_users_is_removed() {
     let _limit = limit();
-    let waits: &[(&str, fn(&Store) -> Option<Error>)] = &[
+    let waits: &[(&str, WaitForError)] = &[
         ("writes first", |store| store.begin_with(Durability::Visible).err()),
         ("grows", |store| {
             let keys = store.find_keyspace("keys").unwrap().unwrap();
