@@ -166,7 +166,7 @@ pub use shared::stats::{
 /// Handles may be used after a panic that unwound through one of their calls. Their shared state is
 /// in the region, where each protocol continues after the death of a process at any step, and so
 /// after a panic. Their own locks guard single values that are replaced as a whole, and are not
-/// poisoned.
+/// poisoned. A call of a [`Client`] takes the connection, and returns it once it has the reply.
 macro_rules! unwind_safe {
     ($($handle:ty),*) => {
         $(
@@ -175,7 +175,7 @@ macro_rules! unwind_safe {
         )*
     };
 }
-unwind_safe!(Keyspace, Snapshot, Range, Value, Ticket);
+unwind_safe!(Keyspace, Snapshot, Range, Value, Ticket, Client);
 
 /// Makes `cargo test` compile the programs in the README.
 #[cfg(doctest)]

@@ -206,7 +206,6 @@ impl Link {
                 self.reconnect()?;
             }
             let Err(broken) = self.exchange(request, allowed) else { return Ok(()) };
-            self.stream = None;
             let reason = broken.error.to_string();
             match kind {
                 Kind::Write if broken.is_sent => return Err(Error::InDoubt { reason }),
@@ -218,8 +217,11 @@ impl Link {
         }
     }
 
+    /// Sends a request, and receives its reply. Without a reply to a whole request, the connection
+    /// ends.
     fn exchange(&mut self, request: &Request<'_>, allowed: Duration) -> Result<(), Broken> {
-        let stream = self.stream.as_ref().expect("connected");
+        // If this call panics, the connection ends. A later call must not read this call's reply.
+        let stream = self.stream.take().expect("connected");
         let deadline = clock::now().checked_add(self.answer_timeout.saturating_add(allowed));
         let written = wire::encode_in_pieces(request, |piece| stream.write(piece, deadline));
         let (is_sent, until) = match &written {
@@ -233,12 +235,12 @@ impl Link {
             stream.read_body(length, reply, until)
         })();
         match (answered, written) {
-            (Ok(()), Ok(())) => Ok(()),
-            (Ok(()), Err(_)) => {
-                // A part of a request was sent over it.
-                self.stream = None;
+            (Ok(()), Ok(())) => {
+                self.stream = Some(stream);
                 Ok(())
             }
+            // A part of a request was sent over the connection, which ends.
+            (Ok(()), Err(_)) => Ok(()),
             (Err(_), Err((_, error))) => Err(Broken { is_sent, error }),
             (Err(error), Ok(())) => Err(Broken { is_sent, error }),
         }

@@ -92,15 +92,12 @@ fn one_process_opens_256_stores() {
     spawn("space::address_space::many-stores", dir.path(), &[]).finish();
 }
 
-/// Opens 256 stores in a directory. Their descriptors and mappings are not for the process of other
-/// tests.
+/// Opens 256 stores of the default sizes in a directory. Their descriptors and mappings are not for
+/// the process of other tests.
 fn many_stores(role: &Role) {
     let open = |number: u64| {
         let path = role.store.join(number.to_string());
-        // What is small here is files, not mappings.
-        let mut options = Store::options();
-        options.ring_size(64 << 10).segment_size(256 << 10).durability(Durability::Visible);
-        let store = options.open(&path).unwrap();
+        let store = Store::options().durability(Durability::Visible).open(&path).unwrap();
         let rows = store.keyspace("rows").unwrap();
         rows.put(b"first", &number.to_le_bytes()).unwrap();
         // No logger stays: to have 256 of them is not the goal.

@@ -433,6 +433,12 @@ fn handles_are_unwind_safe() {
     is::<untorn::Options>();
     is::<untorn::Batch>();
     is::<untorn::RemoteChanges>();
+    is::<untorn::Client>();
+    is::<untorn::Scan<'static>>();
+    is::<untorn::Key>();
+    is::<untorn::Cursor<'static>>();
+    is::<untorn::TxnCursor<'static>>();
+    is::<untorn::SnapshotRange<'static>>();
 }
 
 #[test]
