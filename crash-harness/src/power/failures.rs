@@ -127,8 +127,9 @@ impl Failures {
                 Dies::None => None,
                 _ => Some(logger_of_thread(held.thread, &life.processes.store)?),
             };
-            if matches!(self.dies, Dies::All | Dies::AllInMemory) && nth == 0 {
-                life.processes.kill_writers();
+            let writers_die = matches!(self.dies, Dies::All | Dies::AllInMemory) && nth == 0;
+            if writers_die {
+                life.processes.signal_writers();
             }
             if let Some(logger) = logger {
                 // The signal is pending when the sync returns, so the logger never acts on the
@@ -143,6 +144,9 @@ impl Failures {
             held.fail();
             if let Some(logger) = logger {
                 wait_until_gone(logger, None)?;
+            }
+            if writers_die {
+                life.processes.kill_writers();
             }
             if self.dies == Dies::All {
                 drop_from_memory(&life.processes.store, &MARKED);

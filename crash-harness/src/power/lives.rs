@@ -9,6 +9,7 @@ use crate::recorder::image::Image;
 use crate::recorder::{OfOneBoot, Record, Recorder};
 use rand::Rng;
 use rand::rngs::StdRng;
+use rustix::process::Signal;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -115,7 +116,14 @@ impl Processes {
         Ok(())
     }
 
-    /// Kills all writers.
+    /// Sends SIGKILL to all writers, and does not wait until they are dead. While a sync of a file
+    /// is held, a writer that writes to that file can't die: it waits for the file's lock in the
+    /// kernel.
+    pub fn signal_writers(&mut self) {
+        self.writers.iter().for_each(|writer| writer.signal(Signal::KILL));
+    }
+
+    /// Kills all writers, and waits until they are dead.
     pub fn kill_writers(&mut self) {
         self.kills += self.writers.len() as u64;
         self.writers.clear();
