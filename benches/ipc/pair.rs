@@ -116,8 +116,8 @@ impl Pair {
         Ok(Phase { times, calls: 0.0 })
     }
 
-    /// Returns the time for `rounds` successive messages, in nanoseconds. The sender makes each
-    /// message anew from records of `record_words`.
+    /// Returns the time for `rounds` successive messages, in nanoseconds. The sender builds each
+    /// message from records of `record_words`; it reuses no earlier message.
     pub(crate) fn stream(&mut self, words: usize, rounds: usize, record_words: usize) -> io::Result<f64> {
         self.begin(Task::Swallow, words, rounds)?;
         let mut message = vec![0; words];

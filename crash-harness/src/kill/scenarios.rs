@@ -4,9 +4,9 @@
 //! | scenario | what happens | what is tested |
 //! |---|---|---|
 //! | `unfinished stream` | a writer dies in the middle of a streamed transaction, and the next writer streams, too | recovery does not combine the frames of both |
-//! | `recycled segment` | the log reuses its segments in small batches, then all processes die and the kernel crashes | recovery does not replay old data behind the log's end, from a segment's former use |
+//! | `recycled segment` | the log reuses its segments, then all processes die and the kernel crashes | recovery does not replay data of a segment's former use |
 //! | `overwritten large values` | large values are overwritten again and again without a checkpoint, then all processes die and the kernel crashes | an extent to which the log refers is not reused |
-//! | `stalled reader` | a reader is held after it has pinned a transaction and before it copies the image, while a writer commits; the writer commits more after the reader continues | its pin protects the pages of its snapshot |
+//! | `stalled reader` | a reader is held between its pin and its copy of the image, while a writer commits | the pin protects the pages of its snapshot |
 //! | `recycled under a follower` | a follower is held while the log that it has not read is recycled | it gets an error instead of continuing after the gap |
 //! | `namespaces` | writers in pid namespaces of their own, where each is process 1, are killed | no live process is taken for dead, and no dead process for live |
 

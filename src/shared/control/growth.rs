@@ -172,8 +172,8 @@ impl Control {
     }
 
     /// Doubles the ring until it reaches position `end` in its first lap. Returns the length in
-    /// use. If the file can't be opened or can't get the blocks, the ring keeps its length until
-    /// the store is opened anew. Called by the owner of the writer lock; see
+    /// use. If the file can't be opened or can't get the blocks, the ring keeps its length as
+    /// long as this region is in use. Called by the owner of the writer lock; see
     /// [`RingWords`](super::RingWords).
     ///
     /// # Errors

@@ -177,7 +177,7 @@ fn the_directory_is_removed() {
 }
 
 /// Uses a store until a call returns an error.
-type WaitForError = fn(&Store) -> Option<Error>;
+type UseUntilError = fn(&Store) -> Option<Error>;
 
 /// Waits for a change that never comes. Returns the error.
 fn wait_for_change(store: &Store, feed: Feed) -> Option<Error> {
@@ -190,29 +190,26 @@ fn wait_for_change(store: &Store, feed: Feed) -> Option<Error> {
 #[test]
 fn the_directory_of_other_users_is_removed() {
     let _limit = limit();
-    let waits: &[(&str, WaitForError)] = &[
-        ("writes first", |store| store.begin_with(Durability::Visible).err()),
-        ("grows", |store| {
+    // Whether the process has written before, and its use of the store.
+    let uses: &[(&str, bool, UseUntilError)] = &[
+        ("writes first", false, |store| store.begin_with(Durability::Visible).err()),
+        ("grows", true, |store| {
             let keys = store.find_keyspace("keys").unwrap().unwrap();
             (0..1000u32).find_map(|n| keys.put(n.to_be_bytes(), vec![7; 60_000]).err())
         }),
-        ("waits for visible changes", |store| wait_for_change(store, Feed::Visible)),
-        ("waits for durable changes", |store| wait_for_change(store, Feed::Durable)),
+        ("waits for visible changes", true, |store| wait_for_change(store, Feed::Visible)),
+        ("waits for durable changes", true, |store| wait_for_change(store, Feed::Durable)),
     ];
-    for (name, wait) in waits {
+    for (name, has_written, use_until_error) in uses {
         let test = TestStore::new();
-        let store = test.open();
+        let mut store = test.open();
         store.keyspace("keys").unwrap().put("k", "v").unwrap();
-        let other = match *name {
-            // This process has written.
-            "writes first" => {
-                drop(store);
-                test.open()
-            }
-            _ => store,
-        };
+        if !has_written {
+            drop(store);
+            store = test.open();
+        }
         std::fs::remove_dir_all(&test.path).unwrap();
-        let error = wait(&other).unwrap_or_else(|| panic!("{name}: no error"));
+        let error = use_until_error(&store).unwrap_or_else(|| panic!("{name}: no error"));
         let expected = format!("the directory {} was removed", test.path.display());
         assert!(matches!(error, Error::Detached { .. }) && error.to_string().contains(&expected), "{name}: {error}");
     }

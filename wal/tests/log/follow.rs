@@ -143,8 +143,8 @@ fn given_up_files_leave_no_gap() {
 }
 
 /// A power cut may undo any of several deletions that no sync of the directory has covered. The
-/// files that remain have headers, so the segments that are found may not follow each other. The log
-/// opens, holds all that is durable, and a follower of its oldest segment gets bytes or a gap.
+/// files that remain have headers, so the segments that are found may not follow each other. The
+/// log opens and holds all that is durable. A follower of its oldest segment gets bytes or a gap.
 #[test]
 fn a_power_cut_among_deletions_is_no_damage() {
     let (mut deletions, mut several, mut gaps) = (0, 0, 0);
