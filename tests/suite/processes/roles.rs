@@ -3,6 +3,11 @@
 use super::*;
 use crate::common::listen;
 
+/// The least number of transfers and of looks of a process. A busy machine takes longer for them
+/// than the time of the test.
+const TRANSFERS_MIN: u64 = 30;
+const LOOKS_MIN: u64 = 10;
+
 /// Moves amounts between accounts for a while, several in each transaction; some are rolled back.
 pub(crate) fn transfer(role: &Role) {
     let mut random = StdRng::seed_from_u64(role.number(0));
@@ -12,7 +17,7 @@ pub(crate) fn transfer(role: &Role) {
     let end = Instant::now() + Duration::from_secs(3);
     let mut transfers = 0;
     let mut last = None;
-    while Instant::now() < end {
+    while Instant::now() < end || transfers < TRANSFERS_MIN {
         let mut txn = store.begin().unwrap();
         for _ in 0..random.random_range(1..5) {
             let from = account(random.random_range(0..ACCOUNTS));
@@ -48,7 +53,7 @@ pub(crate) fn sum(role: &Role) {
         entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<Vec<_>>()
     };
     let first_contents = contents(&first);
-    while Instant::now() < end {
+    while Instant::now() < end || looks < LOOKS_MIN {
         let snapshot = store.snapshot().unwrap();
         assert!(last <= Some(snapshot.txn_id()));
         last = Some(snapshot.txn_id());
